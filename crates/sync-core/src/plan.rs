@@ -1,0 +1,1 @@
+//! What has to be done so that two sides agree. (Types follow.)
