@@ -1,0 +1,10 @@
+//! The numbers of the contract.
+
+/// No message is larger than this (the default decode limit of most gRPC implementations).
+pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+
+/// No payload within a message is larger than this.
+pub const MAX_PAYLOAD_BYTES: usize = 1 << 20;
+
+/// How many problems one message names; the total is said beside them.
+pub const MAX_PROBLEMS_SENT: usize = 1000;
