@@ -7,6 +7,7 @@ use prost::Message as _;
 
 const FILES: [&str; 1] = ["sync/v1/sync.proto"];
 
+#[expect(clippy::disallowed_methods, reason = "OUT_DIR is cargo's own")]
 fn main() -> Result<(), Box<dyn Error>> {
     let include = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     println!("cargo:rerun-if-changed={}", include.display());
