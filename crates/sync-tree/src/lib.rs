@@ -1,1 +1,7 @@
-//! Placeholder head, replaced below.
+//! One local directory: reading it, watching it, and changing it without ever leaving it or losing anything.
+//!
+//! [`rooted`] is the only way to a file of a tree; everything else here stands on it. Everything blocks: callers run it
+//! on threads of their own.
+
+pub mod platform;
+pub mod rooted;

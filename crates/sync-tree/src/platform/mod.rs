@@ -1,0 +1,78 @@
+//! What one operating system does better than the others, behind functions that every unix has.
+//!
+//! `linux` uses the kernel's own calls and falls back to `portable` where a file system lacks them; other systems use
+//! `portable` alone. Callers never ask which one runs. Names given here were checked by [`crate::rooted`].
+
+use std::{fs::File, io, os::fd::BorrowedFd};
+
+use rustix::fs::{FileType, OFlags};
+
+#[cfg(target_os = "linux")]
+mod linux;
+mod portable;
+
+#[cfg(target_os = "linux")]
+use linux as system;
+#[cfg(not(target_os = "linux"))]
+use portable as system;
+
+/// A place for a rename: a held directory and a name in it.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) dir: BorrowedFd<'a>,
+    pub(crate) name: &'a str,
+}
+
+/// Opens a directory only to go through it; needs no read permission where the system allows that.
+pub(crate) const TRAVERSE: OFlags = system::TRAVERSE;
+
+/// Reads without touching the access time, where the system knows that.
+pub(crate) const NO_ATIME: OFlags = system::NO_ATIME;
+
+/// Moves `from` to `to`, which must not exist: `AlreadyExists` otherwise.
+pub(crate) fn rename_noreplace(from: Place<'_>, to: Place<'_>) -> io::Result<()> {
+    system::rename_noreplace(from, to)
+}
+
+/// Swaps two existing places. A reader of `to` sees the old or the new thing where the file system allows that.
+pub(crate) fn rename_exchange(from: Place<'_>, to: Place<'_>) -> io::Result<()> {
+    system::rename_exchange(from, to)
+}
+
+/// Changes the permission bits of a place that is not a symlink; `InvalidInput` for a link, which is never followed.
+pub(crate) fn set_mode(place: Place<'_>, mode: u16) -> io::Result<()> {
+    system::set_mode(place, mode)
+}
+
+/// Calls `each` with every name in a directory (`.` and `..` too). Opens the directory anew, so that lists of one handle do
+/// not move each other's position.
+pub(crate) fn list(dir: BorrowedFd<'_>, each: impl FnMut(&[u8], FileType)) -> io::Result<()> {
+    system::list(dir, each)
+}
+
+/// Flushes the whole file system that holds `fd`.
+pub(crate) fn sync_fs(fd: BorrowedFd<'_>) -> io::Result<()> {
+    system::sync_fs(fd)
+}
+
+/// Copies the first `size` bytes of `from` to the start of `to`, which is empty: as shared blocks, inside the kernel, or
+/// byte by byte, whichever works first. Returns how many bytes there were; fewer than `size` if the file is shorter.
+///
+/// # Errors
+/// Reading or writing failed; `to` may then hold a part.
+pub fn copy(from: &File, to: &File, size: u64) -> io::Result<u64> {
+    system::copy(from, to, size)
+}
+
+/// Whether the file system that holds `fd` lives on another machine (or may, like FUSE): memory-mapped databases and
+/// change events cannot be relied on there.
+///
+/// # Errors
+/// The file system cannot be asked.
+pub fn is_network_fs(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    system::is_network_fs(fd)
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make and look at their own trees")]
+mod tests;

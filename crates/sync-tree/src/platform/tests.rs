@@ -1,0 +1,92 @@
+use std::{fs, io::ErrorKind, os::fd::AsFd, path::Path};
+
+use super::{Place, portable};
+
+/// Both ways to rename, so that the fallback is tested on file systems that never need it.
+type Rename = fn(Place<'_>, Place<'_>) -> std::io::Result<()>;
+const NOREPLACE: [Rename; 2] = [super::rename_noreplace, portable::rename_noreplace];
+const EXCHANGE: [Rename; 2] = [super::rename_exchange, portable::rename_exchange];
+
+fn rename(how: Rename, dir: &Path, from: &str, to: &str) -> std::io::Result<()> {
+    let held = fs::File::open(dir).unwrap();
+    how(Place { dir: held.as_fd(), name: from }, Place { dir: held.as_fd(), name: to })
+}
+
+fn text(dir: &Path, name: &str) -> String {
+    fs::read_to_string(dir.join(name)).unwrap()
+}
+
+#[test]
+fn noreplace_moves_files_and_directories_but_replaces_nothing() {
+    for how in NOREPLACE {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path();
+        fs::write(dir.join("a"), "a").unwrap();
+        fs::write(dir.join("b"), "b").unwrap();
+        fs::create_dir(dir.join("d")).unwrap();
+        fs::create_dir(dir.join("empty")).unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.join("dangling")).unwrap();
+        for (from, to) in
+            [("a", "b"), ("a", "empty"), ("a", "dangling"), ("d", "empty"), ("d", "b"), ("d", "dangling")]
+        {
+            let error = rename(how, dir, from, to).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{from} -> {to}");
+        }
+        rename(how, dir, "a", "c").unwrap();
+        rename(how, dir, "d", "e").unwrap();
+        rename(how, dir, "dangling", "link").unwrap();
+        assert_eq!((text(dir, "c"), text(dir, "b")), ("a".into(), "b".into()));
+        assert!(dir.join("e").is_dir() && !dir.join("a").exists() && !dir.join("d").exists());
+        assert_eq!(fs::read_link(dir.join("link")).unwrap(), Path::new("nowhere"));
+        assert_eq!(rename(how, dir, "none", "x").unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}
+
+#[test]
+fn exchange_swaps_any_two_kinds_and_leaves_nothing_behind() {
+    for how in EXCHANGE {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path();
+        fs::write(dir.join("a"), "a").unwrap();
+        fs::write(dir.join("b"), "b").unwrap();
+        rename(how, dir, "a", "b").unwrap();
+        assert_eq!((text(dir, "a"), text(dir, "b")), ("b".into(), "a".into()));
+
+        fs::create_dir(dir.join("d")).unwrap();
+        fs::write(dir.join("d/x"), "x").unwrap();
+        rename(how, dir, "a", "d").unwrap();
+        assert_eq!((text(dir, "a/x"), text(dir, "d")), ("x".into(), "b".into()));
+
+        for (from, to) in [("a", "none"), ("none", "a")] {
+            assert_eq!(rename(how, dir, from, to).unwrap_err().kind(), ErrorKind::NotFound);
+        }
+        assert_eq!(fs::read_dir(dir).unwrap().count(), 3);
+    }
+}
+
+#[test]
+fn copy_takes_the_first_bytes_of_any_length() {
+    let tmp = tempfile::tempdir().unwrap();
+    let bytes: Vec<u8> = (0..700_000u32).map(|i| (i % 251) as u8).collect();
+    let source = tmp.path().join("source");
+    fs::write(&source, &bytes).unwrap();
+    let source = fs::File::open(source).unwrap();
+    for size in [0, 1, 4095, 4096, 300_000, 700_000, 900_000] {
+        let path = tmp.path().join(format!("copy-{size}"));
+        let copy = fs::File::create_new(&path).unwrap();
+        let expected = &bytes[..size.min(bytes.len())];
+        assert_eq!(super::copy(&source, &copy, size as u64).unwrap(), expected.len() as u64);
+        assert_eq!(fs::read(&path).unwrap(), expected);
+
+        let path = tmp.path().join(format!("slow-{size}"));
+        let copy = fs::File::create_new(&path).unwrap();
+        portable::copy_from(&source, &copy, 0, size as u64).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), expected);
+    }
+}
+
+#[test]
+fn a_local_disk_is_no_network_file_system() {
+    let tmp = tempfile::tempdir().unwrap();
+    assert!(!super::is_network_fs(fs::File::open(tmp.path()).unwrap().as_fd()).unwrap());
+}

@@ -1,0 +1,255 @@
+//! One held directory, and everything that can be done to the names in it.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+
+use rustix::{
+    fs::{
+        AtFlags, FileType, Mode, OFlags, fstat, fsync, mkdirat, openat, readlinkat, renameat, statat,
+        symlinkat, unlinkat, utimensat,
+    },
+    io::Errno,
+};
+use sync_core::Time;
+
+use super::meta::{self, Stat, StatKind};
+use crate::platform::{self, Place};
+
+/// A held directory of a tree. Cloning shares the handle.
+#[derive(Debug, Clone)]
+pub struct Dir(Arc<OwnedFd>);
+
+/// A name as a directory lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawDirEntry {
+    /// The name's bytes, which need not be UTF-8.
+    pub name: Box<[u8]>,
+    /// What it is, where the file system tells; a look decides otherwise.
+    pub kind: Option<StatKind>,
+}
+
+impl Dir {
+    pub(super) fn from_fd(fd: OwnedFd) -> Self {
+        Self(Arc::new(fd))
+    }
+
+    /// Opens a directory in this one.
+    ///
+    /// # Errors
+    /// It is missing, is not a directory (a symlink never is one) or may not be read.
+    pub fn open_dir(&self, name: &str) -> io::Result<Dir> {
+        self.open_as(name, OFlags::RDONLY)
+    }
+
+    /// Opens a directory that is only passed through; not being allowed to list it does not matter.
+    pub(super) fn open_passage(&self, name: &str) -> io::Result<Dir> {
+        self.open_as(name, platform::TRAVERSE)
+    }
+
+    fn open_as(&self, name: &str, flags: OFlags) -> io::Result<Dir> {
+        let flags = flags | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match openat(&*self.0, one_name(name)?, flags, Mode::empty()) {
+            // Some systems say "too many links" for a symlink; to a caller it is just not a directory.
+            Err(Errno::LOOP) => Err(Errno::NOTDIR.into()),
+            other => Ok(Self::from_fd(other?)),
+        }
+    }
+
+    /// Looks at a name, without following it.
+    ///
+    /// # Errors
+    /// Nothing has that name, or it cannot be looked at.
+    pub fn stat(&self, name: &str) -> io::Result<Stat> {
+        Ok(statat(&*self.0, one_name(name)?, AtFlags::SYMLINK_NOFOLLOW)?.into())
+    }
+
+    /// Looks at a name that need not be UTF-8, without following it.
+    ///
+    /// # Errors
+    /// Like [`Dir::stat`].
+    pub fn stat_raw(&self, name: &[u8]) -> io::Result<Stat> {
+        check_name(name)?;
+        Ok(statat(&*self.0, name, AtFlags::SYMLINK_NOFOLLOW)?.into())
+    }
+
+    /// Looks at this directory itself.
+    ///
+    /// # Errors
+    /// The file system failed.
+    pub fn stat_self(&self) -> io::Result<Stat> {
+        Ok(fstat(&*self.0)?.into())
+    }
+
+    /// Lists every name in this directory but `.` and `..`, in no order. Lists of one handle may run side by side.
+    ///
+    /// # Errors
+    /// The list could not be read to its end: then nothing is known about what is missing from it.
+    pub fn list(&self) -> io::Result<Vec<RawDirEntry>> {
+        let mut entries = Vec::new();
+        platform::list(self.0.as_fd(), |name, kind| {
+            if name != b"." && name != b".." {
+                let kind = (kind != FileType::Unknown).then(|| kind.into());
+                entries.push(RawDirEntry { name: name.into(), kind });
+            }
+        })?;
+        Ok(entries)
+    }
+
+    /// Opens a regular file for reading, leaving its access time alone where that is allowed.
+    ///
+    /// # Errors
+    /// It is missing or may not be read; `InvalidInput` if it is anything but a regular file.
+    pub fn open_file(&self, name: &str) -> io::Result<File> {
+        let name = one_name(name)?;
+        // NONBLOCK keeps a FIFO that took the file's place from holding us for ever.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let opened = match openat(&*self.0, name, flags | platform::NO_ATIME, Mode::empty()) {
+            // Only the owner may ask for that.
+            Err(Errno::PERM) => openat(&*self.0, name, flags, Mode::empty()),
+            other => other,
+        };
+        let file = match opened {
+            Err(Errno::LOOP | Errno::NXIO) => return Err(not_a_file()),
+            other => other?,
+        };
+        if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
+            return Err(not_a_file());
+        }
+        Ok(file.into())
+    }
+
+    /// Reads where a symlink points.
+    ///
+    /// # Errors
+    /// It is missing, or is no symlink (`InvalidInput`).
+    pub fn read_link(&self, name: &str) -> io::Result<Box<[u8]>> {
+        Ok(readlinkat(&*self.0, one_name(name)?, Vec::new())?.into_bytes().into())
+    }
+
+    /// Makes a new file, open for reading and writing. The umask is applied to `mode`.
+    ///
+    /// # Errors
+    /// The name is taken (also by a dangling symlink), or the directory may not be written.
+    pub fn create_new(&self, name: &str, mode: u16) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(openat(&*self.0, one_name(name)?, flags, meta::mode(mode))?.into())
+    }
+
+    /// Makes a directory. The umask is applied to `mode`.
+    ///
+    /// # Errors
+    /// The name is taken, or this directory may not be written.
+    pub fn make_dir(&self, name: &str, mode: u16) -> io::Result<()> {
+        Ok(mkdirat(&*self.0, one_name(name)?, meta::mode(mode))?)
+    }
+
+    /// Makes a symlink whose text is `target`; nobody looks at where it leads.
+    ///
+    /// # Errors
+    /// The name is taken, or this directory may not be written.
+    pub fn symlink(&self, target: &[u8], name: &str) -> io::Result<()> {
+        Ok(symlinkat(target, &*self.0, one_name(name)?)?)
+    }
+
+    /// Removes a name that is not a directory.
+    ///
+    /// # Errors
+    /// It is missing, is a directory, or this directory may not be written.
+    pub fn remove_file(&self, name: &str) -> io::Result<()> {
+        Ok(unlinkat(&*self.0, one_name(name)?, AtFlags::empty())?)
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// It is missing, is no directory, is not empty, or this directory may not be written.
+    pub fn remove_dir(&self, name: &str) -> io::Result<()> {
+        Ok(unlinkat(&*self.0, one_name(name)?, AtFlags::REMOVEDIR)?)
+    }
+
+    /// Moves a name to `new` in `to`, replacing what is there.
+    ///
+    /// # Errors
+    /// The kinds do not fit, a directory there is not empty, or it is another file system.
+    pub fn rename_to(&self, name: &str, to: &Dir, new: &str) -> io::Result<()> {
+        Ok(renameat(&*self.0, one_name(name)?, &*to.0, one_name(new)?)?)
+    }
+
+    /// Moves a name to `new` in `to`, where nothing may be.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if something is there; else like [`Dir::rename_to`].
+    pub fn rename_new(&self, name: &str, to: &Dir, new: &str) -> io::Result<()> {
+        platform::rename_noreplace(self.place(name)?, to.place(new)?)
+    }
+
+    /// Swaps a name with `new` in `to`; both must exist, of whatever kinds. Without support by the file system it takes
+    /// three steps, in which `new` may be absent for a moment but never partial.
+    ///
+    /// # Errors
+    /// One of them is missing, or they are on different file systems.
+    pub fn exchange(&self, name: &str, to: &Dir, new: &str) -> io::Result<()> {
+        platform::rename_exchange(self.place(name)?, to.place(new)?)
+    }
+
+    /// Sets the permission bits of a file or directory, whatever the umask. Never goes through a symlink.
+    ///
+    /// # Errors
+    /// It is missing, is a symlink (`InvalidInput`), or is another user's.
+    pub fn set_mode(&self, name: &str, mode: u16) -> io::Result<()> {
+        platform::set_mode(self.place(name)?, mode & 0o7777)
+    }
+
+    /// Sets the modification time of a file, directory or symlink itself and leaves the access time alone.
+    ///
+    /// # Errors
+    /// It is missing, or is another user's.
+    pub fn set_times(&self, name: &str, mtime: Time) -> io::Result<()> {
+        Ok(utimensat(&*self.0, one_name(name)?, &meta::only_mtime(mtime), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Flushes this directory: the names in it survive a power cut.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(fsync(&*self.0)?)
+    }
+
+    /// Flushes the whole file system that this directory is on.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn sync_fs(&self) -> io::Result<()> {
+        platform::sync_fs(self.0.as_fd())
+    }
+
+    fn place<'a>(&'a self, name: &'a str) -> io::Result<Place<'a>> {
+        Ok(Place { dir: self.0.as_fd(), name: one_name(name)? })
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn one_name(name: &str) -> io::Result<&str> {
+    check_name(name.as_bytes())?;
+    Ok(name)
+}
+
+/// The last line of defence: what is not one component could lead anywhere. (A NUL is refused further down.)
+fn check_name(name: &[u8]) -> io::Result<()> {
+    let bad = matches!(name, b"" | b"." | b"..") || name.contains(&b'/');
+    if bad { Err(io::Error::new(io::ErrorKind::InvalidInput, "not a single name")) } else { Ok(()) }
+}
+
+fn not_a_file() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
+}
