@@ -1,0 +1,47 @@
+//! The real programs as processes: started, listened to, ended — always, also when the test fails.
+//!
+//! Nothing is assumed about their insides: a daemon is ready when it says so on stdout, an agent has done what its exit
+//! code and its JSON say. Every handle kills its own process, by its id, when it is dropped.
+
+mod agent;
+mod daemon;
+mod process;
+
+use std::{fs, time::Duration};
+
+pub use agent::{Agent, Follower, Outcome};
+pub use daemon::{Daemon, DaemonSpec};
+pub use process::{Finished, Launch, Process};
+
+/// How long a program may take for what a test asks of it, unless the test says otherwise. Generous: two cores may be
+/// busy with other tests.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The resident memory of a process.
+#[must_use]
+pub fn rss_bytes(pid: u32) -> u64 {
+    status_kib(pid, "VmRSS:")
+}
+
+/// The most memory that a process has had resident.
+#[must_use]
+pub fn peak_rss_bytes(pid: u32) -> u64 {
+    status_kib(pid, "VmHWM:")
+}
+
+fn status_kib(pid: u32, key: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("the kernel tells its memory");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
+    kib * 1024
+}
+
+/// How many file descriptors a process has open.
+#[must_use]
+pub fn open_files(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is there").count()
+}
+
+#[cfg(test)]
+#[path = "programs_tests.rs"]
+mod tests;
