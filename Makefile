@@ -1,0 +1,31 @@
+# Thin: each target is a line or two. What is longer is in scripts/.
+
+# What `make run` serves; for example: make run ARGS="--share photos=/srv/photos"
+ARGS ?= $(if $(wildcard syncd.toml),,--share sample=target/sample)
+
+.PHONY: lint test bench demo run proto-lint clients clean
+
+lint:
+	scripts/lint.sh
+
+test:
+	cargo test --workspace --locked
+
+bench:
+	cargo bench --locked --bench floors
+
+demo:
+	scripts/demo.sh
+
+run:
+	mkdir -p target/sample && cp -r README.md docs config target/sample
+	cargo run --release --locked --bin syncd -- $(ARGS)
+
+proto-lint:
+	scripts/proto-lint.sh
+
+clients:
+	scripts/clients.sh
+
+clean:
+	cargo clean
