@@ -5,3 +5,4 @@
 
 pub mod platform;
 pub mod rooted;
+pub mod rules;
