@@ -9,7 +9,9 @@ pub mod ops;
 pub mod programs;
 pub mod proxy;
 pub mod rng;
+mod scratch;
 pub mod tree;
 mod wait;
 
-pub use wait::{eventually, try_eventually};
+pub use scratch::Scratch;
+pub use wait::{eventually, moment, paced, try_eventually};

@@ -12,12 +12,14 @@ use std::{
     os::unix::{
         ffi::{OsStrExt as _, OsStringExt as _},
         fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink},
+        net::UnixListener,
     },
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, UTIME_OMIT, utimensat};
 
 use crate::{rng::Rng, try_eventually};
 
@@ -121,6 +123,27 @@ impl Tree {
         checked(&new, fs::hard_link(self.path(existing), &new));
     }
 
+    /// Makes a FIFO.
+    pub fn fifo(&self, path: impl AsRef<Path>) {
+        let path = self.with_parents(path.as_ref());
+        let made = rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o644), 0);
+        checked(&path, made.map_err(io::Error::from));
+    }
+
+    /// Makes a socket, which stays when nobody listens any more.
+    pub fn socket(&self, path: impl AsRef<Path>) {
+        let path = self.with_parents(path.as_ref());
+        checked(&path, UnixListener::bind(&path));
+    }
+
+    /// Copies the contents of a directory into this one with `cp`: `-a` keeps modes and times, `-r` does not.
+    pub fn copy_from(&self, dir: &Path, how: &str) {
+        let mut everything = dir.as_os_str().to_owned();
+        everything.push("/.");
+        let status = Command::new("cp").arg(how).arg(&everything).arg(&self.root).status();
+        assert!(checked(&self.root, status).success(), "cp {how} {} failed", dir.display());
+    }
+
     /// Renames within the tree.
     pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) {
         let to = self.with_parents(to.as_ref());
@@ -158,6 +181,19 @@ impl Tree {
         checked(&path, fs::read(&path))
     }
 
+    /// The bytes of a file; `None` if it cannot be read at this moment.
+    #[must_use]
+    pub fn try_read(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
+        fs::read(self.path(path)).ok()
+    }
+
+    /// What is there.
+    #[must_use]
+    pub fn look(&self, path: impl AsRef<Path>) -> Seen {
+        let path = self.path(path);
+        checked(&path, look(&path))
+    }
+
     /// Whether anything is there, a dangling link included.
     #[must_use]
     pub fn has(&self, path: impl AsRef<Path>) -> bool {
@@ -181,6 +217,24 @@ impl Tree {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         snapshot(&self.root)
+    }
+
+    /// What the state directory's trash holds: every file and link, by the path that it had in the tree. Of several with the
+    /// same path the newest counts.
+    #[must_use]
+    pub fn trash(&self) -> Snapshot {
+        let all = try_snapshot(&self.path(".syncd/trash")).unwrap_or_default();
+        let below_its_run = |(path, seen): (PathBytes, Seen)| {
+            let slash = path.0.iter().position(|byte| *byte == b'/')?;
+            (seen.kind != Kind::Dir).then(|| (PathBytes(path.0[slash + 1..].to_vec()), seen))
+        };
+        all.into_iter().filter_map(below_its_run).collect()
+    }
+
+    /// How many bytes the files of the state directory hold.
+    #[must_use]
+    pub fn state_bytes(&self) -> u64 {
+        try_snapshot(&self.path(".syncd")).unwrap_or_default().values().map(|seen| seen.size).sum()
     }
 
     fn with_parents(&self, path: &Path) -> PathBuf {

@@ -119,3 +119,29 @@ fn a_sparse_file_takes_no_space() {
     assert_eq!(meta.len(), 64 << 20);
     assert!(meta.blocks() * 512 < 1 << 20);
 }
+
+#[test]
+fn special_files_are_seen_as_such() {
+    let (_dir, tree, _) = two_trees();
+    tree.fifo("fifo");
+    tree.socket("socket");
+    assert_eq!([tree.look("fifo").kind, tree.look("socket").kind], [Kind::Other, Kind::Other]);
+}
+
+#[test]
+fn a_copy_is_the_same_with_its_times() {
+    let (dir, tree, _) = two_trees();
+    let copy = Tree::at(dir.path().join("copy"));
+    copy.copy_from(tree.root(), "-a");
+    assert_same(tree.root(), copy.root());
+}
+
+#[test]
+fn trash_is_listed_by_the_path_that_it_had() {
+    let (_dir, tree, _) = two_trees();
+    assert!(tree.trash().is_empty() && tree.state_bytes() == 0);
+    tree.file(".syncd/trash/20260101T000000-aa/d/f", "mine");
+    let trash = tree.trash();
+    assert_eq!(trash.keys().collect::<Vec<_>>(), [&PathBytes::from("d/f")]);
+    assert_eq!(tree.state_bytes(), 4);
+}

@@ -42,6 +42,22 @@ pub fn try_eventually<T>(
     }
 }
 
+/// Lets a moment pass: the pace of a load, or the random moment of a crash. Never a wait for something, which is
+/// [`eventually`].
+pub fn moment(length: Duration) {
+    thread::sleep(length);
+}
+
+/// Calls `act` that often, at that pace, with the number of the call. What `act` takes counts.
+pub fn paced(times: usize, every: Duration, mut act: impl FnMut(usize)) {
+    let start = Instant::now();
+    for number in 0..times {
+        act(number);
+        let next = every * (number as u32 + 1);
+        moment(next.saturating_sub(start.elapsed()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,6 +70,14 @@ mod tests {
             if attempts == 3 { Ok(attempts) } else { Err("not yet".into()) }
         });
         assert_eq!(got, 3);
+    }
+
+    #[test]
+    fn a_pace_is_kept() {
+        let (start, mut calls) = (Instant::now(), Vec::new());
+        paced(5, Duration::from_millis(4), |number| calls.push(number));
+        assert_eq!(calls, [0, 1, 2, 3, 4]);
+        assert!(start.elapsed() >= Duration::from_millis(20));
     }
 
     #[test]
