@@ -3,6 +3,10 @@
 //! [`rooted`] is the only way to a file of a tree; everything else here stands on it. Everything blocks: callers run it
 //! on threads of their own.
 
+pub mod durable;
+pub mod hash;
+pub mod lock;
 pub mod platform;
 pub mod rooted;
 pub mod rules;
+pub mod state;

@@ -139,6 +139,19 @@ impl Dir {
         Ok(openat(&*self.0, one_name(name)?, flags, meta::mode(mode))?.into())
     }
 
+    /// Opens a file of our own for reading and writing, and makes it if it is missing. For the state directory only.
+    pub(crate) fn open_or_create(&self, name: &str, mode: u16) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match openat(&*self.0, one_name(name)?, flags, meta::mode(mode)) {
+            Err(Errno::LOOP | Errno::NXIO) => return Err(not_a_file()),
+            other => other?,
+        };
+        if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
+            return Err(not_a_file());
+        }
+        Ok(file.into())
+    }
+
     /// Makes a directory. The umask is applied to `mode`.
     ///
     /// # Errors

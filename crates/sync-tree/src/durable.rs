@@ -1,0 +1,73 @@
+//! Writing a small file so that, whatever happens, either the old or the new one is there, complete.
+//!
+//! Temp beside the target → write → fsync → rename → fsync of the directory. This is the only place that does it for
+//! files of our own; files of a tree are flushed in batches when they are applied.
+
+use std::io::{self, Write};
+
+use crate::rooted::{Dir, set_file_mode};
+
+/// Writes `bytes` to `name` in `dir`, replacing what is there. When this returns, it survives a power cut.
+///
+/// # Errors
+/// Nothing was replaced, unless only the flush of the directory failed at the end. No temporary file stays behind.
+pub fn write(dir: &Dir, name: &str, bytes: &[u8], mode: u16) -> io::Result<()> {
+    let temp = temp_name(name)?;
+    let placed = fill(dir, &temp, bytes, mode).and_then(|()| dir.rename_to(&temp, dir, name));
+    if let Err(error) = placed {
+        // It may never have come to be; the first error is the one that matters.
+        let _ = dir.remove_file(&temp);
+        return Err(error);
+    }
+    dir.sync()
+}
+
+fn fill(dir: &Dir, temp: &str, bytes: &[u8], mode: u16) -> io::Result<()> {
+    let mut file = dir.create_new(temp, 0o600)?;
+    file.write_all(bytes)?;
+    set_file_mode(&file, mode)?;
+    file.sync_all()
+}
+
+/// A name that nobody else has, recognisable for what it is if a crash leaves it behind.
+fn temp_name(name: &str) -> io::Result<String> {
+    let random = getrandom::u64().map_err(io::Error::other)?;
+    Ok(format!(".{}.{random:016x}.tmp", &name[..name.floor_char_boundary(200)]))
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make and look at their own trees")]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::rooted::Root;
+
+    #[test]
+    fn replaces_whole_files_and_leaves_nothing_behind() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = Root::open(tmp.path()).unwrap().dir();
+        let long = "\u{6587}".repeat(85);
+        for name in ["f", &long] {
+            write(&dir, name, b"one, and rather long", 0o644).unwrap();
+            write(&dir, name, b"two", 0o640).unwrap();
+            assert_eq!(fs::read(tmp.path().join(name)).unwrap(), b"two");
+            assert_eq!(dir.stat(name).unwrap().mode, 0o640);
+        }
+        fs::create_dir_all(tmp.path().join("taken/x")).unwrap();
+        assert!(write(&dir, "taken", b"", 0o600).is_err());
+        assert!(write(&dir, "../f", b"", 0o600).is_err());
+        assert_eq!(dir.list().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_symlink_is_replaced_and_not_written_through() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = Root::open(tmp.path()).unwrap().dir();
+        fs::write(tmp.path().join("victim"), "safe").unwrap();
+        dir.symlink(b"victim", "f").unwrap();
+        write(&dir, "f", b"new", 0o600).unwrap();
+        assert_eq!(fs::read(tmp.path().join("victim")).unwrap(), b"safe");
+        assert_eq!(fs::read(tmp.path().join("f")).unwrap(), b"new");
+    }
+}

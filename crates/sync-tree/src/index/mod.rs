@@ -1,0 +1,400 @@
+//! The index of one tree, which is also its change feed.
+//!
+//! One SQLite file. Each row is one node with the sequence number of its last change, so "what changed since N" is a range
+//! of rows and no second journal can disagree with the index. Invariants:
+//!
+//! * Sequence numbers and node ids come from one counter and are never issued twice, not even after a power cut: a block of
+//!   them is reserved durably before the first is used, and each start goes on above the last block.
+//! * Nodes, sums, counts and the head change in one transaction ([`IndexTx`]).
+//! * A removed node leaves a tombstone; a removed directory's covers what was below it, except what had been moved there.
+//! * Readers have connections of their own and never wait for the writer.
+
+mod schema;
+mod sums;
+mod table;
+mod write;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use rusqlite::Connection;
+use sync_core::{Digest, Hint, Node, NodeChange, NodeId, Problem, RuleSet, Seq, ShareId, TreePath};
+
+pub use table::{IndexedNode, NodeTable};
+pub use write::IndexTx;
+
+use table::Stored;
+
+/// Why the index could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// SQLite failed.
+    #[error("Cannot use the index")]
+    Database {
+        /// What it said.
+        #[from]
+        source: rusqlite::Error,
+    },
+    /// A newer version wrote the file.
+    #[error("{path:?} was written by a newer version of syncd")]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The operating system gave no random bytes.
+    #[error("Cannot make a random identity: {reason}")]
+    Random {
+        /// What it said.
+        reason: String,
+    },
+    /// Four billion changes in one run.
+    #[error("The index has used up its reserved sequence numbers")]
+    Exhausted,
+}
+
+impl Hint for IndexError {
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Database { .. } => Some("check that the state directory is writable and the disk is not full"),
+            Self::TooNew { .. } => Some("run the newer version, or move the state directory away to start anew"),
+            Self::Random { .. } => None,
+            Self::Exhausted => Some("restart it"),
+        }
+    }
+}
+
+/// The tree at a commit point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The newest change in it.
+    pub seq: Seq,
+    /// The digest of the whole tree.
+    pub root_digest: Digest,
+    /// Files and links.
+    pub files: u64,
+    /// Bytes in files.
+    pub bytes: u64,
+}
+
+/// A piece of the feed.
+#[derive(Debug)]
+pub struct FeedPage {
+    /// Newest states of changed nodes, oldest change first.
+    pub changes: Vec<NodeChange>,
+    /// The sequence number of the last of them.
+    pub last: Seq,
+    /// Set if nothing follows: what has been read up to here is the tree that this head describes.
+    pub commit: Option<Head>,
+}
+
+/// Hands out sequence numbers.
+#[derive(Debug)]
+pub(crate) struct SeqSource {
+    next: AtomicU64,
+    end: u64,
+    first: u64,
+}
+
+impl SeqSource {
+    fn next(&self) -> Result<Seq, IndexError> {
+        let seq = self.next.fetch_add(1, Ordering::Relaxed);
+        if seq >= self.end { Err(IndexError::Exhausted) } else { Ok(Seq(seq)) }
+    }
+
+    /// The newest number handed out in this run; 0 if none was.
+    fn taken(&self) -> Seq {
+        let next = self.next.load(Ordering::Relaxed);
+        if next == self.first { Seq(0) } else { Seq(next - 1) }
+    }
+}
+
+/// How many sequence numbers one start reserves: more than a run can use, so that the reservation is written once.
+const BLOCK: u64 = 1 << 32;
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    table: NodeTable,
+    writer: Mutex<Connection>,
+    readers: Mutex<Vec<Connection>>,
+    seqs: SeqSource,
+    share: ShareId,
+    epoch: [u8; 16],
+}
+
+/// The index of one tree. Cheap to clone; all methods block and may be called from any thread.
+#[derive(Debug, Clone)]
+pub struct Index(Arc<Inner>);
+
+impl Index {
+    /// Opens the index in this file, making it if needed.
+    ///
+    /// # Errors
+    /// The file cannot be used, or a newer version wrote it.
+    pub fn open(path: &Path) -> Result<Self, IndexError> {
+        let mut db = schema::connect(path)?;
+        schema::migrate(&mut db, path)?;
+        let share = random_meta(&db, "share_id")?;
+        let epoch = random_meta(&db, "epoch")?;
+        let seqs = reserve(&db)?;
+        Ok(Self(Arc::new(Inner {
+            path: path.to_owned(),
+            table: NodeTable::new(schema::LOCAL),
+            writer: Mutex::new(db),
+            readers: Mutex::new(Vec::new()),
+            seqs,
+            share: ShareId(share),
+            epoch,
+        })))
+    }
+
+    /// The random identity made with the index.
+    #[must_use]
+    pub fn share_id(&self) -> ShareId {
+        self.0.share
+    }
+
+    /// The index's incarnation.
+    #[must_use]
+    pub fn epoch(&self) -> [u8; 16] {
+        self.0.epoch
+    }
+
+    /// A new node's id, for a node that will be inserted later.
+    ///
+    /// # Errors
+    /// All numbers are used up.
+    pub fn new_id(&self) -> Result<NodeId, IndexError> {
+        self.0.seqs.next().map(|seq| NodeId(seq.0))
+    }
+
+    /// Runs one transaction. If `work` fails nothing is changed.
+    ///
+    /// # Errors
+    /// `work` failed, or the database did.
+    pub fn write<T, E: From<IndexError>>(
+        &self,
+        work: impl FnOnce(&mut IndexTx<'_>) -> Result<T, E>,
+    ) -> Result<(T, Head), E> {
+        let mut db = self.0.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(IndexError::from)?;
+        let mut tx = IndexTx::begin(tx, &self.0.table, &self.0.seqs, now_secs())?;
+        let value = work(&mut tx)?;
+        let head = tx.commit()?;
+        Ok((value, head))
+    }
+
+    /// Runs a read on a connection of its own, for tables that others keep in the same file.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, IndexError> {
+        let idle = self.lock_readers().pop();
+        let db = match idle {
+            Some(db) => db,
+            None => schema::connect(&self.0.path)?,
+        };
+        let value = work(&db);
+        let mut readers = self.lock_readers();
+        if readers.len() < MAX_IDLE_READERS {
+            readers.push(db);
+        }
+        Ok(value?)
+    }
+
+    /// The table of this tree, for reads within [`read`](Self::read).
+    #[must_use]
+    pub fn table(&self) -> &NodeTable {
+        &self.0.table
+    }
+
+    /// The newest commit point.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn head(&self) -> Result<Head, IndexError> {
+        self.read(schema::head)
+    }
+
+    /// The feed after a sequence number, at most `limit` nodes of it.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn feed_page(&self, after: Seq, limit: usize) -> Result<FeedPage, IndexError> {
+        self.read(|db| {
+            // One transaction: the head must be the one that belongs to the rows.
+            let db = db.unchecked_transaction()?;
+            let rows = self.0.table.since(&db, after, limit)?;
+            let complete = rows.len() < limit;
+            let last = rows.last().map_or(after, |(_, seq)| *seq);
+            let commit = if complete { Some(schema::head(&db)?) } else { None };
+            let changes = rows.into_iter().map(|(row, _)| change(row)).collect();
+            Ok(FeedPage { changes, last, commit })
+        })
+    }
+
+    /// A page of the full tree, by id.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn tree_page(&self, after: NodeId, limit: usize) -> Result<Vec<Node>, IndexError> {
+        let rows = self.read(|db| self.0.table.page(db, after, limit))?;
+        Ok(rows.into_iter().map(|row| row.node).collect())
+    }
+
+    /// A cursor below this needs a reset: tombstones after it were forgotten.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn oldest_cursor(&self) -> Result<Seq, IndexError> {
+        Ok(Seq(self.read(|db| schema::meta_u64(db, "oldest_cursor"))?.unwrap_or(0)))
+    }
+
+    /// A cursor above this was not issued by what is in this index.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn highest_seq(&self) -> Result<Seq, IndexError> {
+        Ok(self.head()?.seq)
+    }
+
+    /// Forgets tombstones of before this moment (seconds since 1970). Answers how many.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn prune_tombstones(&self, before_secs: i64) -> Result<u64, IndexError> {
+        let (count, _) = self.write(|tx| {
+            let (count, highest) = self.0.table.prune(tx.sql(), before_secs).map_err(IndexError::from)?;
+            if let Some(highest) = highest {
+                schema::set_meta(tx.sql(), "oldest_cursor", &highest.0.to_le_bytes()).map_err(IndexError::from)?;
+            }
+            Ok::<_, IndexError>(count)
+        })?;
+        Ok(count)
+    }
+
+    /// One node, if it exists.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn node(&self, id: NodeId) -> Result<Option<IndexedNode>, IndexError> {
+        self.read(|db| self.0.table.get(db, id))
+    }
+
+    /// The node at a path.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn find(&self, path: &TreePath) -> Result<Option<IndexedNode>, IndexError> {
+        self.read(|db| self.0.table.find(db, path))
+    }
+
+    /// The node with this name in a directory.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn child(&self, parent: NodeId, name: &str) -> Result<Option<IndexedNode>, IndexError> {
+        self.read(|db| self.0.table.child(db, parent, name))
+    }
+
+    /// All nodes in a directory, in no order.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn children(&self, id: NodeId) -> Result<Vec<IndexedNode>, IndexError> {
+        self.read(|db| self.0.table.children(db, id))
+    }
+
+    /// The path of a node.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn path_of(&self, id: NodeId) -> Result<Option<TreePath>, IndexError> {
+        self.read(|db| self.0.table.path_of(db, id))
+    }
+
+    /// Nodes with this inode number.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn with_inode(&self, ino: u64) -> Result<Vec<IndexedNode>, IndexError> {
+        self.read(|db| self.0.table.with_inode(db, ino))
+    }
+
+    /// Some files with this content.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn with_digest(&self, digest: &Digest, limit: usize) -> Result<Vec<IndexedNode>, IndexError> {
+        self.read(|db| self.0.table.with_digest(db, digest, limit))
+    }
+
+    /// The ignore rules of the last look.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn rule_set(&self) -> Result<RuleSet, IndexError> {
+        self.read(schema::rules)
+    }
+
+    /// The paths that the last look could not read.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn problems(&self) -> Result<Vec<Problem>, IndexError> {
+        self.read(schema::problems)
+    }
+
+    /// The directories that were other file systems at the last look.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn mounts(&self) -> Result<Vec<TreePath>, IndexError> {
+        self.read(schema::mounts)
+    }
+
+    fn lock_readers(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.0.readers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Enough for the threads that read at once; more are opened when needed and closed after.
+const MAX_IDLE_READERS: usize = 8;
+
+fn change(row: Stored) -> NodeChange {
+    match row {
+        Stored::Present(row, _) => NodeChange::Present(row.node),
+        Stored::Gone(id) => NodeChange::Gone(id),
+    }
+}
+
+/// Reads sixteen random bytes that were made with the index, or makes them.
+fn random_meta(db: &Connection, key: &str) -> Result<[u8; 16], IndexError> {
+    if let Some(Ok(known)) = schema::meta(db, key)?.map(<[u8; 16]>::try_from) {
+        return Ok(known);
+    }
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| IndexError::Random { reason: error.to_string() })?;
+    schema::set_meta(db, key, &bytes)?;
+    Ok(bytes)
+}
+
+/// Reserves the numbers of this run, durably.
+fn reserve(db: &Connection) -> Result<SeqSource, IndexError> {
+    let first = schema::meta_u64(db, "reserved_to")?.unwrap_or(1);
+    let end = first + BLOCK;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    schema::set_meta(db, "reserved_to", &end.to_le_bytes())?;
+    db.pragma_update(None, "synchronous", "NORMAL")?;
+    Ok(SeqSource { next: AtomicU64::new(first), end, first })
+}
+
+fn now_secs() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed())
+}

@@ -1,0 +1,390 @@
+//! One table of nodes: the SQL for it, and nothing that decides.
+//!
+//! The daemon's and the agent's own trees use it, and so does the agent's copy of the remote tree: the same code keeps
+//! them, so their digests cannot drift apart by an oversight in one of them. The table's name is a parameter.
+
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use sync_core::{Content, Digest, Entry, Name, Node, NodeId, Seq, Time, treehash::DirSum};
+
+use crate::hash::Identity;
+
+/// A node with what vouches for its digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexedNode {
+    /// The node.
+    pub node: Node,
+    /// The file identity at the time of hashing; all zero where none is known (a remote tree).
+    pub identity: Identity,
+    /// Whether the identity vouches for the digest.
+    pub vouched: bool,
+}
+
+/// A row as stored: a node that exists, or the tombstone of one.
+#[derive(Debug, Clone)]
+pub(crate) enum Stored {
+    /// The node and, for a directory, the sum over its children.
+    Present(IndexedNode, DirSum),
+    /// Only the id is left.
+    Gone(NodeId),
+}
+
+/// A node below a removed directory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Descendant {
+    pub id: NodeId,
+    pub is_dir: bool,
+    pub size: u64,
+    /// It was moved here from another directory, so a reader may know it in another place and needs a tombstone for it.
+    pub moved: bool,
+}
+
+/// The statements for one table, prepared as text once.
+#[derive(Debug, Clone)]
+pub struct NodeTable {
+    name: String,
+    select_id: String,
+    select_place: String,
+    select_children: String,
+    select_since: String,
+    select_page: String,
+    select_inode: String,
+    select_digest: String,
+    select_below: String,
+    upsert: String,
+    set_sum: String,
+    set_identity: String,
+    bury: String,
+    delete: String,
+}
+
+const COLUMNS: &str = "id, kind, parent, name, size, mtime_s, mtime_ns, mode, content, sum, ino, ctime_s, ctime_ns, vouched";
+const GONE: i64 = 0;
+const FILE: i64 = 1;
+const DIRECTORY: i64 = 2;
+const SYMLINK: i64 = 3;
+
+impl NodeTable {
+    /// The table of this name. The name is ours, never a peer's.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        debug_assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit()));
+        Self {
+            name: name.to_owned(),
+            select_id: format!("SELECT {COLUMNS} FROM {name} WHERE id = ?1"),
+            select_place: format!("SELECT {COLUMNS} FROM {name} WHERE parent = ?1 AND name = ?2"),
+            select_children: format!("SELECT {COLUMNS} FROM {name} WHERE parent = ?1"),
+            select_since: format!("SELECT {COLUMNS}, seq FROM {name} WHERE seq > ?1 ORDER BY seq LIMIT ?2"),
+            select_page: format!(
+                "SELECT {COLUMNS} FROM {name} WHERE id > ?1 AND parent IS NOT NULL ORDER BY id LIMIT ?2"
+            ),
+            select_inode: format!("SELECT {COLUMNS} FROM {name} WHERE ino = ?1"),
+            select_digest: format!("SELECT {COLUMNS} FROM {name} WHERE content = ?1 AND kind = {FILE} LIMIT ?2"),
+            select_below: format!(
+                "WITH RECURSIVE below(id) AS (SELECT id FROM {name} WHERE parent = ?1 \
+                 UNION ALL SELECT n.id FROM {name} n JOIN below b ON n.parent = b.id) \
+                 SELECT n.id, n.kind, n.size, n.moved FROM below b JOIN {name} n ON n.id = b.id"
+            ),
+            upsert: format!(
+                "INSERT INTO {name} ({COLUMNS}, seq, moved) \
+                 VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16) \
+                 ON CONFLICT (id) DO UPDATE SET kind=?2, parent=?3, name=?4, size=?5, mtime_s=?6, mtime_ns=?7, mode=?8, \
+                 content=?9, sum=?10, ino=?11, ctime_s=?12, ctime_ns=?13, vouched=?14, seq=?15, moved=max(moved, ?16), \
+                 gone_at=NULL"
+            ),
+            set_sum: format!("UPDATE {name} SET sum = ?2 WHERE id = ?1"),
+            set_identity: format!(
+                "UPDATE {name} SET ino = ?2, ctime_s = ?3, ctime_ns = ?4, vouched = ?5 WHERE id = ?1"
+            ),
+            bury: format!(
+                "INSERT INTO {name} (id, kind, parent, name, size, mtime_s, mtime_ns, mode, content, sum, ino, ctime_s, \
+                 ctime_ns, vouched, seq, moved, gone_at) \
+                 VALUES (?1,{GONE},NULL,NULL,0,0,0,0,NULL,NULL,NULL,0,0,0,?2,0,?3) \
+                 ON CONFLICT (id) DO UPDATE SET kind={GONE}, parent=NULL, name=NULL, size=0, content=NULL, sum=NULL, \
+                 ino=NULL, vouched=0, seq=?2, moved=0, gone_at=?3"
+            ),
+            delete: format!("DELETE FROM {name} WHERE id = ?1"),
+        }
+    }
+
+    /// Makes the table with its indexes. `local` trees can be searched by inode and by digest; a remote one needs neither.
+    pub(crate) fn create(&self, db: &Connection, local: bool) -> rusqlite::Result<()> {
+        let name = &self.name;
+        // Between two commit points a feed may put two nodes into one place; a disk never does.
+        let unique = if local { "UNIQUE" } else { "" };
+        db.execute_batch(&format!(
+            "CREATE TABLE {name} (
+                 id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, parent INTEGER, name TEXT, size INTEGER NOT NULL,
+                 mtime_s INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, mode INTEGER NOT NULL, content BLOB, sum BLOB,
+                 ino INTEGER, ctime_s INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, vouched INTEGER NOT NULL,
+                 seq INTEGER NOT NULL, moved INTEGER NOT NULL, gone_at INTEGER
+             ) STRICT;
+             CREATE {unique} INDEX {name}_place ON {name} (parent, name) WHERE parent IS NOT NULL;
+             CREATE INDEX {name}_gone ON {name} (gone_at) WHERE gone_at IS NOT NULL;"
+        ))?;
+        if local {
+            db.execute_batch(&format!(
+                "CREATE INDEX {name}_seq ON {name} (seq);
+                 CREATE INDEX {name}_ino ON {name} (ino) WHERE ino IS NOT NULL;
+                 CREATE INDEX {name}_content ON {name} (content) WHERE kind = {FILE};"
+            ))?;
+        }
+        db.execute(
+            &format!(
+                "INSERT INTO {name} (id, kind, size, mtime_s, mtime_ns, mode, sum, ctime_s, ctime_ns, vouched, seq, moved)
+                 VALUES (0, {DIRECTORY}, 0, 0, 0, 0, ?1, 0, 0, 0, 0, 0)"
+            ),
+            [DirSum::default().to_bytes()],
+        )?;
+        Ok(())
+    }
+
+    /// Removes the table.
+    pub(crate) fn drop(&self, db: &Connection) -> rusqlite::Result<()> {
+        db.execute_batch(&format!("DROP TABLE IF EXISTS {}", self.name))
+    }
+
+    /// One node, if it exists.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn get(&self, db: &Connection, id: NodeId) -> rusqlite::Result<Option<IndexedNode>> {
+        Ok(match self.stored(db, id)? {
+            Some(Stored::Present(node, _)) if id != NodeId::ROOT => Some(node),
+            _ => None,
+        })
+    }
+
+    /// The stored row of a node: with its sum, or its tombstone.
+    pub(crate) fn stored(&self, db: &Connection, id: NodeId) -> rusqlite::Result<Option<Stored>> {
+        db.prepare_cached(&self.select_id)?.query_row([sql_id(id)], read).optional()
+    }
+
+    /// The node at a place.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn child(&self, db: &Connection, parent: NodeId, name: &str) -> rusqlite::Result<Option<IndexedNode>> {
+        let row = db.prepare_cached(&self.select_place)?.query_row(params![sql_id(parent), name], read).optional()?;
+        Ok(row.and_then(present))
+    }
+
+    /// All nodes in a directory, in no order.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn children(&self, db: &Connection, parent: NodeId) -> rusqlite::Result<Vec<IndexedNode>> {
+        let mut statement = db.prepare_cached(&self.select_children)?;
+        let rows = statement.query_map([sql_id(parent)], read)?;
+        rows.filter_map(|row| row.map(present).transpose()).collect()
+    }
+
+    /// Rows whose last change came after `seq`, oldest first, each with its sequence number.
+    pub(crate) fn since(&self, db: &Connection, seq: Seq, limit: usize) -> rusqlite::Result<Vec<(Stored, Seq)>> {
+        let mut statement = db.prepare_cached(&self.select_since)?;
+        let rows = statement.query_map(params![sql_id(NodeId(seq.0)), limit as i64], |row| {
+            Ok((read(row)?, Seq(row.get::<_, i64>(14)?.unsigned_abs())))
+        })?;
+        rows.collect()
+    }
+
+    /// Nodes by id, for pages of the full tree.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn page(&self, db: &Connection, after: NodeId, limit: usize) -> rusqlite::Result<Vec<IndexedNode>> {
+        let mut statement = db.prepare_cached(&self.select_page)?;
+        let rows = statement.query_map(params![sql_id(after), limit as i64], read)?;
+        rows.filter_map(|row| row.map(present).transpose()).collect()
+    }
+
+    /// Nodes with this inode number: more than one for hard links.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn with_inode(&self, db: &Connection, ino: u64) -> rusqlite::Result<Vec<IndexedNode>> {
+        let mut statement = db.prepare_cached(&self.select_inode)?;
+        let rows = statement.query_map([ino.cast_signed()], read)?;
+        rows.filter_map(|row| row.map(present).transpose()).collect()
+    }
+
+    /// Some files with this content.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn with_digest(&self, db: &Connection, digest: &Digest, limit: usize) -> rusqlite::Result<Vec<IndexedNode>> {
+        let mut statement = db.prepare_cached(&self.select_digest)?;
+        let rows = statement.query_map(params![digest.0, limit as i64], read)?;
+        rows.filter_map(|row| row.map(present).transpose()).collect()
+    }
+
+    /// Everything below a directory.
+    pub(crate) fn below(&self, db: &Connection, id: NodeId) -> rusqlite::Result<Vec<Descendant>> {
+        let mut statement = db.prepare_cached(&self.select_below)?;
+        let rows = statement.query_map([sql_id(id)], |row| {
+            Ok(Descendant {
+                id: NodeId(row.get::<_, i64>(0)?.unsigned_abs()),
+                is_dir: row.get::<_, i64>(1)? == DIRECTORY,
+                size: if row.get::<_, i64>(1)? == FILE { row.get::<_, i64>(2)?.unsigned_abs() } else { 0 },
+                moved: row.get(3)?,
+            })
+        })?;
+        rows.collect()
+    }
+
+    pub(crate) fn write(&self, db: &Connection, row: &Write<'_>) -> rusqlite::Result<()> {
+        let IndexedNode { node, identity, vouched } = row.node;
+        let (kind, content): (i64, Option<&[u8]>) = match &node.entry.content {
+            Content::File { digest, .. } => (FILE, Some(&digest.0)),
+            Content::Directory => (DIRECTORY, None),
+            Content::Symlink { target } => (SYMLINK, Some(target)),
+        };
+        let sum = node.entry.content.is_dir().then(|| row.sum.to_bytes());
+        let ino = (identity.ino != 0).then_some(identity.ino.cast_signed());
+        db.prepare_cached(&self.upsert)?.execute(params![
+            sql_id(node.id),
+            kind,
+            sql_id(node.parent),
+            node.name.as_str(),
+            node.entry.content.size().cast_signed(),
+            node.entry.mtime.secs,
+            node.entry.mtime.nanos,
+            node.entry.mode,
+            content,
+            sum,
+            ino,
+            identity.ctime.secs,
+            identity.ctime.nanos,
+            vouched,
+            row.seq.0.cast_signed(),
+            row.moved,
+        ])?;
+        Ok(())
+    }
+
+    pub(crate) fn set_sum(&self, db: &Connection, id: NodeId, sum: &DirSum) -> rusqlite::Result<()> {
+        db.prepare_cached(&self.set_sum)?.execute(params![sql_id(id), sum.to_bytes()])?;
+        Ok(())
+    }
+
+    /// Writes what vouches for a node, without a change of the node.
+    pub(crate) fn set_identity(&self, db: &Connection, row: &IndexedNode) -> rusqlite::Result<()> {
+        let ino = (row.identity.ino != 0).then_some(row.identity.ino.cast_signed());
+        let (secs, nanos) = (row.identity.ctime.secs, row.identity.ctime.nanos);
+        db.prepare_cached(&self.set_identity)?.execute(params![sql_id(row.node.id), ino, secs, nanos, row.vouched])?;
+        Ok(())
+    }
+
+    /// Leaves a tombstone in place of a node.
+    pub(crate) fn bury(&self, db: &Connection, id: NodeId, seq: Seq, at_secs: i64) -> rusqlite::Result<()> {
+        db.prepare_cached(&self.bury)?.execute(params![sql_id(id), seq.0.cast_signed(), at_secs])?;
+        Ok(())
+    }
+
+    /// Deletes a row without a trace.
+    pub(crate) fn delete(&self, db: &Connection, id: NodeId) -> rusqlite::Result<()> {
+        db.prepare_cached(&self.delete)?.execute([sql_id(id)])?;
+        Ok(())
+    }
+
+    /// Forgets tombstones; answers the highest sequence number among them.
+    pub(crate) fn prune(&self, db: &Connection, before_secs: i64) -> rusqlite::Result<(u64, Option<Seq>)> {
+        let name = &self.name;
+        let highest: Option<i64> =
+            db.query_row(&format!("SELECT max(seq) FROM {name} WHERE gone_at < ?1"), [before_secs], |row| row.get(0))?;
+        let count = db.execute(&format!("DELETE FROM {name} WHERE gone_at < ?1"), [before_secs])?;
+        Ok((count as u64, highest.map(|seq| Seq(seq.unsigned_abs()))))
+    }
+
+    /// The path of a node, by walking up. `None` if it, or a directory above it, is not there.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn path_of(&self, db: &Connection, id: NodeId) -> rusqlite::Result<Option<sync_core::TreePath>> {
+        let mut names: Vec<Name> = Vec::new();
+        let mut at = id;
+        while at != NodeId::ROOT {
+            // A loop of parents cannot come from a disk, but it can from a hostile peer.
+            if names.len() > MAX_DEPTH {
+                return Ok(None);
+            }
+            let Some(node) = self.get(db, at)? else { return Ok(None) };
+            at = node.node.parent;
+            names.push(node.node.name);
+        }
+        let path = names.iter().rev().map(Name::as_str).collect::<Vec<_>>().join("/");
+        Ok(sync_core::TreePath::new(&path).ok())
+    }
+
+    /// The node at a path. The root has none.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn find(&self, db: &Connection, path: &sync_core::TreePath) -> rusqlite::Result<Option<IndexedNode>> {
+        let mut parent = NodeId::ROOT;
+        let mut found = None;
+        for name in path.names() {
+            let Some(child) = self.child(db, parent, name)? else { return Ok(None) };
+            parent = child.node.id;
+            found = Some(child);
+        }
+        Ok(found)
+    }
+}
+
+/// Deeper trees than any path length allows.
+const MAX_DEPTH: usize = 4096;
+
+/// One row to write.
+#[derive(Debug)]
+pub(crate) struct Write<'a> {
+    pub node: &'a IndexedNode,
+    pub sum: DirSum,
+    pub seq: Seq,
+    pub moved: bool,
+}
+
+fn sql_id(id: NodeId) -> i64 {
+    id.0.cast_signed()
+}
+
+fn present(row: Stored) -> Option<IndexedNode> {
+    match row {
+        Stored::Present(node, _) => Some(node),
+        Stored::Gone(_) => None,
+    }
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Stored> {
+    let id = NodeId(row.get::<_, i64>(0)?.unsigned_abs());
+    let kind: i64 = row.get(1)?;
+    if kind == GONE {
+        return Ok(Stored::Gone(id));
+    }
+    let size = row.get::<_, i64>(4)?.unsigned_abs();
+    let content = match kind {
+        FILE => Content::File { size, digest: Digest(row.get(8)?) },
+        DIRECTORY => Content::Directory,
+        _ => Content::Symlink { target: row.get_ref(8)?.as_blob()?.into() },
+    };
+    let sum = match row.get_ref(9)?.as_blob_or_null()? {
+        Some(bytes) => DirSum::from_slice(bytes).unwrap_or_default(),
+        None => DirSum::default(),
+    };
+    let mtime = Time { secs: row.get(5)?, nanos: row.get(6)? };
+    let ctime = Time { secs: row.get(11)?, nanos: row.get(12)? };
+    let ino = row.get::<_, Option<i64>>(10)?.unwrap_or(0).cast_unsigned();
+    let name = match row.get_ref(3)?.as_str_or_null()? {
+        Some(name) => Name::new(name).map_err(|error| bad_name(&error))?,
+        // Only the root has no name; a stand-in keeps `Node` simple, and nobody is shown the root's node.
+        None => Name::new("root").map_err(|error| bad_name(&error))?,
+    };
+    let parent = NodeId(row.get::<_, Option<i64>>(2)?.unwrap_or(0).unsigned_abs());
+    let entry = Entry { content, mtime, mode: row.get(7)? };
+    let node = Node { id, parent, name, entry };
+    let identity = Identity { ino, size, mtime, ctime };
+    Ok(Stored::Present(IndexedNode { node, identity, vouched: row.get(13)? }, sum))
+}
+
+fn bad_name(error: &sync_core::NameError) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Text, error.to_string().into())
+}

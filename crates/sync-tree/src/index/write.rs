@@ -1,0 +1,214 @@
+//! One transaction on the index: nodes, sums, counts and the head move together or not at all.
+
+use rusqlite::Connection;
+use sync_core::{NodeId, Problem, RuleSet, Seq, TreePath, treehash::DirSum};
+
+use super::{
+    Head, IndexError, SeqSource, schema,
+    sums::Sums,
+    table::{IndexedNode, NodeTable, Write},
+};
+
+/// A transaction in progress. Dropping it without [`commit`](Self::commit) changes nothing.
+#[derive(Debug)]
+pub struct IndexTx<'a> {
+    db: rusqlite::Transaction<'a>,
+    table: &'a NodeTable,
+    seqs: &'a SeqSource,
+    sums: Sums,
+    head: Head,
+    now_secs: i64,
+}
+
+impl<'a> IndexTx<'a> {
+    pub(super) fn begin(
+        db: rusqlite::Transaction<'a>,
+        table: &'a NodeTable,
+        seqs: &'a SeqSource,
+        now_secs: i64,
+    ) -> Result<Self, IndexError> {
+        let head = schema::head(&db)?;
+        Ok(Self { db, table, seqs, sums: Sums::default(), head, now_secs })
+    }
+
+    /// The connection, for tables that others keep beside ours in the same file and must change in the same transaction.
+    #[must_use]
+    pub fn sql(&self) -> &Connection {
+        &self.db
+    }
+
+    /// A new node's id.
+    ///
+    /// # Errors
+    /// All numbers are used up.
+    pub fn new_id(&self) -> Result<NodeId, IndexError> {
+        self.seqs.next().map(|seq| NodeId(seq.0))
+    }
+
+    /// The node as this transaction sees it.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn get(&self, id: NodeId) -> Result<Option<IndexedNode>, IndexError> {
+        Ok(self.table.get(&self.db, id)?)
+    }
+
+    /// The node at a place, as this transaction sees it.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn child(&self, parent: NodeId, name: &str) -> Result<Option<IndexedNode>, IndexError> {
+        Ok(self.table.child(&self.db, parent, name)?)
+    }
+
+    /// What is in a directory, as this transaction sees it.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn children(&self, id: NodeId) -> Result<Vec<IndexedNode>, IndexError> {
+        Ok(self.table.children(&self.db, id)?)
+    }
+
+    /// Adds a node that was not there.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn insert(&mut self, new: &IndexedNode) -> Result<(), IndexError> {
+        self.count(new, 1);
+        self.sums.enter(&self.db, self.table, new)?;
+        self.write(new, false)
+    }
+
+    /// Replaces what is known of a node. Answers whether the node itself changed; if only its identity did, it keeps its
+    /// place in the feed.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn update(&mut self, old: &IndexedNode, new: &IndexedNode) -> Result<bool, IndexError> {
+        debug_assert_eq!(old.node.id, new.node.id);
+        if old.node == new.node {
+            if old != new {
+                self.write_identity(new)?;
+            }
+            return Ok(false);
+        }
+        self.count(old, -1);
+        self.count(new, 1);
+        self.sums.leave(&self.db, self.table, old)?;
+        if !new.node.entry.content.is_dir() {
+            self.sums.forget(old.node.id);
+        }
+        self.sums.enter(&self.db, self.table, new)?;
+        self.write(new, old.node.parent != new.node.parent)?;
+        Ok(true)
+    }
+
+    /// Removes a node and everything still below it, leaving tombstones. Answers how many files and links went.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn remove(&mut self, node: &IndexedNode) -> Result<u64, IndexError> {
+        let id = node.node.id;
+        let mut files = u64::from(!node.node.entry.content.is_dir());
+        self.count(node, -1);
+        self.sums.leave(&self.db, self.table, node)?;
+        self.sums.forget(id);
+        if node.node.entry.content.is_dir() {
+            for below in self.table.below(&self.db, id)? {
+                if !below.is_dir {
+                    files += 1;
+                    self.head.files -= 1;
+                    self.head.bytes -= below.size;
+                }
+                self.sums.forget(below.id);
+                // A reader that knows this node in the directory it was moved from must be told of it by its own id.
+                if below.moved {
+                    self.table.bury(&self.db, below.id, self.seqs.next()?, self.now_secs)?;
+                } else {
+                    self.table.delete(&self.db, below.id)?;
+                }
+            }
+        }
+        self.table.bury(&self.db, id, self.seqs.next()?, self.now_secs)?;
+        Ok(files)
+    }
+
+    /// Replaces the list of paths that cannot be read.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn set_problems(&mut self, problems: &[Problem]) -> Result<(), IndexError> {
+        Ok(schema::set_problems(&self.db, problems)?)
+    }
+
+    /// Replaces the ignore rules.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn set_rules(&mut self, rules: &RuleSet) -> Result<(), IndexError> {
+        Ok(schema::set_rules(&self.db, rules)?)
+    }
+
+    /// Replaces the list of directories that are other file systems.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn set_mounts(&mut self, mounts: &[TreePath]) -> Result<(), IndexError> {
+        Ok(schema::set_mounts(&self.db, mounts)?)
+    }
+
+    /// How many files and links the tree would hold now.
+    #[must_use]
+    pub fn files(&self) -> u64 {
+        self.head.files
+    }
+
+    /// Ends the transaction; the answered head is what readers see from now on.
+    ///
+    /// # Errors
+    /// The database failed; nothing was changed.
+    pub fn commit(mut self) -> Result<Head, IndexError> {
+        let root: DirSum = self.sums.settle(&self.db, self.table)?;
+        self.head.root_digest = root.digest();
+        if let Some(last) = self.seqs.last() {
+            self.head.seq = self.head.seq.max(last);
+        }
+        schema::set_head(&self.db, &self.head)?;
+        self.db.commit()?;
+        Ok(self.head)
+    }
+
+    fn write(&mut self, node: &IndexedNode, moved: bool) -> Result<(), IndexError> {
+        let sum = self.sum_of(node)?;
+        let seq = self.seqs.next()?;
+        Ok(self.table.write(&self.db, &Write { node, sum, seq, moved })?)
+    }
+
+    fn write_identity(&mut self, node: &IndexedNode) -> Result<(), IndexError> {
+        Ok(self.table.set_identity(&self.db, node)?)
+    }
+
+    fn sum_of(&mut self, node: &IndexedNode) -> Result<DirSum, IndexError> {
+        if !node.node.entry.content.is_dir() {
+            return Ok(DirSum::default());
+        }
+        Ok(self.sums.sum_of(&self.db, self.table, node.node.id)?)
+    }
+
+    fn count(&mut self, node: &IndexedNode, by: i64) {
+        let content = &node.node.entry.content;
+        if !content.is_dir() {
+            self.head.files = self.head.files.saturating_add_signed(by);
+            let size = content.size().cast_signed();
+            self.head.bytes = self.head.bytes.saturating_add_signed(if by < 0 { -size } else { size });
+        }
+    }
+}
+
+/// The newest sequence number that a transaction took, if it took any.
+impl SeqSource {
+    fn last(&self) -> Option<Seq> {
+        let taken = self.taken();
+        (taken.0 > 0).then_some(taken)
+    }
+}

@@ -1,0 +1,333 @@
+//! Takes what the walkers found and commits it, removals last.
+
+use std::collections::{BTreeSet, HashSet};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use sync_core::{Kind, NodeId, Problem, TreePath};
+
+use super::{
+    ChangeNote, ChangeOp, EMPTIED_FLOOR, Found, LookError, LookLimits, LookReport, Looker, MAX_NOTES, Memory,
+    RESTLESS_LIMIT, Scope, rules::LookRules,
+};
+use crate::index::{Head, IndexTx, IndexedNode};
+
+/// Rows in one transaction: large enough that commits cost nothing, small enough that the write-ahead log stays small.
+const ROWS_PER_COMMIT: usize = 8192;
+
+/// How long a transaction stays open for more.
+const LINGER: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// A report names at most so many skipped paths.
+const MAX_SKIPPED: usize = 1000;
+
+/// More places to look at again than this are left to the next whole look.
+const MAX_REVISITS: usize = 10_000;
+
+/// The committer's side of one look.
+pub(super) struct Committer<'a> {
+    looker: &'a Looker,
+    memory: &'a mut Memory,
+    rules: &'a LookRules,
+    limits: &'a LookLimits,
+    files_before: u64,
+    vanished: Vec<(TreePath, Box<IndexedNode>, bool)>,
+    problems: Vec<Problem>,
+    covered: Vec<(TreePath, bool)>,
+    mounts: BTreeSet<TreePath>,
+    texts: super::RuleTexts,
+    report: LookReport,
+}
+
+impl<'a> Committer<'a> {
+    pub(super) fn new(
+        looker: &'a Looker,
+        memory: &'a mut Memory,
+        rules: &'a LookRules,
+        limits: &'a LookLimits,
+    ) -> Result<Self, LookError> {
+        let head = looker.index.head()?;
+        Ok(Self {
+            looker,
+            memory,
+            rules,
+            limits,
+            files_before: head.files,
+            vanished: Vec::new(),
+            problems: Vec::new(),
+            covered: Vec::new(),
+            mounts: BTreeSet::new(),
+            texts: rules.texts.clone(),
+            report: empty_report(head),
+        })
+    }
+
+    /// Commits what comes until the walkers are done, then what must wait for the end.
+    pub(super) fn run(mut self, found: &Receiver<Vec<Found>>, scope: &Scope) -> Result<LookReport, LookError> {
+        while let Ok(first) = found.recv() {
+            let looker = self.looker;
+            let ((), head) = looker.index.write(|tx| self.take_batches(tx, first, found))?;
+            self.report.head = head;
+        }
+        let looker = self.looker;
+        let ((), head) = looker.index.write(|tx| self.finish(tx, scope))?;
+        self.report.head = head;
+        Ok(self.report)
+    }
+
+    fn take_batches(
+        &mut self,
+        tx: &mut IndexTx<'_>,
+        first: Vec<Found>,
+        found: &Receiver<Vec<Found>>,
+    ) -> Result<(), LookError> {
+        let mut batch = first;
+        let mut rows = 0;
+        loop {
+            rows += batch.len();
+            for one in batch {
+                self.take(tx, one)?;
+            }
+            if rows >= ROWS_PER_COMMIT {
+                return Ok(());
+            }
+            batch = match found.recv_timeout(LINGER) {
+                Ok(next) => next,
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return Ok(()),
+            };
+        }
+    }
+
+    fn take(&mut self, tx: &mut IndexTx<'_>, found: Found) -> Result<(), LookError> {
+        match found {
+            Found::Put { path, old, new, moved_from } => self.put(tx, path, old.as_deref(), &new, moved_from)?,
+            Found::Vanished { path, node, forgotten } => self.vanished.push((path, node, forgotten)),
+            Found::Problem(problem) => self.problems.push(problem),
+            Found::Revisit(path) => self.revisit(path),
+            Found::Skipped(path) => {
+                if self.report.skipped.len() < MAX_SKIPPED {
+                    self.report.skipped.push(path);
+                }
+            }
+            Found::Rule { dir, text } => {
+                match text {
+                    Some(text) => self.texts.insert(dir, text),
+                    None => self.texts.remove(&dir),
+                };
+            }
+            Found::Restless(path) => self.restless(path),
+            Found::Settled(path) => {
+                self.memory.restless.remove(&path);
+            }
+            Found::Covered { path, deep } => self.covered.push((path, deep)),
+            Found::Mount(path) => {
+                self.mounts.insert(path);
+            }
+            Found::Broken(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn put(
+        &mut self,
+        tx: &mut IndexTx<'_>,
+        path: TreePath,
+        old: Option<&IndexedNode>,
+        new: &IndexedNode,
+        moved_from: Option<TreePath>,
+    ) -> Result<(), LookError> {
+        // The walkers read the index beside this transaction. What it holds by now decides: a place that is taken keeps its
+        // node, and the next look sorts out the rest.
+        let current = match old {
+            Some(old) => tx.get(old.node.id)?,
+            None => None,
+        };
+        let occupant = tx.child(new.node.parent, &new.node.name)?;
+        if occupant.as_ref().is_some_and(|occupant| occupant.node.id != new.node.id) {
+            self.revisit(path);
+            return Ok(());
+        }
+        let Some(current) = current else {
+            tx.insert(new)?;
+            self.note(ChangeOp::Created, path, new);
+            return Ok(());
+        };
+        let changed = tx.update(&current, new)?;
+        if current.node.entry.content.is_dir() && !new.node.entry.content.is_dir() {
+            self.bury_children(tx, &current, &path)?;
+        }
+        if let Some(from) = moved_from {
+            if new.node.entry.content.is_dir() {
+                self.report.moved.push((from.clone(), path.clone()));
+                self.move_rules(&from, &path);
+            }
+            self.note(ChangeOp::Renamed { from }, path, new);
+        } else if changed {
+            self.note_difference(&current, new, path);
+        }
+        Ok(())
+    }
+
+    /// What was in a directory that is a directory no more goes with the other removals.
+    fn bury_children(&mut self, tx: &IndexTx<'_>, dir: &IndexedNode, path: &TreePath) -> Result<(), LookError> {
+        for child in tx.children(dir.node.id)? {
+            self.vanished.push((path.join(&child.node.name), Box::new(child), false));
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, tx: &mut IndexTx<'_>, scope: &Scope) -> Result<(), LookError> {
+        for (path, node, forgotten) in std::mem::take(&mut self.vanished) {
+            self.remove(tx, path, &node, forgotten)?;
+        }
+        let files = self.limits.files_recently.max(self.files_before);
+        if tx.files() == 0 && files >= EMPTIED_FLOOR && !self.limits.accept_emptied {
+            return Err(LookError::Emptied { files });
+        }
+        self.finish_problems(tx, scope)?;
+        self.finish_rules(tx)?;
+        self.finish_mounts(tx)
+    }
+
+    fn remove(
+        &mut self,
+        tx: &mut IndexTx<'_>,
+        path: TreePath,
+        node: &IndexedNode,
+        forgotten: bool,
+    ) -> Result<(), LookError> {
+        let Some(current) = tx.get(node.node.id)? else { return Ok(()) };
+        let moved_away = current.node.parent != node.node.parent || current.node.name != node.node.name;
+        if moved_away {
+            return Ok(());
+        }
+        tx.remove(&current)?;
+        if current.node.entry.content.is_dir() {
+            self.texts.retain(|dir, _| !dir.is_within(&path));
+            self.report.gone_dirs.push(path.clone());
+        }
+        let op = if forgotten { ChangeOp::Forgotten } else { ChangeOp::Deleted };
+        self.note(op, path, &current);
+        Ok(())
+    }
+
+    /// Problems of places that were not looked at stay; those of places that were are replaced by what was found.
+    fn finish_problems(&mut self, tx: &mut IndexTx<'_>, scope: &Scope) -> Result<(), LookError> {
+        let before = self.looker.index.problems()?;
+        let mut now = std::mem::take(&mut self.problems);
+        if matches!(scope, Scope::Places(_)) {
+            let found: HashSet<(TreePath, Box<[u8]>)> =
+                now.iter().map(|problem| (problem.path.clone(), problem.raw_name.clone())).collect();
+            let kept = before.iter().filter(|problem| {
+                !self.is_covered(&problem.path) && !found.contains(&(problem.path.clone(), problem.raw_name.clone()))
+            });
+            now.extend(kept.cloned());
+        }
+        now.sort_by(|a, b| (&a.path, &a.raw_name).cmp(&(&b.path, &b.raw_name)));
+        now.dedup_by(|a, b| a.path == b.path && a.raw_name == b.raw_name);
+        let mut before = before;
+        before.sort_by(|a, b| (&a.path, &a.raw_name).cmp(&(&b.path, &b.raw_name)));
+        if before != now {
+            tx.set_problems(&now)?;
+            self.report.problems_changed = true;
+        }
+        Ok(())
+    }
+
+    fn is_covered(&self, path: &TreePath) -> bool {
+        self.covered.iter().any(|(place, deep)| if *deep { path.is_within(place) } else { path == place })
+    }
+
+    fn finish_rules(&mut self, tx: &mut IndexTx<'_>) -> Result<(), LookError> {
+        if !self.rules.own {
+            return Ok(());
+        }
+        let now = self.rules.rule_set(&self.texts);
+        if now != self.looker.index.rule_set()? {
+            tx.set_rules(&now)?;
+            self.report.rules_changed = true;
+        }
+        Ok(())
+    }
+
+    fn finish_mounts(&mut self, tx: &mut IndexTx<'_>) -> Result<(), LookError> {
+        let mut changed = false;
+        for (path, deep) in &self.covered {
+            changed |= *deep && self.memory.mounts.retain_seen(path, &self.mounts);
+        }
+        for path in std::mem::take(&mut self.mounts) {
+            changed |= self.memory.mounts.add(path);
+        }
+        if changed {
+            tx.set_mounts(&self.memory.mounts.known())?;
+        }
+        Ok(())
+    }
+
+    /// The rule files below a directory move with it.
+    fn move_rules(&mut self, from: &TreePath, to: &TreePath) {
+        let moved: Vec<TreePath> = self.texts.keys().filter(|dir| dir.is_within(from)).cloned().collect();
+        for dir in moved {
+            let rest = dir.as_str()[from.as_str().len()..].to_owned();
+            if let (Some(text), Ok(new)) =
+                (self.texts.remove(&dir), TreePath::new(&format!("{}{rest}", to.as_str())))
+            {
+                self.texts.insert(new, text);
+            }
+        }
+    }
+
+    fn restless(&mut self, path: TreePath) {
+        let times = self.memory.restless.entry(path.clone()).or_insert(0);
+        *times += 1;
+        if *times >= RESTLESS_LIMIT {
+            let mut problem = Problem::new(path.clone(), "it changes all the time and could never be read in one piece");
+            problem.unknown = true;
+            self.problems.push(problem);
+        }
+        self.revisit(path);
+    }
+
+    fn revisit(&mut self, path: TreePath) {
+        if self.report.revisit.len() < MAX_REVISITS {
+            self.report.revisit.push(path);
+        }
+    }
+
+    fn note_difference(&mut self, old: &IndexedNode, new: &IndexedNode, path: TreePath) {
+        let (old, entry) = (&old.node.entry, &new.node.entry);
+        if old.content != entry.content {
+            self.note(ChangeOp::Modified, path, new);
+        // A directory's time moves with everything in it; that is no news.
+        } else if old.mode != entry.mode || entry.kind() != Kind::Directory {
+            self.note(ChangeOp::Metadata, path, new);
+        }
+    }
+
+    fn note(&mut self, op: ChangeOp, path: TreePath, node: &IndexedNode) {
+        if self.report.notes.len() >= MAX_NOTES {
+            self.report.notes_left_out += 1;
+            return;
+        }
+        let content = &node.node.entry.content;
+        self.report.notes.push(ChangeNote { op, path, kind: content.kind(), size: content.size() });
+    }
+}
+
+fn empty_report(head: Head) -> LookReport {
+    LookReport {
+        head,
+        notes: Vec::new(),
+        notes_left_out: 0,
+        revisit: Vec::new(),
+        problems_changed: false,
+        rules_changed: false,
+        moved: Vec::new(),
+        gone_dirs: Vec::new(),
+        skipped: Vec::new(),
+    }
+}
+
+/// The root has no row of its own to update.
+pub(super) const fn is_root(id: NodeId) -> bool {
+    id.0 == NodeId::ROOT.0
+}

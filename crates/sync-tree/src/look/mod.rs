@@ -1,0 +1,292 @@
+//! Compares what is on the disk with the index and commits the difference. The only way anything gets into the index.
+//!
+//! One look covers everything or some dirty places. Directories are walked in parallel; what differs goes through a bounded
+//! channel to one committer. Invariants:
+//!
+//! * **Unreadable is not gone.** A node is removed only if its directory was listed completely and lacks it. What cannot be
+//!   listed or read keeps its row, and a problem says so.
+//! * **Names keep their nodes.** A name that was there before and after keeps its node whatever it holds now. A name that
+//!   appeared with the inode of a node whose own place lost it is that node, moved.
+//! * Removals are decided last, when every move is known, and a look that would empty the tree commits none of them.
+//! * A digest is believed without reading only if identity vouches for it, see [`crate::hash`].
+//!
+//! It does not watch, wait or decide when to look: see `live`.
+
+mod commit;
+mod file;
+mod mounts;
+mod rules;
+mod walk;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::Mutex,
+};
+
+use sync_core::{Hint, Kind, NodeId, Problem, RuleSet, TreePath};
+
+use crate::{
+    hash::FsClock,
+    index::{Head, Index, IndexError, IndexedNode},
+    rooted::Root,
+    state::StateDir,
+};
+
+use mounts::Mounts;
+
+/// What to look at.
+#[derive(Debug, Clone)]
+pub enum Scope {
+    /// The whole tree.
+    Everything,
+    /// These places.
+    Places(Vec<Dirty>),
+}
+
+/// A place that may have changed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Dirty {
+    /// The place.
+    pub path: TreePath,
+    /// Whether everything below it may have changed too.
+    pub deep: bool,
+}
+
+/// Hears of directories while they are walked. Called from several threads.
+pub trait LookObserver: Sync {
+    /// The directory is about to be listed: what watches it must be in place when this returns.
+    fn entering(&self, dir: &TreePath);
+    /// Whether the look should end early, with [`LookError::Cancelled`].
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Watches nothing and never cancels.
+#[derive(Debug, Clone, Copy)]
+pub struct NoObserver;
+
+impl LookObserver for NoObserver {
+    fn entering(&self, _dir: &TreePath) {}
+}
+
+/// What a look may not do by itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LookLimits {
+    /// The most files the tree had lately. If it was [`EMPTIED_FLOOR`] or more and none are left, the look is refused.
+    pub files_recently: u64,
+    /// A person said that what is on the disk now is right: an emptied tree and vanished mounts are taken as they are.
+    pub accept_emptied: bool,
+    /// Every file is read again, whatever vouches for it.
+    pub distrust: bool,
+}
+
+/// A tree of fewer files may become empty without anybody being asked.
+pub const EMPTIED_FLOOR: u64 = 10;
+
+/// Where the ignore rules come from.
+#[derive(Debug, Clone)]
+pub enum RulePolicy {
+    /// The tree's own `.syncignore` files, after these configured patterns.
+    Own {
+        /// Patterns for the whole tree.
+        config: Vec<String>,
+    },
+    /// These rules and no others: a target obeys the share's rules, not what lies in the target.
+    Given(RuleSet),
+}
+
+/// What a change was, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChangeOp {
+    /// It was not there.
+    Created,
+    /// Its content changed.
+    Modified,
+    /// Only its mode or time changed.
+    Metadata,
+    /// It is gone.
+    Deleted,
+    /// It was somewhere else.
+    Renamed {
+        /// Where.
+        from: TreePath,
+    },
+    /// It is ignored from now on.
+    Forgotten,
+}
+
+/// One change, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangeNote {
+    /// What happened.
+    pub op: ChangeOp,
+    /// Where.
+    pub path: TreePath,
+    /// What kind of thing it is.
+    pub kind: Kind,
+    /// A file's size.
+    pub size: u64,
+}
+
+/// What a look found.
+#[derive(Debug)]
+pub struct LookReport {
+    /// The tree now.
+    pub head: Head,
+    /// What changed, at most [`MAX_NOTES`].
+    pub notes: Vec<ChangeNote>,
+    /// How many more changed.
+    pub notes_left_out: u64,
+    /// Places whose digest nothing vouches for yet, or that never held still: to be looked at again in a while.
+    pub revisit: Vec<TreePath>,
+    /// Whether the list of unreadable paths changed.
+    pub problems_changed: bool,
+    /// Whether the ignore rules changed.
+    pub rules_changed: bool,
+    /// Directories that were moved: from, to.
+    pub moved: Vec<(TreePath, TreePath)>,
+    /// Directories that are gone.
+    pub gone_dirs: Vec<TreePath>,
+    /// Sockets, devices and FIFOs that were seen, at most a thousand.
+    pub skipped: Vec<TreePath>,
+}
+
+/// How many changes a report names: a console can show no more, and memory stays bounded.
+pub const MAX_NOTES: usize = 10_000;
+
+/// Why a look ended without a result.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    /// All files are gone at once.
+    #[error("All {files} files are gone")]
+    Emptied {
+        /// How many there were.
+        files: u64,
+    },
+    /// The observer asked for it.
+    #[error("The look was cancelled")]
+    Cancelled,
+    /// The index failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The root itself cannot be read.
+    #[error("Cannot read the directory {path}")]
+    Root {
+        /// The root.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Hint for LookError {
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Emptied { .. } => Some("if that is right, accept it; if not, bring the files back or mount the disk"),
+            Self::Cancelled => None,
+            Self::Index(error) => error.hint(),
+            Self::Root { .. } => Some("check that the directory exists and may be read"),
+        }
+    }
+}
+
+/// Looks at one tree. Only one look runs at a time.
+#[derive(Debug)]
+pub struct Looker {
+    root: Root,
+    clock: FsClock,
+    index: Index,
+    policy: RulePolicy,
+    memory: Mutex<Memory>,
+}
+
+/// What one look leaves for the next within a run.
+#[derive(Debug, Default)]
+struct Memory {
+    /// How often a file did not hold still while it was read.
+    restless: HashMap<TreePath, u32>,
+    mounts: Mounts,
+}
+
+/// How often a file may change under reading before that is called a problem.
+const RESTLESS_LIMIT: u32 = 20;
+
+impl Looker {
+    /// A looker for the tree at `root` with its index.
+    ///
+    /// # Errors
+    /// The index cannot be read.
+    pub fn new(root: Root, state: &StateDir, index: Index, policy: RulePolicy) -> Result<Self, LookError> {
+        let mounts = Mounts::new(index.mounts()?);
+        let memory = Mutex::new(Memory { restless: HashMap::new(), mounts });
+        Ok(Self { root, clock: FsClock::new(state), index, policy, memory })
+    }
+
+    /// Compares and commits.
+    ///
+    /// # Errors
+    /// See [`LookError`]; single paths that fail are problems in the index instead.
+    pub fn look(
+        &self,
+        scope: &Scope,
+        observer: &dyn LookObserver,
+        limits: &LookLimits,
+    ) -> Result<LookReport, LookError> {
+        let mut memory = self.memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        walk::look(self, &mut memory, scope, observer, limits)
+    }
+
+    /// The tree's root.
+    #[must_use]
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// The tree's index.
+    #[must_use]
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+}
+
+/// What the walkers found, on its way to the committer.
+#[derive(Debug)]
+enum Found {
+    /// A node is new or looks different.
+    Put { path: TreePath, old: Option<Box<IndexedNode>>, new: Box<IndexedNode>, moved_from: Option<TreePath> },
+    /// A name is not in its directory any more, or is ignored from now on.
+    Vanished { path: TreePath, node: Box<IndexedNode>, forgotten: bool },
+    /// A path cannot be read.
+    Problem(Problem),
+    /// A place should be looked at again.
+    Revisit(TreePath),
+    /// A socket, device or FIFO.
+    Skipped(TreePath),
+    /// The text of a directory's `.syncignore` is this now.
+    Rule { dir: TreePath, text: Option<String> },
+    /// A file did not hold still.
+    Restless(TreePath),
+    /// A file was read in one piece.
+    Settled(TreePath),
+    /// This part of the tree was looked at completely: problems from before that lie there are void.
+    Covered { path: TreePath, deep: bool },
+    /// The directory is another file system than its parent.
+    Mount(TreePath),
+    /// The look cannot go on.
+    Broken(LookError),
+}
+
+/// The rules a look begins with, by directory.
+type RuleTexts = BTreeMap<TreePath, String>;
+
+/// The parent of a dirty place and the names in it, as the walk takes them.
+type Places = BTreeMap<TreePath, BTreeMap<String, bool>>;
+
+/// A directory on the way: its node and its place.
+#[derive(Debug, Clone)]
+struct Here {
+    id: NodeId,
+    path: TreePath,
+}
