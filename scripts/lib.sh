@@ -52,6 +52,7 @@ ensure_deny() {
 ensure_rsync() {
     command -v rsync >/dev/null && return
     if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+        export DEBIAN_FRONTEND=noninteractive
         { apt-get install -y -q rsync || { apt-get update -q && apt-get install -y -q rsync; }; } >/dev/null 2>&1 || true
     fi
     command -v rsync >/dev/null || say "rsync is not installed: its rows are left out"
