@@ -5,7 +5,9 @@
 
 pub mod durable;
 pub mod hash;
+pub mod index;
 pub mod lock;
+pub mod look;
 pub mod platform;
 pub mod rooted;
 pub mod rules;

@@ -55,10 +55,10 @@ pub(super) fn look_at_file(dir: &Dir, name: &str, stat: &Stat, old: Option<&Inde
 }
 
 fn read_file(dir: &Dir, name: &str, trust: &Trust) -> io::Result<Seen> {
-    let mut file = dir.open_file(name)?;
+    let file = dir.open_file(name)?;
     for _ in 0..READS {
         let before = stat_file(&file)?;
-        let hashed = hash::hash_file(&mut file, before.size)?;
+        let hashed = hash::hash_file(&file, before.size)?;
         if hashed.read < before.size {
             continue;
         }
@@ -69,7 +69,7 @@ fn read_file(dir: &Dir, name: &str, trust: &Trust) -> io::Result<Seen> {
         if still || after.size > before.size {
             let content = Content::File { size: before.size, digest: hashed.digest };
             let entry = Entry { content, mtime: before.mtime, mode: carried_mode(&before) };
-            return Ok(Seen::Entry { entry, identity, vouched: still && hash::vouches(&identity, trust.began) });
+            return Ok(Seen::Entry { entry, identity, vouched: still && identity.vouches(trust.began) });
         }
     }
     Ok(Seen::Restless)
@@ -85,7 +85,7 @@ pub(super) fn look_at_link(dir: &Dir, name: &str, stat: &Stat, old: Option<&Inde
             Err(error) => return seen_error(error),
         },
     };
-    let vouched = hash::vouches(&identity, trust.began);
+    let vouched = identity.vouches(trust.began);
     Seen::Entry { entry: Entry { content, mtime: stat.mtime, mode: 0 }, identity, vouched }
 }
 

@@ -29,11 +29,11 @@ use sync_core::{Hint, Kind, NodeId, Problem, RuleSet, TreePath};
 use crate::{
     hash::FsClock,
     index::{Head, Index, IndexError, IndexedNode},
-    rooted::Root,
-    state::StateDir,
+    rooted::{Dir, Root},
 };
 
 use mounts::Mounts;
+pub use walk::TARGET_OF;
 
 /// What to look at.
 #[derive(Debug, Clone)]
@@ -214,14 +214,16 @@ struct Memory {
 const RESTLESS_LIMIT: u32 = 20;
 
 impl Looker {
-    /// A looker for the tree at `root` with its index.
+    /// A looker for the tree at `root` with its index; `state` is its state directory.
     ///
     /// # Errors
     /// The index cannot be read.
-    pub fn new(root: Root, state: &StateDir, index: Index, policy: RulePolicy) -> Result<Self, LookError> {
+    pub fn new(root: Root, state: &Dir, index: Index, policy: RulePolicy) -> Result<Self, LookError> {
         let mounts = Mounts::new(index.mounts()?);
+        let clock = FsClock::open(state)
+            .map_err(|source| LookError::Root { path: root.path().display().to_string(), source })?;
         let memory = Mutex::new(Memory { restless: HashMap::new(), mounts });
-        Ok(Self { root, clock: FsClock::new(state), index, policy, memory })
+        Ok(Self { root, clock, index, policy, memory })
     }
 
     /// Compares and commits.

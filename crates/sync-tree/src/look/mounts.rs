@@ -44,6 +44,10 @@ impl Mounts {
         }
     }
 
+    pub(super) fn is_known(&self, path: &TreePath) -> bool {
+        self.known.contains(path)
+    }
+
     pub(super) fn known(&self) -> Vec<TreePath> {
         self.known.iter().cloned().collect()
     }

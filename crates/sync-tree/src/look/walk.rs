@@ -1,0 +1,675 @@
+//! Walks directories in parallel and says how they differ from the index.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use crossbeam_channel::Sender;
+use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
+use sync_core::{
+    Content, Entry, Kind, Name, NameError, Node, NodeId, Problem, RuleSet, Time, TreePath, name::STATE_DIR,
+};
+
+use super::{
+    Dirty, Found, Here, LookError, LookLimits, LookObserver, LookReport, Looker, Memory, Places, Scope,
+    commit::{Committer, is_root},
+    file::{Seen, Trust, carried_mode, look_at_file, look_at_link},
+    mounts::{Boundary, Mounts},
+    rules::{LookRules, read_text},
+};
+use crate::{
+    hash::Identity,
+    index::{Index, IndexedNode},
+    rooted::{Dir, Root, Stat, StatKind},
+    rules::{Rules, SYNCIGNORE},
+};
+
+/// Batches between the walkers and the committer: one for each directory, so this bounds memory by directory size.
+const BATCHES_AHEAD: usize = 64;
+
+/// A directory's findings are sent on in pieces of this size.
+const BATCH: usize = 1024;
+
+/// A directory with more names than this is looked at by several threads, in parts.
+const SHARED_FROM: usize = 512;
+const PART: usize = 256;
+
+/// The file in a target's state directory that says which share it is a target of.
+pub const TARGET_OF: &str = "target-of";
+
+/// One look: walkers on threads of their own, the committer on this one.
+pub(super) fn look(
+    looker: &Looker,
+    memory: &mut Memory,
+    scope: &Scope,
+    observer: &dyn LookObserver,
+    limits: &LookLimits,
+) -> Result<LookReport, LookError> {
+    let rules = LookRules::load(&looker.policy, &looker.index)?;
+    let began = looker.clock.now().map_err(|source| root_error(&looker.root, source))?;
+    let (found, batches) = crossbeam_channel::bounded(BATCHES_AHEAD);
+    let walker = Walker {
+        root: &looker.root,
+        index: &looker.index,
+        observer,
+        mounts: memory.mounts.clone(),
+        accept: limits.accept_emptied,
+        trust: Trust { began, distrust: limits.distrust },
+        rules: &rules,
+        stop: AtomicBool::new(false),
+        claimed: Mutex::new(HashSet::new()),
+        found,
+    };
+    let committer = Committer::new(looker, memory, &rules, limits)?;
+    std::thread::scope(|threads| {
+        // If the committer fails its receiver is dropped with it; the walkers then find nobody to tell and end.
+        let walking = threads.spawn(move || walker.run_on_pool(scope));
+        let result = committer.run(&batches, scope);
+        drop(batches);
+        match walking.join() {
+            Ok(()) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+struct Walker<'a> {
+    root: &'a Root,
+    index: &'a Index,
+    observer: &'a dyn LookObserver,
+    mounts: Mounts,
+    accept: bool,
+    trust: Trust,
+    rules: &'a LookRules,
+    stop: AtomicBool,
+    /// Nodes that were found in a new place: each can be found only once.
+    claimed: Mutex<HashSet<NodeId>>,
+    found: Sender<Vec<Found>>,
+}
+
+/// A directory that is to be walked.
+struct Visit {
+    here: Here,
+    dir: Dir,
+    dev: u64,
+    /// Whether the index may know something in it.
+    existed: bool,
+    rules: Arc<Rules>,
+    /// Rule texts found on the way down that differ from the known ones.
+    overrides: Arc<BTreeMap<TreePath, Option<String>>>,
+}
+
+/// What is being collected in one directory.
+struct Batch<'w, 'a> {
+    walker: &'w Walker<'a>,
+    items: Vec<Found>,
+}
+
+impl Batch<'_, '_> {
+    fn push(&mut self, found: Found) {
+        self.items.push(found);
+        if self.items.len() >= BATCH {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if !self.items.is_empty() {
+            self.walker.send(std::mem::take(&mut self.items));
+        }
+    }
+}
+
+impl<'a> Walker<'a> {
+    fn send(&self, items: Vec<Found>) {
+        if self.found.send(items).is_err() {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        if self.stop.load(Ordering::Relaxed) {
+            return true;
+        }
+        if self.observer.cancelled() {
+            self.stop.store(true, Ordering::Relaxed);
+            self.send(vec![Found::Broken(LookError::Cancelled)]);
+            return true;
+        }
+        false
+    }
+
+    fn run_on_pool(self, scope: &Scope) {
+        let this = &self;
+        rayon::scope(|tasks| {
+            if let Err(error) = this.run(tasks, scope) {
+                this.send(vec![Found::Broken(error)]);
+            }
+        });
+    }
+
+    fn run<'s>(&'s self, tasks: &rayon::Scope<'s>, scope: &Scope) -> Result<(), LookError> {
+        match scope {
+            Scope::Everything => self.run_everything(tasks),
+            Scope::Places(places) if places.iter().any(|place| place.deep && place.path.is_root()) => {
+                self.run_everything(tasks)
+            }
+            Scope::Places(places) => self.run_places(tasks, places),
+        }
+    }
+
+    fn run_everything<'s>(&'s self, tasks: &rayon::Scope<'s>) -> Result<(), LookError> {
+        let dir = self.root.dir();
+        let dev = self.root.identity().0;
+        // The root must be readable: an unreadable root is no problem of one path.
+        dir.list().map_err(|source| root_error(self.root, source))?;
+        self.send(vec![Found::Covered { path: TreePath::root(), deep: true }]);
+        let here = Here { id: NodeId::ROOT, path: TreePath::root() };
+        self.visit(tasks, self.start(here, dir, dev));
+        Ok(())
+    }
+
+    fn start(&self, here: Here, dir: Dir, dev: u64) -> Visit {
+        Visit {
+            here,
+            dir,
+            dev,
+            existed: true,
+            rules: Arc::new(self.rules.compiled.clone()),
+            overrides: Arc::new(BTreeMap::new()),
+        }
+    }
+
+    /// Walks one directory: every name in it, then, as tasks of their own, its directories.
+    fn visit<'s>(&'s self, tasks: &rayon::Scope<'s>, mut visit: Visit) {
+        if self.stopped() {
+            return;
+        }
+        self.observer.entering(&visit.here.path);
+        let listing = match visit.dir.list() {
+            Ok(listing) => listing,
+            Err(error) => return self.send(vec![self.unreadable(visit.here.path.clone(), &error)]),
+        };
+        let mut batch = Batch { walker: self, items: Vec::new() };
+        let old = if visit.existed { self.index.children(visit.here.id) } else { Ok(Vec::new()) };
+        let mut old: HashMap<Name, IndexedNode> = match old {
+            Ok(children) => children.into_iter().map(|child| (child.node.name.clone(), child)).collect(),
+            Err(error) => return self.send(vec![Found::Broken(error.into())]),
+        };
+        if self.is_target_of_this(&visit, &listing) {
+            batch.push(Found::Problem(own_target(visit.here.path)));
+            return batch.flush();
+        }
+        self.take_rules(&mut visit, listing.iter().any(|raw| *raw.name == *SYNCIGNORE.as_bytes()), &mut batch);
+        let mut places = Vec::with_capacity(listing.len());
+        for raw in listing {
+            let Some(name) = self.valid_name(&visit.here.path, &raw.name, &mut batch) else { continue };
+            // Taken out whatever comes of it; what is still in `old` at the end is not in the directory.
+            let known = old.remove(&name);
+            places.push((name, known));
+        }
+        for (name, node) in old {
+            batch.push(Found::Vanished { path: visit.here.path.join(&name), node: Box::new(node), forgotten: false });
+        }
+        batch.flush();
+        for dir in self.places(&visit, places) {
+            tasks.spawn(move |tasks| self.visit(tasks, dir));
+        }
+    }
+
+    /// Looks at the names of one directory, many at a time if they are many. Answers the directories among them; their
+    /// own rows are on their way by then, so that nothing in them can overtake them.
+    fn places(&self, visit: &Visit, mut places: Vec<(Name, Option<IndexedNode>)>) -> Vec<Visit> {
+        if places.len() <= SHARED_FROM {
+            return self.look_at_some(visit, places);
+        }
+        let mut parts = Vec::with_capacity(places.len() / PART + 1);
+        while !places.is_empty() {
+            parts.push(places.split_off(places.len().saturating_sub(PART)));
+        }
+        parts.into_par_iter().flat_map_iter(|part| self.look_at_some(visit, part)).collect()
+    }
+
+    fn look_at_some(&self, visit: &Visit, places: Vec<(Name, Option<IndexedNode>)>) -> Vec<Visit> {
+        let mut batch = Batch { walker: self, items: Vec::new() };
+        let mut below = Vec::new();
+        for (name, known) in places {
+            let place = Place { path: visit.here.path.join(&name), parent: visit.here.id, name };
+            below.extend(self.place(visit, place, known, &mut batch));
+        }
+        batch.flush();
+        below
+    }
+
+    /// Looks at one name. Answers the directory to walk, if it is one.
+    fn place(&self, visit: &Visit, place: Place, known: Option<IndexedNode>, batch: &mut Batch<'_, '_>) -> Option<Visit> {
+        let stat = match visit.dir.stat(&place.name) {
+            Ok(stat) => stat,
+            Err(error) => {
+                self.not_there(place, known, &error, batch);
+                return None;
+            }
+        };
+        if visit.rules.is_ignored_below(&visit.here.path, &place.name, stat.kind == StatKind::Directory) {
+            if let Some(node) = known {
+                batch.push(Found::Vanished { path: place.path, node: Box::new(node), forgotten: true });
+            }
+            return None;
+        }
+        match stat.kind {
+            StatKind::Directory => self.place_dir(visit, place, &stat, known, batch),
+            StatKind::Other => {
+                if let Some(node) = known {
+                    batch.push(Found::Vanished { path: place.path.clone(), node: Box::new(node), forgotten: false });
+                }
+                batch.push(Found::Skipped(place.path));
+                None
+            }
+            StatKind::File | StatKind::Symlink => {
+                self.place_file(visit, place, &stat, known, batch);
+                None
+            }
+        }
+    }
+
+    fn not_there(&self, place: Place, known: Option<IndexedNode>, error: &io::Error, batch: &mut Batch<'_, '_>) {
+        if is_gone(error) {
+            if let Some(node) = known {
+                batch.push(Found::Vanished { path: place.path, node: Box::new(node), forgotten: false });
+            }
+        } else {
+            batch.push(self.unreadable(place.path, error));
+        }
+    }
+
+    fn place_file(
+        &self,
+        visit: &Visit,
+        place: Place,
+        stat: &Stat,
+        known: Option<IndexedNode>,
+        batch: &mut Batch<'_, '_>,
+    ) {
+        let seen = if stat.kind == StatKind::File {
+            look_at_file(&visit.dir, &place.name, stat, known.as_ref(), &self.trust)
+        } else {
+            look_at_link(&visit.dir, &place.name, stat, known.as_ref(), &self.trust)
+        };
+        let (entry, identity, vouched) = match seen {
+            Seen::Entry { entry, identity, vouched } => (entry, identity, vouched),
+            Seen::Moved => return batch.push(Found::Revisit(place.path)),
+            Seen::Restless => return batch.push(Found::Restless(place.path)),
+            Seen::Failed(error) => return batch.push(self.unreadable(place.path, &error)),
+        };
+        if known.as_ref().is_some_and(|known| {
+            known.vouched == vouched && known.identity == identity && known.node.entry == entry
+        }) {
+            if !vouched {
+                batch.push(Found::Revisit(place.path));
+            }
+            return;
+        }
+        if known.as_ref().is_some_and(|known| !known.vouched) {
+            batch.push(Found::Settled(place.path.clone()));
+        }
+        if !vouched {
+            batch.push(Found::Revisit(place.path.clone()));
+        }
+        let claim = match &known {
+            // A hard link is also in another place, so its inode says nothing about a move.
+            None if stat.nlink == 1 => self.claim(stat.ino, |node| node.entry.content == entry.content),
+            _ => None,
+        };
+        self.put(place, known, claim, Sight { entry, identity, vouched }, batch);
+    }
+
+    fn place_dir(
+        &self,
+        visit: &Visit,
+        place: Place,
+        stat: &Stat,
+        known: Option<IndexedNode>,
+        batch: &mut Batch<'_, '_>,
+    ) -> Option<Visit> {
+        let dir = match visit.dir.open_dir(&place.name) {
+            Ok(dir) => dir,
+            Err(error) if is_gone(&error) => {
+                batch.push(Found::Revisit(place.path));
+                return None;
+            }
+            Err(error) => {
+                // Known or not, the directory itself was seen; only what is in it cannot be.
+                batch.push(self.unreadable(place.path.clone(), &error));
+                self.put(place, known, None, dir_sight(stat), batch);
+                return None;
+            }
+        };
+        let existed_dir = known.as_ref().filter(|known| known.node.entry.content.is_dir()).map(|known| known.node.id);
+        if !self.may_enter(&place.path, stat.dev != visit.dev, existed_dir, batch) {
+            return None;
+        }
+        let claim = if known.is_none() { self.claim_dir(stat.ino, &dir) } else { None };
+        let existed = known.is_some() || claim.is_some();
+        let path = place.path.clone();
+        let id = self.put(place, known, claim, dir_sight(stat), batch)?;
+        Some(Visit {
+            here: Here { id, path },
+            dir,
+            dev: stat.dev,
+            existed,
+            rules: visit.rules.clone(),
+            overrides: visit.overrides.clone(),
+        })
+    }
+
+    fn may_enter(&self, path: &TreePath, crosses: bool, id: Option<NodeId>, batch: &mut Batch<'_, '_>) -> bool {
+        let holds = |id| self.index.children(id).is_ok_and(|children| !children.is_empty());
+        let relevant = crosses || self.mounts.is_known(path);
+        let boundary =
+            if relevant { self.mounts.decide(path, crosses, id.is_some_and(holds)) } else { Boundary::Enter };
+        let error = match boundary {
+            Boundary::Enter => return true,
+            Boundary::EnterMount => {
+                batch.push(Found::Mount(path.clone()));
+                return true;
+            }
+            _ if self.accept => {
+                if crosses {
+                    batch.push(Found::Mount(path.clone()));
+                }
+                return true;
+            }
+            Boundary::Missing => "the file system that was mounted here is gone; what was in it is left as it was",
+            Boundary::Covered => "another file system was mounted over it; what was in it is left as it was",
+        };
+        // Still a boundary for the next look, or it would take the empty directory for the truth.
+        if !crosses {
+            batch.push(Found::Mount(path.clone()));
+        }
+        batch.push(Found::Problem(Problem::new(path.clone(), error)));
+        false
+    }
+
+    /// Says what is in a place now. Answers the node's id, or nothing if the index failed.
+    fn put(
+        &self,
+        place: Place,
+        known: Option<IndexedNode>,
+        claim: Option<(IndexedNode, TreePath)>,
+        sight: Sight,
+        batch: &mut Batch<'_, '_>,
+    ) -> Option<NodeId> {
+        let (old, moved_from) = match claim {
+            Some((node, from)) => (Some(node), Some(from)),
+            None => (known, None),
+        };
+        let id = match &old {
+            Some(old) => old.node.id,
+            None => match self.index.new_id() {
+                Ok(id) => id,
+                Err(error) => {
+                    batch.push(Found::Broken(error.into()));
+                    return None;
+                }
+            },
+        };
+        let node = Node { id, parent: place.parent, name: place.name, entry: sight.entry };
+        let new = IndexedNode { node, identity: sight.identity, vouched: sight.vouched };
+        if old.as_ref() != Some(&new) {
+            batch.push(Found::Put { path: place.path, old: old.map(Box::new), new: Box::new(new), moved_from });
+        }
+        Some(id)
+    }
+
+    /// The node that moved to where this inode was found: one whose own place lost it.
+    fn claim(&self, ino: u64, alike: impl Fn(&Node) -> bool) -> Option<(IndexedNode, TreePath)> {
+        for candidate in self.index.with_inode(ino).ok()? {
+            if !alike(&candidate.node) {
+                continue;
+            }
+            let Some(from) = self.index.path_of(candidate.node.id).ok()? else { continue };
+            if !self.is_empty_place(&from) {
+                continue;
+            }
+            let mut claimed = self.claimed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if claimed.insert(candidate.node.id) {
+                return Some((candidate, from));
+            }
+        }
+        None
+    }
+
+    /// Inode numbers are used again soon, so a directory must also have something in common with the one it was.
+    fn claim_dir(&self, ino: u64, dir: &Dir) -> Option<(IndexedNode, TreePath)> {
+        self.claim(ino, |node| {
+            node.entry.content.is_dir()
+                && self.index.children(node.id).is_ok_and(|children| {
+                    children.is_empty() || children.iter().any(|child| dir.stat(&child.node.name).is_ok())
+                })
+        })
+    }
+
+    fn is_empty_place(&self, path: &TreePath) -> bool {
+        match self.root.open_parent(path).and_then(|(dir, name)| dir.stat(&name)) {
+            Ok(_) => false,
+            Err(error) => is_gone(&error),
+        }
+    }
+
+    fn valid_name(&self, dir: &TreePath, raw: &[u8], batch: &mut Batch<'_, '_>) -> Option<Name> {
+        match Name::from_bytes(raw) {
+            Ok(name) => Some(name),
+            Err(NameError::Reserved) => None,
+            Err(error) => {
+                let text = format!("{error}; rename it to have it carried");
+                batch.push(Found::Problem(Problem {
+                    path: dir.clone(),
+                    raw_name: raw.into(),
+                    error: text,
+                    unknown: false,
+                }));
+                None
+            }
+        }
+    }
+
+    fn unreadable(&self, path: TreePath, error: &io::Error) -> Found {
+        if is_gone(error) {
+            return Found::Revisit(path);
+        }
+        Found::Problem(Problem::new(path, format!("cannot be read: {error}")))
+    }
+
+    /// Reads the directory's rule file if it has one, and applies it to what is below.
+    fn take_rules(&self, visit: &mut Visit, has_file: bool, batch: &mut Batch<'_, '_>) {
+        if !self.rules.own {
+            return;
+        }
+        let path = &visit.here.path;
+        let known = self.rules.texts.get(path);
+        let text = if has_file {
+            match read_text(&visit.dir, SYNCIGNORE) {
+                Ok(text) => Some(text),
+                Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::InvalidInput => None,
+                // Its own row gets the problem; until it can be read the known rules hold.
+                Err(_) => return,
+            }
+        } else {
+            None
+        };
+        if text.as_ref() == known {
+            return;
+        }
+        batch.push(Found::Rule { dir: path.clone(), text: text.clone() });
+        let mut overrides = (*visit.overrides).clone();
+        overrides.insert(path.clone(), text);
+        let mut texts = self.rules.texts.clone();
+        for (dir, text) in &overrides {
+            match text {
+                Some(text) => texts.insert(dir.clone(), text.clone()),
+                None => texts.remove(dir),
+            };
+        }
+        let set: RuleSet = self.rules.rule_set(&texts);
+        visit.rules = Arc::new(Rules::compile(&set));
+        visit.overrides = Arc::new(overrides);
+    }
+
+    fn is_target_of_this(&self, visit: &Visit, listing: &[crate::rooted::RawDirEntry]) -> bool {
+        if !self.rules.own || is_root(visit.here.id) || !listing.iter().any(|raw| *raw.name == *STATE_DIR.as_bytes()) {
+            return false;
+        }
+        let text = visit.dir.open_dir(STATE_DIR).and_then(|dir| read_text(&dir, TARGET_OF));
+        text.is_ok_and(|text| text.trim() == self.index.share_id().to_hex())
+    }
+
+    fn run_places<'s>(&'s self, tasks: &rayon::Scope<'s>, places: &[Dirty]) -> Result<(), LookError> {
+        let mut todo = Places::new();
+        for place in places {
+            if let Some((parent, name)) = place.path.split() {
+                *todo.entry(parent).or_default().entry(name.to_owned()).or_default() |= place.deep;
+            }
+        }
+        // A place whose directory is not known yet, or is gone, makes that directory itself a dirty place above it.
+        while let Some((parent, names)) = todo.pop_last() {
+            if self.stopped() {
+                return Ok(());
+            }
+            if self.rules.compiled.is_ignored(&parent, true) {
+                continue;
+            }
+            if let Some((dir, here)) = self.known_dir(&parent)? {
+                self.look_at_names(tasks, dir, here, names)?;
+            } else if let Some((above, name)) = parent.split() {
+                todo.entry(above).or_default().insert(name.to_owned(), true);
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory at a path, if both the disk and the index have one there.
+    fn known_dir(&self, path: &TreePath) -> Result<Option<(Dir, Here)>, LookError> {
+        if path.is_root() {
+            return Ok(Some((self.root.dir(), Here { id: NodeId::ROOT, path: path.clone() })));
+        }
+        let Some(node) = self.index.find(path)?.filter(|node| node.node.entry.content.is_dir()) else {
+            return Ok(None);
+        };
+        match self.root.open_dir(path) {
+            Ok(dir) => Ok(Some((dir, Here { id: node.node.id, path: path.clone() }))),
+            Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::NotADirectory => Ok(None),
+            Err(error) => {
+                self.send(vec![
+                    Found::Covered { path: path.clone(), deep: false },
+                    self.unreadable(path.clone(), &error),
+                ]);
+                Ok(None)
+            }
+        }
+    }
+
+    fn look_at_names<'s>(
+        &'s self,
+        tasks: &rayon::Scope<'s>,
+        dir: Dir,
+        here: Here,
+        names: BTreeMap<String, bool>,
+    ) -> Result<(), LookError> {
+        let own_stat = match dir.stat_self() {
+            Ok(stat) => stat,
+            Err(error) => {
+                self.send(vec![self.unreadable(here.path, &error)]);
+                return Ok(());
+            }
+        };
+        let mut visit = self.start(here, dir, own_stat.dev);
+        let mut batch = Batch { walker: self, items: Vec::new() };
+        if names.contains_key(SYNCIGNORE) && self.rules.own {
+            let before = visit.overrides.len();
+            self.take_rules(&mut visit, true, &mut batch);
+            if visit.overrides.len() != before {
+                // New rules may hide or show anything below.
+                batch.push(Found::Covered { path: visit.here.path.clone(), deep: true });
+                self.put_dir_itself(&visit.here, &own_stat, &mut batch)?;
+                batch.flush();
+                self.visit(tasks, visit);
+                return Ok(());
+            }
+        }
+        let mut below = Vec::new();
+        for (name, deep) in names {
+            let Ok(name) = Name::new(&name) else { continue };
+            let known = self.index.child(visit.here.id, &name)?;
+            let path = visit.here.path.join(&name);
+            let known_dir = known.clone().filter(|known| known.node.entry.content.is_dir());
+            let place = Place { path: path.clone(), parent: visit.here.id, name };
+            let found_dir = self.place(&visit, place, known, &mut batch);
+            // A directory that was there before and is the same one holds what it held, unless somebody said otherwise.
+            let enter = found_dir.filter(|dir| deep || !self.is_same_dir(known_dir.as_ref(), &dir.dir));
+            batch.push(Found::Covered { path, deep: deep || enter.is_some() || known_dir.is_none() });
+            below.extend(enter);
+        }
+        self.put_dir_itself(&visit.here, &own_stat, &mut batch)?;
+        batch.flush();
+        for dir in below {
+            tasks.spawn(move |tasks| self.visit(tasks, dir));
+        }
+        Ok(())
+    }
+
+    fn is_same_dir(&self, known: Option<&IndexedNode>, dir: &Dir) -> bool {
+        known.is_some_and(|known| dir.stat_self().is_ok_and(|stat| stat.ino == known.identity.ino))
+    }
+
+    /// A directory's time moves when names in it come and go, without an event of its own.
+    fn put_dir_itself(&self, here: &Here, stat: &Stat, batch: &mut Batch<'_, '_>) -> Result<(), LookError> {
+        if is_root(here.id) {
+            return Ok(());
+        }
+        if let Some(known) = self.index.node(here.id)? {
+            let place = Place { path: here.path.clone(), parent: known.node.parent, name: known.node.name.clone() };
+            self.put(place, Some(known), None, dir_sight(stat), batch);
+        }
+        Ok(())
+    }
+}
+
+/// A name in a directory.
+struct Place {
+    path: TreePath,
+    parent: NodeId,
+    name: Name,
+}
+
+/// What was seen there.
+struct Sight {
+    entry: Entry,
+    identity: Identity,
+    vouched: bool,
+}
+
+fn dir_sight(stat: &Stat) -> Sight {
+    let entry = Entry { content: Content::Directory, mtime: stat.mtime, mode: carried_mode(stat) };
+    debug_assert_eq!(entry.kind(), Kind::Directory);
+    // A directory's ctime moves with everything in it and vouches for nothing; only the inode counts.
+    let identity = Identity { ino: stat.ino, size: 0, mtime: stat.mtime, ctime: Time::default() };
+    Sight { entry, identity, vouched: true }
+}
+
+fn own_target(path: TreePath) -> Problem {
+    let error = "it is a target of this very share, so it is not served".to_owned();
+    Problem { path, raw_name: Box::default(), error, unknown: true }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn root_error(root: &Root, source: io::Error) -> LookError {
+    LookError::Root { path: root.path().display().to_string(), source }
+}
