@@ -5,9 +5,10 @@
 //! what an exit code means, how a size is written) lives here so that it cannot drift apart. Nothing here knows what a
 //! share or a target is.
 //!
-//! Reading order: [`settings`] (layers and their errors), [`units`] (sizes and durations in them), [`cli`] (arguments and
+//! Reading order: [`settings`] (layers and their errors), [`units`] and [`address`] (what is written in them), [`cli`] (arguments and
 //! standard output), [`show`] (text for people), [`report`] (errors, advice and exit codes), [`logging`].
 
+pub mod address;
 pub mod cli;
 pub mod logging;
 pub mod report;
@@ -15,6 +16,7 @@ pub mod settings;
 pub mod show;
 pub mod units;
 
+pub use address::HostPort;
 pub use cli::Stdout;
 pub use logging::LogFormat;
 pub use report::{Advise, ExitCode, error_chain};

@@ -126,7 +126,7 @@ pub struct Loaded<T> {
 ///
 /// # Errors
 /// Names the place, the setting, what was expected and what was found.
-pub fn load<T: Settings>(spec: Spec<impl Serialize>) -> Result<Loaded<T>, SettingsError> {
+pub fn load<T: Settings>(spec: &Spec<impl Serialize>) -> Result<Loaded<T>, SettingsError> {
     load_with(spec, std::env::vars_os())
 }
 
@@ -135,7 +135,7 @@ pub fn load<T: Settings>(spec: Spec<impl Serialize>) -> Result<Loaded<T>, Settin
 /// # Errors
 /// As [`load`].
 pub fn load_with<T: Settings>(
-    spec: Spec<impl Serialize>,
+    spec: &Spec<impl Serialize>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Loaded<T>, SettingsError> {
     let file = match &spec.explicit_file {
@@ -181,7 +181,7 @@ impl Layers {
             return Place::Flag(flag_name(path));
         }
         if holds(&self.environment, path) {
-            return Place::Variable(environment::variable_of(self.env_prefix, &key_name(path)));
+            return Place::Variable(environment::variable_of(self.env_prefix, &settable_name(path)));
         }
         match &self.file {
             Some(file) if holds(&self.file_values, path) => {
@@ -219,8 +219,9 @@ fn without_empty(value: Value) -> Option<Value> {
     match value {
         Value::Empty(..) => None,
         Value::Dict(tag, dict) => {
-            let dict = dict.into_iter().filter_map(|(key, value)| Some((key, without_empty(value)?)));
-            Some(Value::Dict(tag, dict.collect()))
+            let said = dict.into_iter().filter_map(|(key, value)| Some((key, without_empty(value)?)));
+            let said: Dict = said.collect();
+            (!said.is_empty()).then_some(Value::Dict(tag, said))
         }
         Value::Array(tag, items) => {
             Some(Value::Array(tag, items.into_iter().filter_map(without_empty).collect()))
@@ -251,11 +252,15 @@ fn key_name(path: &[String]) -> String {
     names.join(".")
 }
 
+/// The key by which a variable or flag can set this: of an item in a list, the list's.
+fn settable_name(path: &[String]) -> String {
+    let in_list = path.iter().position(|step| step.parse::<usize>().is_ok());
+    path[..in_list.unwrap_or(path.len())].join(".")
+}
+
 /// The flag that sets a key, by convention: `log.format` is `--log-format`, and items of `share` are `--share`.
 fn flag_name(path: &[String]) -> String {
-    let in_list = path.iter().position(|step| step.parse::<usize>().is_ok());
-    let name = key_name(&path[..in_list.unwrap_or(path.len())]);
-    format!("--{}", name.replace(['.', '_'], "-"))
+    format!("--{}", settable_name(path).replace(['.', '_'], "-"))
 }
 
 /// Holds a type's [`Settings::KEYS`] against what serde sees. For tests: `full` needs an item in every list of tables.

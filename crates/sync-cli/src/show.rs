@@ -29,8 +29,7 @@ fn tenths_of(count: u64, unit: u128) -> u128 {
 /// Bytes a second: `26.3 MiB/s`. Over no time at all it is the bytes themselves a second.
 #[must_use]
 pub fn rate(count: u64, time: Duration) -> String {
-    let nanos = time.as_nanos();
-    let per_second = if nanos == 0 { count.into() } else { u128::from(count) * 1_000_000_000 / nanos };
+    let per_second = (u128::from(count) * 1_000_000_000).checked_div(time.as_nanos()).unwrap_or(count.into());
     format!("{}/s", bytes(u64::try_from(per_second).unwrap_or(u64::MAX)))
 }
 

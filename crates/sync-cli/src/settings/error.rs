@@ -134,6 +134,14 @@ pub enum SettingsError {
         /// What is wrong.
         message: String,
     },
+    /// Something that a command needs is not set anywhere.
+    #[error("{what}")]
+    Required {
+        /// What is missing.
+        what: &'static str,
+        /// How to set it.
+        advice: &'static str,
+    },
     /// The command line cannot be expressed as settings.
     #[error("The command line cannot be used: {message}")]
     BadFlags {
@@ -152,6 +160,7 @@ impl Hint for SettingsError {
             Self::Syntax { .. } | Self::UnknownKey { .. } => {
                 Some("the files in config/ show every key with its default")
             }
+            Self::Required { advice, .. } => Some(advice),
             Self::BadValue { .. } | Self::Invalid { .. } | Self::BadFlags { .. } => None,
         }
     }

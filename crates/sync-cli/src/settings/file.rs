@@ -21,7 +21,7 @@ pub(super) struct File {
 /// # Errors
 /// It cannot be read, or is not TOML.
 pub(super) fn read(path: &Path) -> Result<Option<File>, SettingsError> {
-    #[allow(clippy::disallowed_methods, reason = "the operator names this file, no peer does")]
+    #[expect(clippy::disallowed_methods, reason = "the operator names this file, no peer does")]
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "tests write their own configuration files")]
+
 use std::fs;
 
 use serde::Deserialize;
@@ -100,7 +102,7 @@ fn try_load(file: &str, variables: &[(&str, &str)], flags: Flags) -> Result<Load
     fs::write(&path, file).unwrap();
     let spec = Spec { default_file: "no-such-demo.toml", explicit_file, env_prefix: "DEMO_", flags };
     let variables = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    load_with(spec, variables)
+    load_with(&spec, variables)
         .map_err(|error| error.to_string().replace(&format!("{}/", dir.path().display()), ""))
 }
 
@@ -215,7 +217,7 @@ fn bad_values_say_what_was_expected_and_found() {
         ),
         ("[[share]]\npath = \"a\"\nname = \"\"", "line 3: share.name: expected a name, found nothing"),
     ] {
-        let error = from_file(file).unwrap_err();
+        let error = from_file(file).expect_err(file);
         assert!(
             error.starts_with("demo.toml, ") && error.ends_with(want),
             "{file}\n got {error}\nwant {want}"
@@ -243,7 +245,7 @@ fn files_that_cannot_be_read_are_errors_and_absent_defaults_are_not() {
     let dir = tempfile::tempdir().unwrap();
     let load_file = |path: PathBuf| {
         let spec = Spec { default_file: "", explicit_file: Some(path), env_prefix: "DEMO_", flags: () };
-        load_with::<Demo>(spec, []).map(|loaded| loaded.settings)
+        load_with::<Demo>(&spec, []).map(|loaded| loaded.settings)
     };
     assert!(matches!(load_file(dir.path().join("none.toml")), Err(SettingsError::Missing { .. })));
     assert!(matches!(load_file(dir.path().to_owned()), Err(SettingsError::Read { .. })));
@@ -260,7 +262,7 @@ fn paths_in_a_file_are_relative_to_it() {
     fs::write(&path, "state_dir = \"s\"\n[[share]]\nname = \"n\"\npath = \"/abs\"\n[[share]]\nname = \"m\"\npath = \"../d\"\n")
         .unwrap();
     let spec = Spec { default_file: "", explicit_file: Some(path), env_prefix: "DEMO_", flags: () };
-    let settings = load_with::<Demo>(spec, []).unwrap().settings;
+    let settings = load_with::<Demo>(&spec, []).unwrap().settings;
     assert_eq!(settings.state_dir, Some(dir.path().join("s")));
     assert_eq!(settings.share[0].path, Path::new("/abs"));
     assert_eq!(settings.share[1].path, dir.path().join("../d"));
@@ -321,9 +323,9 @@ fn a_variable_that_is_not_utf8_is_named() {
     let spec =
         Spec { default_file: "no-such-demo.toml", explicit_file: None, env_prefix: "DEMO_", flags: () };
     let bad = |name: &str| [(OsString::from(name), OsString::from_vec(vec![0xff]))];
-    let error = load_with::<Demo>(spec.clone(), bad("DEMO_LISTEN")).unwrap_err().to_string();
+    let error = load_with::<Demo>(&spec, bad("DEMO_LISTEN")).unwrap_err().to_string();
     assert!(error.starts_with("environment variable DEMO_LISTEN: listen: expected UTF-8"), "{error}");
-    assert!(load_with::<Demo>(spec, bad("ELSE")).is_ok());
+    assert!(load_with::<Demo>(&spec, bad("ELSE")).is_ok());
 }
 
 #[test]
