@@ -193,11 +193,10 @@ fn a_name_that_is_not_utf_8_is_a_problem_and_the_rest_goes_on() {
         assert!(problems.iter().any(|(path, _)| path.starts_with("dir/bad ")), "{problems:?}");
         assert!(problems.iter().all(|(_, error)| error.contains("UTF-8")), "{problems:?}");
     }
-    assert_eq!(lab.target().snapshot().keys().map(|path| path.0.as_slice()).collect::<Vec<_>>(), [
-        b"dir".as_slice(),
-        b"dir/also good",
-        b"good"
-    ]);
+    assert_eq!(
+        lab.target().snapshot().keys().map(|path| path.0.as_slice()).collect::<Vec<_>>(),
+        [b"dir".as_slice(), b"dir/also good", b"good"]
+    );
 
     lab.share.rename(OsStr::from_bytes(b"bad \xff name"), "good now");
     lab.share.remove(OsStr::from_bytes(b"dir/bad \xc3\x28 dir"));

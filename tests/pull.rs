@@ -100,7 +100,9 @@ fn edits_in_the_target_are_put_right_and_kept_in_the_trash() {
     lab.assert_same();
 
     let trash = target.trash();
-    let kept = |path: &str| trash.get(&PathBytes::from(path)).unwrap_or_else(|| panic!("{path} is not in {trash:#?}"));
+    let kept = |path: &str| {
+        trash.get(&PathBytes::from(path)).unwrap_or_else(|| panic!("{path} is not in {trash:#?}"))
+    };
     assert_eq!(kept("dir 0/sub/file 0").size, "edited by hand".len() as u64);
     assert_eq!(kept("dir 1/sub/file 1").digest, quiet);
     assert_eq!(kept("my own/notes").size, "unknown to the share".len() as u64);
@@ -182,7 +184,8 @@ fn a_renamed_directory_is_one_rename() {
     let outcome = agent.pull().expect(0);
     lab.assert_same();
     let now = "somewhere/new name";
-    let after = (target.inode(now), target.inode(format!("{now}/3")), target.inode(format!("{now}/3/file 3")));
+    let after =
+        (target.inode(now), target.inode(format!("{now}/3")), target.inode(format!("{now}/3/file 3")));
     assert_eq!(before, after, "the directory or its files were made again");
     assert!(outcome.count("bytes_received") < NO_CONTENT_BYTES, "{}", outcome.stdout);
     assert_eq!(outcome.count("deleted"), 0);
@@ -317,7 +320,11 @@ fn what_was_written_before_a_pull_is_there_after_it() {
         let path = format!("new {}/dir/file {number}", number % 5);
         lab.share.file(&path, format!("echo {number}"));
         agent.pull().expect(0);
-        assert_eq!(lab.target().try_read(&path), Some(format!("echo {number}").into_bytes()), "round {number}");
+        assert_eq!(
+            lab.target().try_read(&path),
+            Some(format!("echo {number}").into_bytes()),
+            "round {number}"
+        );
     }
     lab.assert_same();
 }
@@ -340,7 +347,11 @@ fn a_file_that_grows_meanwhile_does_not_fail_a_pull() {
         for _ in 0..5 {
             agent.pull().expect(0);
             let (here, there) = (lab.target().read("log"), lab.share.read("log"));
-            assert!(here.len() >= 1_000_000 && there.starts_with(&here), "{} bytes are no prefix", here.len());
+            assert!(
+                here.len() >= 1_000_000 && there.starts_with(&here),
+                "{} bytes are no prefix",
+                here.len()
+            );
         }
         drop(done);
     });
@@ -357,7 +368,8 @@ fn several_shares_have_targets_of_their_own() {
     let daemon = lab.spec().share("照片 2", other.root()).start();
     lab.agent(&daemon.url()).pull().expect(0);
     lab.assert_same();
-    let agent = sync_testkit::programs::Agent::new(common::SYNC_AGENT, &daemon.url(), "照片 2", lab.path("t2"));
+    let agent =
+        sync_testkit::programs::Agent::new(common::SYNC_AGENT, &daemon.url(), "照片 2", lab.path("t2"));
     agent.pull().expect(0);
     assert_same(other.root(), &lab.path("t2"));
 }
@@ -373,8 +385,10 @@ fn a_target_inside_the_share_is_not_part_of_the_share() {
         agent.pull().expect(0);
     }
     let backup = lab.share.path("backup");
-    let (mut all, copied) = (snapshot(lab.share.root()), snapshot(&backup));
+    let (mut all, mut copied) = (snapshot(lab.share.root()), snapshot(&backup));
     all.retain(|path, _| !path.0.starts_with(b"backup"));
+    // Its name may be there, as an empty directory; what is below it may not.
+    copied.remove(&PathBytes::from("backup"));
     let differences = sync_testkit::tree::differences(&all, &copied, sync_testkit::tree::Compare::default());
     assert!(differences.is_empty(), "{differences:#?}");
 }

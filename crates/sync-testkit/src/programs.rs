@@ -9,6 +9,9 @@ mod process;
 
 use std::{fs, time::Duration};
 
+pub use rustix::process::Signal;
+pub use serde_json::Value;
+
 pub use agent::{Agent, Follower, Outcome};
 pub use daemon::{Daemon, DaemonSpec};
 pub use process::{Finished, Launch, Process};

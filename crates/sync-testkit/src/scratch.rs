@@ -1,6 +1,10 @@
 //! A directory for one test.
 
-use std::{fs, path::{Path, PathBuf}, thread};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use tempfile::TempDir;
 
@@ -18,7 +22,8 @@ impl Scratch {
     /// Makes one where temporary files go (`TMPDIR`).
     #[must_use]
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("syncd-test-").tempdir().expect("temporary files can be made");
+        let dir =
+            tempfile::Builder::new().prefix("syncd-test-").tempdir().expect("temporary files can be made");
         let path = fs::canonicalize(dir.path()).expect("a new directory can be resolved");
         Self { dir, path }
     }
