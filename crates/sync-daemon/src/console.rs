@@ -1,0 +1,225 @@
+//! What the daemon says on standard output: what it serves, that it is ready, and what changes.
+//!
+//! A thread of its own writes, so that a reader which is slow, stuck or gone never holds the daemon up: lines that find
+//! no room are counted and dropped, and nothing is written any more once writing failed.
+
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    time::{Duration, SystemTime},
+};
+
+use sync_cli::{Stdout, show};
+use sync_core::{Kind, name::escape};
+use sync_tree::{
+    live::TreeState,
+    look::{ChangeNote, ChangeOp},
+};
+
+use crate::shares::Share;
+
+/// Pieces of text that may wait to be written.
+const PIECES_WAITING: usize = 256;
+
+/// Changes shown of one batch; the rest is counted.
+const LINES_IN_A_BATCH: usize = 1000;
+
+/// Where the daemon's lines go. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Console(Option<SyncSender<Piece>>);
+
+#[derive(Debug)]
+enum Piece {
+    Text(String),
+    /// Answered when everything before it is written.
+    Mark(tokio::sync::oneshot::Sender<()>),
+}
+
+impl Console {
+    /// Says nothing.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self(None)
+    }
+
+    /// Writes to standard output.
+    #[must_use]
+    pub fn stdout() -> Self {
+        let (sender, pieces) = sync_channel(PIECES_WAITING);
+        // Not joined: if standard output is stuck the thread is too, and it ends with the process.
+        let thread = std::thread::Builder::new().name("console".into()).spawn(move || write_task(&pieces));
+        Self(thread.is_ok().then_some(sender))
+    }
+
+    /// Says some lines, unless too many wait already.
+    pub(crate) fn say(&self, lines: String) {
+        let Some(sender) = &self.0 else { return };
+        if let Err(TrySendError::Full(_)) = sender.try_send(Piece::Text(lines)) {
+            tracing::debug!("standard output does not keep up; lines are left out");
+        }
+    }
+
+    /// Waits until everything that was said is written, but not for ever.
+    pub(crate) async fn finish(&self) {
+        let (mark, reached) = tokio::sync::oneshot::channel();
+        if let Some(sender) = &self.0
+            && sender.try_send(Piece::Mark(mark)).is_ok()
+        {
+            // Late or never is the same here: the reader does not read.
+            let _ = tokio::time::timeout(Duration::from_millis(300), reached).await;
+        }
+    }
+}
+
+fn write_task(pieces: &Receiver<Piece>) {
+    let stdout = Stdout::new();
+    let mut broken = false;
+    for piece in pieces {
+        match piece {
+            Piece::Text(text) if !broken => broken = stdout.line(&text).is_err(),
+            Piece::Text(_) => {}
+            // Whoever waited may have given up.
+            Piece::Mark(mark) => drop(mark.send(())),
+        }
+    }
+}
+
+/// The first lines.
+pub(crate) fn greeting(address: SocketAddr) -> String {
+    format!("syncd {}\nlistening on {address}", env!("CARGO_PKG_VERSION"))
+}
+
+/// One share's line, when its first scan is over.
+pub(crate) fn share_line(share: &Share) -> String {
+    let status = share.tree.status().borrow().clone();
+    let dir = share.tree.root_path().to_string_lossy();
+    let mut line = format!("share {}  {}  ", escape(&share.name), escape(&dir));
+    let counts = || format!("{}, {}", show::count(status.head.files, "file"), show::bytes(status.head.bytes));
+    // Writing to a string cannot fail.
+    let _ = match &status.state {
+        TreeState::Scanning => write!(line, "scanning"),
+        TreeState::Ready => write!(line, "{}", counts()),
+        TreeState::Degraded { reason } => write!(line, "{}, degraded: {}", counts(), escape(reason)),
+        TreeState::Halted { reason } => write!(line, "halted: {}", escape(reason)),
+    };
+    if let Some(note) = share.tree.state_note() {
+        let _ = write!(line, "  ({})", escape(&note));
+    }
+    line
+}
+
+/// The line that tells scripts and tests to go on.
+pub(crate) fn ready_line(address: SocketAddr) -> String {
+    // A socket address shows IPv6 in brackets.
+    format!("ready http://{address}")
+}
+
+/// A share's change of state.
+pub(crate) fn state_line(share: &str, state: &TreeState) -> String {
+    let (word, reason) = match state {
+        TreeState::Scanning => ("scanning", ""),
+        TreeState::Ready => ("ready", ""),
+        TreeState::Degraded { reason } => ("degraded: ", reason.as_str()),
+        TreeState::Halted { reason } => ("halted: ", reason.as_str()),
+    };
+    format!("{} {} {word}{}", show::now(), escape(share), escape(reason))
+}
+
+/// One line for each change of a batch, up to a limit.
+pub(crate) fn change_lines(share: &str, notes: &Arc<Vec<ChangeNote>>, now: SystemTime) -> String {
+    let (time, share) = (show::time(now), escape(share));
+    let mut lines: Vec<String> = notes.iter().take(LINES_IN_A_BATCH).map(|note| change_line(&time, &share, note)).collect();
+    if notes.len() > LINES_IN_A_BATCH {
+        let more = (notes.len() - LINES_IN_A_BATCH) as u64;
+        lines.push(format!("{time} {share} … and {} more", thousands(more)));
+    }
+    lines.join("\n")
+}
+
+/// Stands for the changes that came faster than they could be told.
+pub(crate) fn left_out_line(share: &str, now: SystemTime) -> String {
+    format!("{} {} … and more changes than can be shown", show::time(now), escape(share))
+}
+
+fn change_line(time: &str, share: &str, note: &ChangeNote) -> String {
+    let what = match note.op {
+        ChangeOp::Created => "created",
+        ChangeOp::Modified => "modified",
+        ChangeOp::Metadata => "metadata",
+        ChangeOp::Deleted => "deleted",
+        ChangeOp::Renamed { .. } => "renamed",
+        ChangeOp::Forgotten => "ignored",
+    };
+    let path = escape(note.path.as_str());
+    let size = match (note.kind, &note.op) {
+        (Kind::File, ChangeOp::Deleted | ChangeOp::Forgotten) => String::new(),
+        (Kind::File, _) => format!(" {}", show::bytes(note.size)),
+        (Kind::Directory, _) => " directory".to_owned(),
+        (Kind::Symlink, _) => " link".to_owned(),
+    };
+    match &note.op {
+        ChangeOp::Renamed { from } => format!("{time} {share} {what} {} -> {path}{size}", escape(from.as_str())),
+        _ => format!("{time} {share} {what} {path}{size}"),
+    }
+}
+
+/// A number with a comma before each three digits.
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use sync_core::TreePath;
+
+    use super::*;
+
+    fn note(op: ChangeOp, path: &str) -> ChangeNote {
+        ChangeNote { op, path: TreePath::new(path).unwrap(), kind: Kind::File, size: 2048 }
+    }
+
+    #[test]
+    fn a_change_is_one_line_whatever_its_name() {
+        let from = TreePath::new("old").unwrap();
+        let notes = vec![
+            note(ChangeOp::Created, "a\nb"),
+            note(ChangeOp::Renamed { from }, "new"),
+            note(ChangeOp::Deleted, "中文"),
+        ];
+        let lines = change_lines("docs", &Arc::new(notes), UNIX_EPOCH);
+        assert_eq!(
+            lines,
+            "1970-01-01T00:00:00Z docs created a\\nb 2.0 KiB\n\
+             1970-01-01T00:00:00Z docs renamed old -> new 2.0 KiB\n\
+             1970-01-01T00:00:00Z docs deleted 中文"
+        );
+    }
+
+    #[test]
+    fn a_flood_is_counted() {
+        let notes: Vec<_> = (0..10_000).map(|i| note(ChangeOp::Created, &format!("f{i}"))).collect();
+        let lines = change_lines("s", &Arc::new(notes), UNIX_EPOCH);
+        assert_eq!(lines.lines().count(), 1001);
+        assert!(lines.ends_with("s … and 9,000 more"), "{}", lines.lines().last().unwrap());
+        assert_eq!([0, 999, 1000, 1_234_567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn ready_shows_ipv6_in_brackets() {
+        assert_eq!(ready_line("[::1]:7420".parse().unwrap()), "ready http://[::1]:7420");
+    }
+}

@@ -1,0 +1,152 @@
+//! The program around [`App`]: arguments, logging, signals, exit codes.
+
+use std::{process::ExitCode as ProcessExit, time::Duration};
+
+use anyhow::{Context as _, anyhow};
+use sync_cli::{Advise as _, ExitCode, Loaded, SettingsError, Stdout, error_chain, logging, settings::to_toml, show};
+use sync_core::name::escape;
+use sync_tree::live::LiveTree;
+use tokio::{runtime::Runtime, signal, sync::mpsc};
+use tracing::warn;
+
+use crate::{
+    app::{App, live_options},
+    console::Console,
+    settings::{
+        DaemonSettings,
+        cli::{DaemonCli, DaemonCommand},
+    },
+};
+
+/// How long threads that are stuck in a read have once everything else has ended.
+const RUNTIME_ENDS_WITHIN: Duration = Duration::from_millis(100);
+
+/// Runs `syncd` with the arguments and the environment of this process.
+#[must_use]
+pub fn main() -> ProcessExit {
+    let cli = match sync_cli::cli::parse::<DaemonCli>() {
+        Ok(cli) => cli,
+        Err(code) => return code.into(),
+    };
+    match run(&cli) {
+        Ok(()) => ExitCode::Ok.into(),
+        Err(error) => {
+            eprintln!("{}", error_chain(&error));
+            ExitCode::of(&error).into()
+        }
+    }
+}
+
+fn run(cli: &DaemonCli) -> anyhow::Result<()> {
+    let Loaded { settings, warnings, .. } = cli.load()?;
+    let log = logging::Logging {
+        format: settings.log.format,
+        default_filter: "info",
+        file: settings.log.file.as_deref(),
+        writer: None,
+    };
+    let _guard = logging::init(log).advised()?;
+    for warning in &warnings {
+        warn!("{warning}");
+    }
+    match &cli.command {
+        None => serve(settings),
+        Some(DaemonCommand::Check) => check(&settings),
+        Some(DaemonCommand::Accept { name }) => accept(&settings, name),
+    }
+}
+
+/// Prints the settings as they count. What they refer to must be there as well.
+fn check(settings: &DaemonSettings) -> anyhow::Result<()> {
+    settings.require_share()?;
+    Stdout::new().text(&to_toml(settings)).context("Cannot print the configuration")?;
+    for share in &settings.share {
+        #[expect(clippy::disallowed_methods, reason = "the operator names this path, and it is only looked at")]
+        let found = std::fs::metadata(&share.path).map(|found| found.is_dir());
+        let name = escape(&share.name);
+        let path = share.path.to_string_lossy();
+        let missing = || format!("Share {name} cannot be served: {}", escape(&path));
+        let is_dir = found.advise("make the directory, or correct share.path").with_context(missing)?;
+        if !is_dir {
+            return Err(anyhow!("It is not a directory")).advise("name a directory as share.path").with_context(missing);
+        }
+    }
+    Ok(())
+}
+
+/// Lets a halted share go on with the directory as it is.
+fn accept(settings: &DaemonSettings, name: &str) -> anyhow::Result<()> {
+    let known = || settings.share.iter().map(|share| share.name.as_str());
+    let Some(share) = settings.share.iter().find(|share| share.name == name) else {
+        let advice = match show::nearest(name, known()) {
+            Some(near) => format!("did you mean {}?", escape(near)),
+            None => "name it with --share NAME=DIR, or use the configuration that serves it".to_owned(),
+        };
+        let unknown = SettingsError::Required { what: "The share is not configured", advice: "" };
+        return Err(unknown).advise(advice);
+    };
+    LiveTree::accept(&live_options(share, settings)).advised()?;
+    let line = format!("{}: accepted; it goes on within a second, or at its next start", escape(name));
+    Stdout::new().line(&line).context("Cannot print")
+}
+
+fn serve(settings: DaemonSettings) -> anyhow::Result<()> {
+    settings.require_share()?;
+    use_threads(settings.threads);
+    let runtime = Runtime::new().context("Cannot start threads")?;
+    let served = runtime.block_on(serve_until_signal(settings));
+    // Reads that hang on a dead disk do not keep the process.
+    runtime.shutdown_timeout(RUNTIME_ENDS_WITHIN);
+    served
+}
+
+/// Sizes the pool that scans and hashes.
+fn use_threads(threads: u32) {
+    // 0 is the pool's own word for one for each core. An error says that the pool exists, which is as good.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global();
+}
+
+async fn serve_until_signal(settings: DaemonSettings) -> anyhow::Result<()> {
+    // First of all, so that a signal during the start ends it in order too.
+    let mut signals = signals()?;
+    let app = App::start_with(settings, Console::stdout()).await.advised()?;
+    signals.recv().await;
+    tokio::select! {
+        () = app.stop() => Ok(()),
+        _ = signals.recv() => {
+            warn!("second signal: ending at once");
+            // Nothing can be lost: what is not committed is found again by the next scan.
+            std::process::exit(130);
+        }
+    }
+}
+
+/// One message for each signal that asks the program to end.
+#[cfg(unix)]
+fn signals() -> anyhow::Result<mpsc::Receiver<()>> {
+    use signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt()).context("Cannot listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("Cannot listen for SIGTERM")?;
+    let (sender, receiver) = mpsc::channel(2);
+    // Ends with the runtime: there is nothing to wait for.
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if sender.send(()).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+/// One message for each signal that asks the program to end.
+#[cfg(not(unix))]
+fn signals() -> anyhow::Result<mpsc::Receiver<()>> {
+    let (sender, receiver) = mpsc::channel(2);
+    tokio::spawn(async move { while signal::ctrl_c().await.is_ok() && sender.send(()).await.is_ok() {} });
+    Ok(receiver)
+}

@@ -1,0 +1,175 @@
+//! Many small files over one stream.
+//!
+//! Wants are read while less than the allowed number are unanswered, and put into a queue. Packing a message is a short
+//! piece of blocking work: it takes wants from the queue until the payload is large enough or the queue is empty, so a
+//! lone want is answered at once and a flood of them in full messages. A few are packed at a time, and each has a place
+//! for its message before it starts: a client that takes no answers costs neither threads nor memory.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use sync_core::{Digest, NodeId};
+use sync_tree::serve::ServeError;
+use sync_wire::{MAX_PAYLOAD_BYTES, v1};
+use tokio::{sync::mpsc::OwnedPermit, task::JoinSet};
+use tokio_stream::StreamExt as _;
+use tonic::{Status, Streaming};
+
+use super::{
+    errors::{RequestError, blocking, told},
+    replies::Sender,
+};
+use crate::shares::{Share, Shares};
+
+/// A message is sent when it has this many bytes.
+const BYTES_IN_A_MESSAGE: usize = 256 << 10;
+/// And when it has this many answers, so that a flood of errors or of empty files stays small too.
+const ANSWERS_IN_A_MESSAGE: usize = 2048;
+/// Messages packed at a time, for one stream. Reading small files gains from a second thread and little from more.
+const PACKERS: usize = 3;
+/// A further packer starts only if this many wants wait for each that is there; fewer are soon taken by those.
+const WANTS_FOR_A_PACKER: usize = 32;
+
+type Answers = v1::FetchFilesResponse;
+type Reply = Result<Answers, Status>;
+
+/// What a stream may hold and what it packs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Packing {
+    /// Wants that may be unanswered; at least 1.
+    pub wants_in_flight: usize,
+    /// The largest file that is packed.
+    pub largest_file: u64,
+}
+
+/// A message that is not full yet may get one more file of any size that is packed.
+const LARGEST_FILE: u64 = (MAX_PAYLOAD_BYTES - BYTES_IN_A_MESSAGE) as u64;
+
+/// What one stream works on.
+struct Work {
+    share: Arc<Share>,
+    largest_file: u64,
+    queue: Mutex<VecDeque<v1::Want>>,
+}
+
+/// Answers the wants of one stream until the client has closed its side and all are answered.
+pub(super) async fn answer_task(
+    shares: Shares,
+    requests: Streaming<v1::FetchFilesRequest>,
+    packing: Packing,
+    out: Sender<Answers>,
+) {
+    let answered = tokio::select! {
+        answered = answer(&shares, requests, packing, &out) => answered,
+        () = out.closed() => return,
+    };
+    if let Err(status) = answered {
+        // Nobody is left to tell if this fails.
+        let _ = out.send(Err(status)).await;
+    }
+}
+
+async fn answer(
+    shares: &Shares,
+    mut requests: Streaming<v1::FetchFilesRequest>,
+    packing: Packing,
+    out: &Sender<Answers>,
+) -> Result<(), Status> {
+    let Some(first) = requests.message().await? else { return Ok(()) };
+    let share = shares.find(&first.share).map_err(RequestError::from)?;
+    let work = Arc::new(Work { share, largest_file: packing.largest_file.min(LARGEST_FILE), queue: Mutex::default() });
+    let mut unanswered = work.enqueue(first)?;
+    let mut open = true;
+    let mut packers: JoinSet<Result<usize, RequestError>> = JoinSet::new();
+    while open || unanswered > 0 {
+        while packers.len() < PACKERS && work.waiting() > packers.len() * WANTS_FOR_A_PACKER {
+            packers.spawn(pack_and_send(Arc::clone(&work), out.clone()));
+        }
+        tokio::select! {
+            request = requests.next(), if open && unanswered < packing.wants_in_flight => match request {
+                Some(request) => unanswered += work.enqueue(request?)?,
+                None => open = false,
+            },
+            Some(packed) = packers.join_next() => match packed {
+                Ok(answers) => unanswered -= answers?,
+                Err(failed) => return Err(Status::internal(told(&failed))),
+            },
+        }
+    }
+    Ok(())
+}
+
+impl Work {
+    fn enqueue(&self, request: v1::FetchFilesRequest) -> Result<usize, RequestError> {
+        if !request.share.is_empty() && request.share != self.share.name {
+            return Err(RequestError::Malformed { what: "another share than the first message" });
+        }
+        let count = request.wants.len();
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).extend(request.wants);
+        Ok(count)
+    }
+
+    fn waiting(&self) -> usize {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn next(&self) -> Option<v1::Want> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+/// Packs one message; tells how many wants it answers.
+async fn pack_and_send(work: Arc<Work>, out: Sender<Answers>) -> Result<usize, RequestError> {
+    let place: OwnedPermit<Reply> = out.reserve_owned().await.map_err(|_| RequestError::Stopping)?;
+    let answers = blocking(move || pack(&work)).await?;
+    let count = answers.files.len();
+    if count > 0 {
+        place.send(Ok(answers));
+    }
+    Ok(count)
+}
+
+/// Packs what waits into one message, up to its size. Blocks.
+fn pack(work: &Work) -> Result<Answers, RequestError> {
+    let mut payload = Vec::new();
+    let mut files = Vec::new();
+    let mut words = 0;
+    while payload.len() + words < BYTES_IN_A_MESSAGE && files.len() < ANSWERS_IN_A_MESSAGE {
+        let Some(want) = work.next() else { break };
+        if payload.capacity() == 0 {
+            payload.reserve_exact(BYTES_IN_A_MESSAGE + BYTES_IN_A_MESSAGE / 8);
+        }
+        let file = answer_one(work, &want, &mut payload)?;
+        words += file.error.as_ref().map_or(0, |error| error.message.len());
+        files.push(file);
+    }
+    Ok(Answers { files, payload: Bytes::from(payload) })
+}
+
+fn answer_one(work: &Work, want: &v1::Want, payload: &mut Vec<u8>) -> Result<v1::FetchedFile, RequestError> {
+    let digest = Digest::from_slice(&want.digest);
+    let digest = digest.ok_or(RequestError::Malformed { what: "a want without a digest of 32 bytes" })?;
+    let start = payload.len();
+    let read = work.share.tree.read_packed(NodeId(want.node_id), &digest, work.largest_file, payload);
+    Ok(match read {
+        Ok(size) => v1::FetchedFile { number: want.number, size, error: None },
+        Err(error) => {
+            payload.truncate(start);
+            v1::FetchedFile { number: want.number, size: 0, error: Some(refusal(error)?) }
+        }
+    })
+}
+
+fn refusal(error: ServeError) -> Result<v1::FetchError, RequestError> {
+    let reason = match &error {
+        // A node that is gone, or another kind of thing now: the feed says so too.
+        ServeError::NoSuchNode | ServeError::NotAFile | ServeError::Changed => v1::FetchErrorReason::Changed,
+        ServeError::Unreadable { .. } => v1::FetchErrorReason::Unreadable,
+        ServeError::TooLarge => v1::FetchErrorReason::TooLarge,
+        ServeError::Index(_) => return Err(error.into()),
+    };
+    Ok(v1::FetchError { reason: reason.into(), message: told(&error) })
+}

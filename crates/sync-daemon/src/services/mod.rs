@@ -1,0 +1,13 @@
+//! The gRPC services: convert, call, convert back. The only place in this crate that knows the generated types.
+
+mod errors;
+mod fetch_file;
+mod fetch_files;
+mod newest;
+mod replies;
+mod server;
+mod sync;
+mod watch;
+
+pub(crate) use newest::Newest;
+pub(crate) use server::{Health, serve};

@@ -1,0 +1,122 @@
+//! The handlers of `SyncService`.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use sync_tree::live::TreeState;
+use sync_wire::v1;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
+
+use super::{
+    errors::{RequestError, blocking},
+    fetch_file,
+    fetch_files::{self, Packing},
+    replies::Replies,
+    watch::{Wish, watch_task},
+};
+use crate::{
+    shares::{Share, Shares},
+    tasks::Tasks,
+};
+
+/// The service's state: what it serves, and what it allows.
+#[derive(Clone)]
+pub(super) struct SyncHandlers {
+    pub shares: Shares,
+    pub tasks: Arc<Tasks>,
+    pub heartbeat: Duration,
+    pub packing: Packing,
+}
+
+impl SyncHandlers {
+    /// Runs what fills a response's stream.
+    fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task.in_current_span());
+    }
+}
+
+#[tonic::async_trait]
+impl v1::sync_service_server::SyncService for SyncHandlers {
+    async fn list_shares(
+        &self,
+        _: Request<v1::ListSharesRequest>,
+    ) -> Result<Response<v1::ListSharesResponse>, Status> {
+        let shares = self.shares.clone();
+        let shares = blocking(move || Ok::<_, RequestError>(shares.iter().map(|share| describe(share)).collect()));
+        Ok(Response::new(v1::ListSharesResponse {
+            shares: shares.await?,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            capabilities: Vec::new(),
+            limits: Some(v1::Limits {
+                max_wants_in_flight: u32::try_from(self.packing.wants_in_flight).unwrap_or(u32::MAX),
+                max_packed_file_bytes: self.packing.largest_file,
+            }),
+        }))
+    }
+
+    type WatchChangesStream = Replies<v1::WatchChangesResponse>;
+
+    async fn watch_changes(
+        &self,
+        request: Request<v1::WatchChangesRequest>,
+    ) -> Result<Response<Self::WatchChangesStream>, Status> {
+        let request = request.into_inner();
+        let share = self.shares.find(&request.share).map_err(RequestError::from)?;
+        let (out, replies) = Replies::new(&self.tasks.stop);
+        let cursor = request.cursor.to_vec();
+        let wish = Wish { cursor, live: request.live, paths: request.paths, heartbeat: self.heartbeat };
+        self.run(watch_task(share, wish, out));
+        Ok(Response::new(replies))
+    }
+
+    type FetchFileStream = Replies<v1::FetchFileResponse>;
+
+    async fn fetch_file(
+        &self,
+        request: Request<v1::FetchFileRequest>,
+    ) -> Result<Response<Self::FetchFileStream>, Status> {
+        let request = request.into_inner();
+        let share = self.shares.find(&request.share).map_err(RequestError::from)?;
+        let opened = blocking(move || fetch_file::open(&share, &request)).await?;
+        let (out, replies) = Replies::new(&self.tasks.stop);
+        self.run(fetch_file::send_task(opened, out));
+        Ok(Response::new(replies))
+    }
+
+    type FetchFilesStream = Replies<v1::FetchFilesResponse>;
+
+    async fn fetch_files(
+        &self,
+        request: Request<Streaming<v1::FetchFilesRequest>>,
+    ) -> Result<Response<Self::FetchFilesStream>, Status> {
+        let (out, replies) = Replies::new(&self.tasks.stop);
+        let requests = request.into_inner();
+        self.run(fetch_files::answer_task(self.shares.clone(), requests, self.packing, out));
+        Ok(Response::new(replies))
+    }
+}
+
+fn describe(share: &Share) -> v1::Share {
+    let status = share.tree.status().borrow().clone();
+    let (state, reason) = match status.state {
+        TreeState::Scanning => (v1::ShareState::Scanning, String::new()),
+        TreeState::Ready => (v1::ShareState::Ready, String::new()),
+        TreeState::Degraded { reason } => (v1::ShareState::Degraded, reason),
+        TreeState::Halted { reason } => (v1::ShareState::Halted, reason),
+    };
+    let root_digest = match state {
+        v1::ShareState::Scanning => Bytes::new(),
+        _ => Bytes::copy_from_slice(&status.head.root_digest.0),
+    };
+    v1::Share {
+        name: share.name.clone(),
+        id: Bytes::copy_from_slice(&share.tree.index().share_id().0),
+        state: state.into(),
+        root_digest,
+        files: status.head.files,
+        bytes: status.head.bytes,
+        problems: share.tree.problems().len() as u64,
+        reason,
+    }
+}
