@@ -256,6 +256,22 @@ fn files_that_cannot_be_read_are_errors_and_absent_defaults_are_not() {
 }
 
 #[test]
+fn the_default_file_is_read_if_it_is_there_and_no_other_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("demo.toml");
+    let default_file: &'static str = path.to_str().unwrap().to_owned().leak();
+    let mut spec = Spec { default_file, explicit_file: None, env_prefix: "DEMO_", flags: () };
+    assert_eq!(load_with::<Demo>(&spec, []).unwrap().file, None);
+    fs::write(&path, "threads = 3").unwrap();
+    let loaded = load_with::<Demo>(&spec, []).unwrap();
+    assert_eq!((loaded.settings.threads, loaded.file), (3, Some(path)));
+    let other = dir.path().join("other.toml");
+    fs::write(&other, "").unwrap();
+    spec.explicit_file = Some(other);
+    assert_eq!(load_with::<Demo>(&spec, []).unwrap().settings.threads, 0);
+}
+
+#[test]
 fn paths_in_a_file_are_relative_to_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("demo.toml");
