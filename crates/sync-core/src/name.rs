@@ -243,7 +243,18 @@ mod tests {
 
     #[test]
     fn strange_but_legal_names_pass() {
-        for name in ["中文 名字.txt", "a b", "🎉", "new\nline", "quo\"te'", "back\\slash", "-rf", "...", ".syncd2", &"x".repeat(255)] {
+        for name in [
+            "中文 名字.txt",
+            "a b",
+            "🎉",
+            "new\nline",
+            "quo\"te'",
+            "back\\slash",
+            "-rf",
+            "...",
+            ".syncd2",
+            &"x".repeat(255),
+        ] {
             assert!(Name::new(name).is_ok(), "{name:?}");
         }
     }

@@ -1,1 +1,0 @@
-//! What has to be done so that two sides agree. (Types follow.)
