@@ -1,6 +1,8 @@
 //! Properties of `gather` and `plan` over random trees: a model of a target in memory, an own seeded generator, and a
 //! million cases in the normal run.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sync_core::{

@@ -98,7 +98,7 @@ fn hash_with(
 }
 
 /// What tells that a file is still the one that was read. The device is no part of it: its number changes at reboot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Identity {
     /// Inode number.
     pub ino: u64,

@@ -9,6 +9,7 @@
 //! * A removed node leaves a tombstone; a removed directory's covers what was below it, except what had been moved there.
 //! * Readers have connections of their own and never wait for the writer.
 
+mod replica;
 mod schema;
 mod sums;
 mod table;
@@ -26,6 +27,7 @@ use std::{
 use rusqlite::Connection;
 use sync_core::{Digest, Hint, Node, NodeChange, NodeId, Problem, RuleSet, Seq, ShareId, TreePath};
 
+pub use replica::Replica;
 pub use table::{IndexedNode, NodeTable};
 pub use write::IndexTx;
 

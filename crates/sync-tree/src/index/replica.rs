@@ -1,0 +1,158 @@
+//! A copy of somebody else's tree, as their feed tells it.
+//!
+//! It is kept by the same rows and sums as a tree of our own, so its root digest can be compared with what the feed says.
+//! It has no clock and no sequence numbers: what a feed sends is simply the newest state. Between two commit points it may
+//! hold orphans and two nodes in one place.
+
+use rusqlite::Connection;
+use sync_core::{Digest, Node, NodeChange, NodeId, Seq};
+
+use super::{
+    sums::Sums,
+    table::{IndexedNode, NodeTable, Write},
+};
+use crate::hash::Identity;
+
+/// A replica in one table. The caller brings the connection, and with it the transaction.
+#[derive(Debug, Clone)]
+pub struct Replica {
+    table: NodeTable,
+}
+
+impl Replica {
+    /// The replica in the table of this name.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self { table: NodeTable::new(name) }
+    }
+
+    /// Makes the table anew, without any node.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn reset(&self, db: &Connection) -> rusqlite::Result<()> {
+        self.table.drop(db)?;
+        self.table.create(db, false)
+    }
+
+    /// The nodes.
+    #[must_use]
+    pub fn table(&self) -> &NodeTable {
+        &self.table
+    }
+
+    /// Takes a piece of the feed.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn apply(&self, db: &Connection, changes: &[NodeChange]) -> rusqlite::Result<()> {
+        let mut sums = Sums::default();
+        for change in changes {
+            match change {
+                NodeChange::Present(node) => self.put(db, &mut sums, node)?,
+                NodeChange::Gone(id) => self.remove(db, &mut sums, *id)?,
+            }
+        }
+        sums.settle(db, &self.table)?;
+        Ok(())
+    }
+
+    /// The digest of the whole tree.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn root_digest(&self, db: &Connection) -> rusqlite::Result<Digest> {
+        Ok(Sums::default().sum_of(db, &self.table, NodeId::ROOT)?.digest())
+    }
+
+    fn put(&self, db: &Connection, sums: &mut Sums, node: &Node) -> rusqlite::Result<()> {
+        let old = self.table.get(db, node.id)?;
+        if let Some(old) = &old {
+            if old.node == *node {
+                return Ok(());
+            }
+            sums.leave(db, &self.table, old)?;
+            if old.node.entry.content.is_dir() && !node.entry.content.is_dir() {
+                sums.forget(node.id);
+            }
+        }
+        let new = IndexedNode { node: node.clone(), identity: Identity::default(), vouched: false };
+        sums.enter(db, &self.table, &new)?;
+        let sum = if node.entry.content.is_dir() { sums.sum_of(db, &self.table, node.id)? } else { Default::default() };
+        self.table.write(db, &Write { node: &new, sum, seq: Seq(0), moved: false })
+    }
+
+    fn remove(&self, db: &Connection, sums: &mut Sums, id: NodeId) -> rusqlite::Result<()> {
+        let Some(old) = self.table.get(db, id)? else { return Ok(()) };
+        sums.leave(db, &self.table, &old)?;
+        sums.forget(id);
+        for below in self.table.below(db, id)? {
+            sums.forget(below.id);
+            self.table.delete(db, below.id)?;
+        }
+        self.table.delete(db, id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sync_core::{Content, Entry, Name, Time};
+
+    use super::*;
+
+    fn node(id: u64, parent: u64, name: &str, content: Content) -> Node {
+        let entry = Entry { content, mtime: Time { secs: 5, nanos: 6 }, mode: 0o644 };
+        Node { id: NodeId(id), parent: NodeId(parent), name: Name::new(name).unwrap(), entry }
+    }
+
+    fn file(id: u64, parent: u64, name: &str) -> Node {
+        node(id, parent, name, Content::File { size: 8, digest: Digest::of(&id.to_le_bytes()) })
+    }
+
+    fn digest_after(batches: &[Vec<NodeChange>]) -> Digest {
+        let db = Connection::open_in_memory().unwrap();
+        let replica = Replica::new("remote_a");
+        replica.reset(&db).unwrap();
+        for batch in batches {
+            replica.apply(&db, batch).unwrap();
+        }
+        replica.root_digest(&db).unwrap()
+    }
+
+    #[test]
+    fn the_order_of_arrival_does_not_matter() {
+        let dirs = [node(1, 0, "d", Content::Directory), node(2, 1, "e", Content::Directory)];
+        let files = [file(3, 2, "x"), file(4, 1, "y"), file(5, 0, "z")];
+        let all: Vec<NodeChange> = dirs.into_iter().chain(files).map(NodeChange::Present).collect();
+        let want = digest_after(std::slice::from_ref(&all));
+        let one_by_one = |order: &[usize]| {
+            let batches: Vec<_> = order.iter().map(|at| vec![all[*at].clone()]).collect();
+            digest_after(&batches)
+        };
+        for order in [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 0, 1, 4, 3], [3, 1, 2, 0, 4]] {
+            assert_eq!(one_by_one(&order), want, "{order:?}");
+            let reordered: Vec<_> = order.iter().map(|at| all[*at].clone()).collect();
+            assert_eq!(digest_after(&[reordered]), want, "{order:?} in one batch");
+        }
+    }
+
+    #[test]
+    fn moving_there_and_back_and_removing_leaves_no_trace() {
+        let base = vec![
+            NodeChange::Present(node(1, 0, "d", Content::Directory)),
+            NodeChange::Present(node(2, 0, "e", Content::Directory)),
+            NodeChange::Present(file(3, 1, "x")),
+        ];
+        let want = digest_after(std::slice::from_ref(&base));
+        let away = vec![NodeChange::Present(node(1, 2, "moved", Content::Directory))];
+        let back = vec![NodeChange::Present(node(1, 0, "d", Content::Directory))];
+        assert_eq!(digest_after(&[base.clone(), away.clone(), back]), want);
+        let extra = vec![
+            NodeChange::Present(node(7, 2, "f", Content::Directory)),
+            NodeChange::Present(file(8, 7, "g")),
+            NodeChange::Gone(NodeId(7)),
+        ];
+        assert_eq!(digest_after(&[base.clone(), extra]), want);
+        assert_ne!(digest_after(&[base, away]), want);
+    }
+}
