@@ -309,3 +309,7 @@ fn node_bytes(node: &Node) -> usize {
     };
     96 + node.name.len() + target
 }
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make and look at their own trees")]
+mod tests;

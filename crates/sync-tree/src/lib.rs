@@ -4,11 +4,15 @@
 //! on threads of their own.
 
 pub mod durable;
+pub mod feed;
 pub mod hash;
 pub mod index;
+pub mod live;
 pub mod lock;
 pub mod look;
 pub mod platform;
 pub mod rooted;
 pub mod rules;
+pub mod serve;
 pub mod state;
+mod watch;

@@ -50,17 +50,14 @@ impl DirtySet {
         self.places = HashMap::new();
     }
 
-    /// Adds what another set held.
-    pub(crate) fn put_back(&mut self, dirt: Dirt) {
-        match dirt {
-            Dirt::Everything => self.mark_everything(),
-            Dirt::Places(places) => places.into_iter().for_each(|(path, deep)| self.mark(path, deep)),
-        }
-    }
-
     /// Whether nothing has to be looked at.
     pub(crate) fn is_empty(&self) -> bool {
         !self.everything && self.places.is_empty()
+    }
+
+    /// Whether it is the whole tree.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.everything
     }
 
     /// Empties the set.
@@ -129,9 +126,15 @@ mod tests {
     #[test]
     fn a_deep_place_covers_what_is_below_it_and_nothing_else() {
         let mut set = DirtySet::default();
-        for (text, deep) in
-            [("a/b", false), ("a", true), ("a-b", false), ("ab/c", false), ("a/c/d", true), ("z", false), ("z", true)]
-        {
+        for (text, deep) in [
+            ("a/b", false),
+            ("a", true),
+            ("a-b", false),
+            ("ab/c", false),
+            ("a/c/d", true),
+            ("z", false),
+            ("z", true),
+        ] {
             set.mark(path(text), deep);
         }
         assert_eq!(set.take(), places(&[("a", true), ("a-b", false), ("ab/c", false), ("z", true)]));
@@ -160,18 +163,6 @@ mod tests {
         assert_eq!(set.take(), Dirt::Everything);
         set.mark(TreePath::root(), true);
         set.mark(path("a"), false);
-        assert_eq!(set.take(), Dirt::Everything);
-    }
-
-    #[test]
-    fn what_was_taken_can_be_put_back() {
-        let mut set = DirtySet::default();
-        set.mark(path("a"), false);
-        let taken = set.take();
-        set.mark(path("a"), true);
-        set.put_back(taken);
-        assert_eq!(set.take(), places(&[("a", true)]));
-        set.put_back(Dirt::Everything);
         assert_eq!(set.take(), Dirt::Everything);
     }
 

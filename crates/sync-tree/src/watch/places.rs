@@ -5,7 +5,8 @@
 //! freed watch is used without a restart.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -28,7 +29,9 @@ struct Inner {
     root: PathBuf,
     /// `None`: nothing is watched, on purpose or because no watcher could be started.
     watcher: Option<Box<dyn Watcher>>,
-    watched: BTreeSet<TreePath>,
+    /// With the number of the look that entered the directory last.
+    watched: BTreeMap<TreePath, u64>,
+    look: u64,
     /// Directories without a watch; none lies below another.
     polled: BTreeSet<TreePath>,
     /// Directories of the last look at everything, for the advice.
@@ -44,7 +47,8 @@ impl Places {
         Self(Mutex::new(Inner {
             root: root.to_path_buf(),
             watcher,
-            watched: BTreeSet::new(),
+            watched: BTreeMap::new(),
+            look: 0,
             polled: BTreeSet::new(),
             directories: 0,
             limit_hit: None,
@@ -63,39 +67,47 @@ impl Places {
         inner.failure = None;
     }
 
-    /// Watches a directory that is not part of the tree.
-    pub(crate) fn watch_own(&self, dir: &Path) -> Result<(), WatchError> {
-        match &mut self.inner().watcher {
-            Some(watcher) => watcher.watch(dir),
-            None => Ok(()),
-        }
-    }
-
-    /// Starts a look at a place and all below it (the root: everything): what was polled there is given a new chance.
-    pub(crate) fn begin(&self, scope: &TreePath) {
+    /// Starts a look at these places with all below them (the root: everything): what was polled there is given a new
+    /// chance.
+    pub(crate) fn begin(&self, deep: &[TreePath]) {
         let mut inner = self.inner();
-        if scope.is_root() {
-            inner.directories = 0;
-            inner.failure = None;
-            inner.polled.clear();
-        } else {
+        inner.look += 1;
+        for scope in deep {
+            if scope.is_root() {
+                inner.directories = 0;
+                inner.failure = None;
+            }
             inner.polled.retain(|path| !path.is_within(scope));
         }
     }
 
+    /// Ends a look that went through: directories in these places that it did not enter are not watched any more.
+    pub(crate) fn finish(&self, deep: &[TreePath]) {
+        let mut inner = self.inner();
+        let look = inner.look;
+        let mut stale = Vec::new();
+        for scope in deep {
+            stale
+                .extend(inner.within(scope).filter(|(_, seen)| **seen != look).map(|(path, _)| path.clone()));
+        }
+        inner.end(&stale);
+    }
+
     /// Watches a directory, right before it is listed.
     pub(crate) fn enter(&self, dir: &TreePath, now: Instant) {
-        let mut inner = self.inner();
+        let mut guard = self.inner();
+        let inner = &mut *guard;
         inner.directories += 1;
         let path = inner.path(dir);
         let paused = inner.limit_hit.is_some_and(|at| now.saturating_duration_since(at) < LIMIT_PAUSE);
         let Some(watcher) = &mut inner.watcher else { return };
-        if paused && !inner.watched.contains(dir) {
+        if paused && !inner.watched.contains_key(dir) {
             return inner.poll(dir);
         }
         match watcher.watch(&path) {
             Ok(()) => {
-                inner.watched.insert(dir.clone());
+                let look = inner.look;
+                inner.watched.insert(dir.clone(), look);
             }
             // Its parent's watch told so, or the list will show it.
             Err(WatchError::Gone) => {}
@@ -103,29 +115,29 @@ impl Places {
                 inner.limit_hit = Some(now);
                 inner.poll(dir);
             }
+            // The look reports it as a problem, and the event of its mode's change comes from its parent.
+            Err(WatchError::Io { source }) if source.kind() == io::ErrorKind::PermissionDenied => {}
             Err(WatchError::Io { source }) => {
-                // A directory that may not be read cannot be watched; the look reports that as a problem. It is polled
-                // all the same, so that it is found when it becomes readable.
                 inner.failure.get_or_insert_with(|| format!("{dir}: {source}"));
                 inner.poll(dir);
             }
         }
     }
 
-    /// Forgets the watches of a directory that is not at `path` any more and of all that was below it.
+    /// The system said that what was at `path` is not there any more, and has ended its watches by itself.
+    pub(crate) fn forget(&self, path: &TreePath) {
+        let mut inner = self.inner();
+        let gone: Vec<TreePath> = inner.within(path).map(|(path, _)| path.clone()).collect();
+        for path in gone {
+            inner.watched.remove(&path);
+        }
+    }
+
+    /// Ends the watches at `path` and below: they are on directories that are somewhere else now.
     pub(crate) fn leave(&self, path: &TreePath) {
         let mut inner = self.inner();
-        let left: Vec<TreePath> = inner.within(path).cloned().collect();
-        if left.is_empty() {
-            return;
-        }
-        for path in &left {
-            inner.watched.remove(path);
-        }
-        let dirs: Vec<PathBuf> = left.iter().map(|path| inner.path(path)).collect();
-        if let Some(watcher) = &mut inner.watcher {
-            watcher.unwatch(&dirs);
-        }
+        let left: Vec<TreePath> = inner.within(path).map(|(path, _)| path.clone()).collect();
+        inner.end(&left);
     }
 
     /// Directories that have to be polled, with all that is below them.
@@ -166,12 +178,25 @@ impl Inner {
         if dir.is_root() { self.root.clone() } else { self.root.join(dir.as_str()) }
     }
 
-    fn within<'a>(&'a self, path: &'a TreePath) -> impl Iterator<Item = &'a TreePath> {
+    fn within<'a>(&'a self, path: &'a TreePath) -> impl Iterator<Item = (&'a TreePath, &'a u64)> {
         // All that lies within "a" sorts from "a" on, but "a-b" comes in between: it is skipped, not the end.
         self.watched
             .range(path.clone()..)
-            .take_while(move |other| other.as_str().starts_with(path.as_str()))
-            .filter(move |other| other.is_within(path))
+            .take_while(move |(other, _)| other.as_str().starts_with(path.as_str()))
+            .filter(move |(other, _)| other.is_within(path))
+    }
+
+    fn end(&mut self, paths: &[TreePath]) {
+        if paths.is_empty() {
+            return;
+        }
+        for path in paths {
+            self.watched.remove(path);
+        }
+        let dirs: Vec<PathBuf> = paths.iter().map(|path| self.path(path)).collect();
+        if let Some(watcher) = &mut self.watcher {
+            watcher.unwatch(&dirs);
+        }
     }
 
     fn poll(&mut self, dir: &TreePath) {
@@ -219,11 +244,27 @@ mod tests {
         for dir in ["", "a", "a/b", "a-c", "ab"] {
             places.enter(&path(dir), Instant::now());
         }
-        assert_eq!(fake.watched(), ["/t", "/t/a", "/t/a-c", "/t/a/b", "/t/ab"]);
+        assert_eq!(fake.watched(), ["/t", "/t/a", "/t/a/b", "/t/a-c", "/t/ab"]);
         places.leave(&path("a"));
         assert_eq!(fake.watched(), ["/t", "/t/a-c", "/t/ab"]);
         assert_eq!(places.watched(), 3);
         assert!(places.polled().is_empty() && places.trouble().is_none());
+    }
+
+    #[test]
+    fn what_a_look_does_not_enter_any_more_is_not_watched() {
+        let fake = FakeWatcher::default();
+        let places = places(&fake);
+        for dir in ["", "a", "a/b", "a/c", "d"] {
+            places.enter(&path(dir), Instant::now());
+        }
+        places.begin(&[path("a")]);
+        places.enter(&path("a"), Instant::now());
+        places.enter(&path("a/c"), Instant::now());
+        places.finish(&[path("a")]);
+        assert_eq!(fake.watched(), ["/t", "/t/a", "/t/a/c", "/t/d"]);
+        places.forget(&path("a"));
+        assert_eq!((places.watched(), fake.watched().len()), (2, 4), "the system ends those by itself");
     }
 
     #[test]
@@ -237,7 +278,10 @@ mod tests {
         assert_eq!(places.polled(), [path("b"), path("d")]);
         let trouble = places.trouble().unwrap();
         assert!(trouble.contains("b and 1 more directories are polled"), "{trouble}");
-        assert!(!cfg!(target_os = "linux") || trouble.contains("sysctl -w fs.inotify.max_user_watches="), "{trouble}");
+        assert!(
+            !cfg!(target_os = "linux") || trouble.contains("sysctl -w fs.inotify.max_user_watches="),
+            "{trouble}"
+        );
     }
 
     #[test]
@@ -249,10 +293,10 @@ mod tests {
         places.enter(&path("a"), now);
         assert_eq!(places.polled(), [path("a")]);
         fake.set_limit(10);
-        places.begin(&path("a"));
+        places.begin(&[path("a")]);
         places.enter(&path("a"), now + Duration::from_secs(1));
         assert_eq!(places.polled(), [path("a")], "the limit was hit a moment ago");
-        places.begin(&path("a"));
+        places.begin(&[path("a")]);
         places.enter(&path("a"), now + LIMIT_PAUSE);
         assert!(places.polled().is_empty());
         assert_eq!(places.watched(), 2);

@@ -1,0 +1,391 @@
+//! When to look: decisions about time, with the time as an argument.
+//!
+//! * [`Pace`]: events are let rest for a moment, so that one save is one look; the moment grows while events keep coming.
+//! * [`Later`]: places that were not settled when they were looked at come up again, and a file that changes all the time
+//!   is read for at most a quarter of the time, whatever the events say.
+//! * [`Polls`]: what cannot be watched is looked at every few seconds, more rarely the more that costs.
+//! * [`Recent`]: how many files the tree had within the last minute.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use sync_core::TreePath;
+
+/// The quiet time when little happens.
+const QUIET_LEAST: Duration = Duration::from_millis(2);
+
+/// The quiet time in a storm.
+const QUIET_MOST: Duration = Duration::from_millis(50);
+
+/// After this long without events a storm is over.
+const CALM: Duration = Duration::from_millis(200);
+
+/// How long events are let rest before they are looked at.
+#[derive(Debug)]
+pub(super) struct Pace {
+    quiet: Duration,
+    looked: Option<Instant>,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { quiet: QUIET_LEAST, looked: None }
+    }
+}
+
+impl Pace {
+    /// When to look, if the first unseen event came at `first` and the newest at `last`. Events that keep coming cannot
+    /// put it off for more than twice the quiet time.
+    pub(super) fn due(&mut self, first: Instant, last: Instant) -> Instant {
+        if self.looked.is_none_or(|looked| first.saturating_duration_since(looked) >= CALM) {
+            self.quiet = QUIET_LEAST;
+        }
+        (last + self.quiet).min(first + self.quiet * 2)
+    }
+
+    /// A look ended; `more`: events came meanwhile.
+    pub(super) fn looked(&mut self, now: Instant, more: bool) {
+        self.looked = Some(now);
+        self.quiet = if more { self.quiet * 2 } else { self.quiet / 2 }.clamp(QUIET_LEAST, QUIET_MOST);
+    }
+}
+
+/// A place is looked at again after this time at the earliest: then its change time can vouch for what was read.
+const REVISIT: Duration = Duration::from_millis(100);
+
+/// A place that is never settled is looked at again ever more rarely: the time doubles this often at most.
+const MOST_DOUBLINGS: u32 = 6;
+
+/// More places than this that wait are looked at together with everything else.
+const MOST_LATER: usize = 10_000;
+
+/// A file is left alone for this many times as long as reading it took: it is read for a quarter of the time.
+const REST: u32 = 3;
+
+/// Places that are to be looked at, but not now.
+#[derive(Debug, Default)]
+pub(super) struct Later {
+    waiting: HashMap<TreePath, Waiting>,
+    queue: BTreeSet<(Instant, TreePath)>,
+    everything_at: Option<Instant>,
+    /// Files that are not read before then.
+    resting: HashMap<TreePath, Instant>,
+    tries: HashMap<TreePath, u32>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    at: Instant,
+    /// Whether an event said that it changed. If not, its content is known and only not vouched for.
+    changed: bool,
+}
+
+/// What has come up.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    Everything,
+    Places(Vec<TreePath>),
+}
+
+impl Later {
+    /// Whether a changed place may be looked at now. If not, it waits here.
+    pub(super) fn admit(&mut self, path: &TreePath, now: Instant) -> bool {
+        match self.resting.get(path) {
+            Some(until) if *until > now => {
+                let at = *until;
+                self.wait(path, at, true);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// A look at these places ended (`None`: at everything), and these are to be looked at again.
+    pub(super) fn looked(&mut self, places: Option<&[TreePath]>, revisit: &[TreePath], now: Instant) {
+        match places {
+            Some(places) => places.iter().for_each(|path| self.forget(path)),
+            None => self.forget_all(),
+        }
+        let unsettled: HashMap<TreePath, u32> = revisit
+            .iter()
+            .map(|path| (path.clone(), self.tries.get(path).copied().unwrap_or(0) + 1))
+            .collect();
+        match places {
+            Some(places) => {
+                for path in places {
+                    self.tries.remove(path);
+                }
+            }
+            None => self.tries.clear(),
+        }
+        for (path, tries) in unsettled {
+            let delay = REVISIT * (1 << (tries - 1).min(MOST_DOUBLINGS));
+            let at = self.resting.get(&path).map_or(now + delay, |until| (*until).max(now + delay));
+            self.wait(&path, at, false);
+            self.tries.insert(path, tries);
+        }
+        if self.tries.len() > MOST_LATER {
+            self.tries.clear();
+        }
+    }
+
+    /// Reading a file took this long: it rests, unless that is nothing.
+    pub(super) fn rest(&mut self, path: &TreePath, cost: Duration, now: Instant) {
+        if self.resting.len() >= MOST_LATER {
+            self.resting.retain(|_, until| *until > now);
+        }
+        if cost >= Duration::from_micros(500) && self.resting.len() < MOST_LATER {
+            self.resting.insert(path.clone(), now + cost * REST);
+        }
+    }
+
+    /// What has come up by now, taken out.
+    pub(super) fn due(&mut self, now: Instant) -> Due {
+        if self.everything_at.is_some_and(|at| at <= now) {
+            return Due::Everything;
+        }
+        let mut due = Vec::new();
+        while let Some((at, _)) = self.queue.first() {
+            if *at > now {
+                break;
+            }
+            let Some((_, path)) = self.queue.pop_first() else { break };
+            self.waiting.remove(&path);
+            due.push(path);
+        }
+        Due::Places(due)
+    }
+
+    /// All that changed and waits, taken out: a barrier cannot wait for it.
+    pub(super) fn changed(&mut self) -> Due {
+        if self.everything_at.is_some() {
+            return Due::Everything;
+        }
+        let changed: Vec<TreePath> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| waiting.changed)
+            .map(|(path, _)| path.clone())
+            .collect();
+        changed.iter().for_each(|path| self.forget(path));
+        Due::Places(changed)
+    }
+
+    /// When something comes up next.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let first = self.queue.first().map(|(at, _)| *at);
+        first.into_iter().chain(self.everything_at).min()
+    }
+
+    fn wait(&mut self, path: &TreePath, at: Instant, changed: bool) {
+        if self.everything_at.is_some() {
+            return;
+        }
+        let earlier = self.waiting.get(path).copied();
+        self.forget(path);
+        let at = earlier.map_or(at, |earlier| earlier.at.min(at));
+        let changed = changed || earlier.is_some_and(|earlier| earlier.changed);
+        self.waiting.insert(path.clone(), Waiting { at, changed });
+        self.queue.insert((at, path.clone()));
+        if self.waiting.len() > MOST_LATER {
+            let latest = self.queue.last().map_or(at, |(at, _)| *at);
+            self.forget_all();
+            self.everything_at = Some(latest);
+        }
+    }
+
+    fn forget(&mut self, path: &TreePath) {
+        if let Some(waiting) = self.waiting.remove(path) {
+            self.queue.remove(&(waiting.at, path.clone()));
+        }
+    }
+
+    fn forget_all(&mut self) {
+        self.waiting = HashMap::new();
+        self.queue.clear();
+        self.everything_at = None;
+    }
+}
+
+/// Polling is never more frequent than this.
+pub(super) const POLL_LEAST: Duration = Duration::from_secs(2);
+
+/// Polling takes at most a tenth of the time.
+const POLL_SHARE: u32 = 10;
+
+/// When to poll.
+#[derive(Debug)]
+pub(super) struct Polls {
+    next: Instant,
+}
+
+impl Polls {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { next: now + POLL_LEAST }
+    }
+
+    /// What is polled was looked at, and that took this long.
+    pub(super) fn polled(&mut self, now: Instant, took: Duration) {
+        self.next = now + (took * POLL_SHARE).max(POLL_LEAST);
+    }
+
+    /// When to poll again.
+    pub(super) fn next(&self) -> Instant {
+        self.next
+    }
+}
+
+/// For how long a tree's size is remembered.
+const RECENTLY: Duration = Duration::from_secs(60);
+
+/// The most files within the last minute. Only sizes that no later one exceeds are kept, so it stays short.
+#[derive(Debug, Default)]
+pub(super) struct Recent(VecDeque<(Instant, u64)>);
+
+impl Recent {
+    /// The tree has this many files now.
+    pub(super) fn note(&mut self, now: Instant, files: u64) {
+        while self.0.back().is_some_and(|(_, smaller)| *smaller <= files) {
+            self.0.pop_back();
+        }
+        self.0.push_back((now, files));
+        // The size of a minute ago held until the next one was noted, so the one before the cut still counts.
+        while self.0.get(1).is_some_and(|(at, _)| now.saturating_duration_since(*at) > RECENTLY) {
+            self.0.pop_front();
+        }
+        // One look in a minute or a thousand: the memory is the same.
+        if self.0.len() > 1000 {
+            self.0.remove(1);
+        }
+    }
+
+    /// The most files that the tree had within the last minute.
+    pub(super) fn most(&mut self, now: Instant) -> u64 {
+        while self.0.get(1).is_some_and(|(at, _)| now.saturating_duration_since(*at) > RECENTLY) {
+            self.0.pop_front();
+        }
+        self.0.front().map_or(0, |(_, files)| *files)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn path(text: &str) -> TreePath {
+        TreePath::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_single_event_waits_for_two_milliseconds() {
+        let now = Instant::now();
+        let mut pace = Pace::default();
+        assert_eq!(pace.due(now, now), now + 2 * MS);
+    }
+
+    #[test]
+    fn the_quiet_time_grows_in_a_storm_and_ends_with_it() {
+        let mut now = Instant::now();
+        let mut pace = Pace::default();
+        for want in [2, 4, 8, 16, 32, 50, 50] {
+            assert_eq!(pace.due(now, now), now + want * MS);
+            pace.looked(now, true);
+        }
+        pace.looked(now, false);
+        assert_eq!(pace.due(now, now), now + 25 * MS);
+        now += CALM;
+        assert_eq!(pace.due(now, now), now + 2 * MS);
+    }
+
+    #[test]
+    fn events_without_end_cannot_put_a_look_off() {
+        let first = Instant::now();
+        let mut pace = Pace::default();
+        for passed in 0..1000 {
+            assert!(pace.due(first, first + passed * MS) <= first + 4 * MS);
+        }
+    }
+
+    #[test]
+    fn unsettled_places_come_up_again_ever_more_rarely() {
+        let mut now = Instant::now();
+        let mut later = Later::default();
+        for want in [100, 200, 400, 800, 1600, 3200, 6400, 6400] {
+            later.looked(Some(&[path("a")]), &[path("a")], now);
+            assert_eq!(later.next(), Some(now + want * MS));
+            assert_eq!(later.due(now + (want - 1) * MS), Due::Places(vec![]));
+            now += want * MS;
+            assert_eq!(later.due(now), Due::Places(vec![path("a")]));
+        }
+        later.looked(Some(&[path("a")]), &[], now);
+        assert_eq!(later.next(), None);
+        later.looked(Some(&[path("a")]), &[path("a")], now);
+        assert_eq!(later.next(), Some(now + 100 * MS), "it was settled in between");
+    }
+
+    #[test]
+    fn a_busy_file_rests_three_times_as_long_as_it_was_read() {
+        let now = Instant::now();
+        let mut later = Later::default();
+        later.rest(&path("log"), 50 * MS, now);
+        assert!(!later.admit(&path("log"), now + 10 * MS));
+        assert!(later.admit(&path("other"), now + 10 * MS));
+        assert_eq!(later.next(), Some(now + 150 * MS));
+        assert!(later.admit(&path("log"), now + 150 * MS));
+        assert_eq!(later.due(now + 150 * MS), Due::Places(vec![path("log")]));
+    }
+
+    #[test]
+    fn a_barrier_gets_what_changed_and_not_what_is_only_unsettled() {
+        let now = Instant::now();
+        let mut later = Later::default();
+        later.looked(Some(&[]), &[path("unsettled"), path("log")], now);
+        later.rest(&path("log"), 50 * MS, now);
+        assert!(!later.admit(&path("log"), now));
+        assert_eq!(later.changed(), Due::Places(vec![path("log")]));
+        assert_eq!(later.changed(), Due::Places(vec![]));
+        assert_eq!(later.due(now + 100 * MS), Due::Places(vec![path("unsettled")]));
+    }
+
+    #[test]
+    fn very_many_unsettled_places_are_everything() {
+        let now = Instant::now();
+        let mut later = Later::default();
+        let many: Vec<TreePath> = (0..=MOST_LATER).map(|number| path(&format!("f{number}"))).collect();
+        later.looked(None, &many, now);
+        assert_eq!(later.due(now), Due::Places(vec![]));
+        assert_eq!(later.next(), Some(now + 100 * MS));
+        assert_eq!(later.due(now + 100 * MS), Due::Everything);
+        later.looked(None, &[], now);
+        assert_eq!(later.next(), None);
+    }
+
+    #[test]
+    fn polling_takes_a_tenth_of_the_time() {
+        let now = Instant::now();
+        let mut polls = Polls::new(now);
+        polls.polled(now, MS);
+        assert_eq!(polls.next(), now + POLL_LEAST);
+        polls.polled(now, 3000 * MS);
+        assert_eq!(polls.next(), now + 30_000 * MS);
+    }
+
+    #[test]
+    fn the_most_files_of_a_minute_are_remembered() {
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        let mut recent = Recent::default();
+        assert_eq!(recent.most(start), 0);
+        for (secs, files) in [(0, 100), (10, 500), (20, 40), (30, 3)] {
+            recent.note(at(secs), files);
+        }
+        assert_eq!(recent.most(at(30)), 500);
+        assert_eq!(recent.most(at(79)), 500, "they were there until second 20");
+        assert_eq!(recent.most(at(81)), 40);
+        assert_eq!(recent.most(at(500)), 3);
+    }
+}

@@ -1,0 +1,98 @@
+//! Everything that belongs to one opened root, replaced together when another root is accepted.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::{LiveOptions, TreeError};
+use crate::{
+    index::Index,
+    lock::Lock,
+    look::{Looker, RulePolicy},
+    rooted::{Dir, Root},
+    serve::Handles,
+    state::{StateDir, StateOptions, state_home},
+};
+
+/// The share's database in its state directory.
+const DATABASE: &str = "share.db";
+
+/// The share's lock in its state directory.
+pub(super) const LOCK: &str = "share";
+
+/// Where cookies are made if the tree cannot be written.
+const COOKIES: &str = "cookies";
+
+/// An opened root with its state.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) root: Root,
+    pub(crate) state: StateDir,
+    pub(crate) index: Index,
+    pub(crate) looker: Looker,
+    pub(crate) cookies: Dir,
+    pub(crate) cookies_path: PathBuf,
+    pub(crate) handles: Handles,
+}
+
+impl Site {
+    /// Opens a root and its state, and takes the lock.
+    pub(super) fn open(options: &LiveOptions) -> Result<(Self, Lock), TreeError> {
+        let root = open_root(options)?;
+        let state = StateDir::open(&root, &state_options(options))?;
+        let lock = Lock::acquire(&state.dir, LOCK)?;
+        let index = Index::open(&state.path.join(DATABASE))?;
+        let policy = RulePolicy::Own { config: options.ignore.clone() };
+        // The clock must be the one of the tree's own file system.
+        let clock_dir = state.work.as_ref().map_or(&state.dir, |work| &work.dir);
+        let looker = Looker::new(root.clone(), clock_dir, index.clone(), policy)?;
+        let (cookies, cookies_path) = cookies(&root, &state)
+            .map_err(|source| TreeError::StateFile { path: state.path.clone(), source })?;
+        Ok((Self { root, state, index, looker, cookies, cookies_path, handles: Handles::default() }, lock))
+    }
+
+    /// The held root, unless its path names something else now; then what to tell people.
+    pub(super) fn check_root(&self) -> Result<(), String> {
+        let path = self.root.path().display();
+        match self.root.path_identity() {
+            Ok(identity) if identity == self.root.identity() => Ok(()),
+            Ok(_) => Err(format!("{path} is another directory than before")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(format!("{path} is gone")),
+            Err(error) => Err(format!("{path} cannot be looked at: {error}")),
+        }
+    }
+}
+
+pub(super) fn open_root(options: &LiveOptions) -> Result<Root, TreeError> {
+    Root::open(&options.root).map_err(|source| TreeError::Root { path: options.root.clone(), source })
+}
+
+pub(super) fn state_options(options: &LiveOptions) -> StateOptions {
+    StateOptions {
+        state_dir: options.state_dir.clone(),
+        state_home: state_home(|name| std::env::var_os(name)),
+    }
+}
+
+/// The directory for cookies, without those of an earlier run. In the tree if possible: what is watched there comes in
+/// the order in which it happened.
+fn cookies(root: &Root, state: &StateDir) -> io::Result<(Dir, PathBuf)> {
+    let (dir, path) = match &state.work {
+        Some(work) => (work.cookies.clone(), in_tree(root.path())),
+        None => match state.dir.make_dir(COOKIES, 0o700) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => (state.dir.open_dir(COOKIES)?, state.path.join(COOKIES)),
+        },
+    };
+    for left_over in dir.list()? {
+        if let Ok(name) = std::str::from_utf8(&left_over.name) {
+            dir.remove_file(name)?;
+        }
+    }
+    Ok((dir, path))
+}
+
+fn in_tree(root: &Path) -> PathBuf {
+    root.join(sync_core::name::STATE_DIR).join(COOKIES)
+}

@@ -1,0 +1,338 @@
+//! The loop: waits for something to do, decides what, and has it done.
+
+use std::{
+    collections::HashSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use sync_core::TreePath;
+
+use super::{
+    BarrierError, LiveOptions, Shared, TreeState,
+    barrier::Barrier,
+    halt::Halted,
+    inbox::{Mail, Waiter},
+    pace::{Due, Later, POLL_LEAST, Pace, Polls, Recent},
+    watching::start_watcher,
+};
+use crate::{
+    lock::Lock,
+    platform::is_network_fs,
+    watch::{
+        WatchError, WatcherFactory,
+        dirty::{Dirt, DirtySet},
+        places::Places,
+    },
+};
+
+/// How often an `accept` is looked for while something waits for one.
+pub(super) const ACCEPT_EVERY: Duration = Duration::from_secs(1);
+
+/// The loop's own state. Only its thread touches it.
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) options: LiveOptions,
+    pub(super) factory: WatcherFactory,
+    /// `None` only between giving up one root and taking another.
+    pub(super) lock: Option<Lock>,
+    pub(super) places: Places,
+    pub(super) pace: Pace,
+    pub(super) later: Later,
+    pub(super) polls: Polls,
+    pub(super) recent: Recent,
+    pub(super) barrier: Option<Barrier>,
+    pub(super) cookies_made: u64,
+    pub(super) cookies_missed: u32,
+    pub(super) halted: Option<Halted>,
+    /// Why all of the tree is polled, if it is.
+    pub(super) poll_all: Option<String>,
+    /// Whether everything was looked at once since the start.
+    pub(super) scanned: bool,
+    pub(super) rescan_at: Instant,
+    /// The next look takes an emptied tree as it is.
+    pub(super) accepted: bool,
+    pub(super) accept_check_at: Instant,
+    /// Paths with a problem: what happens to one of them may concern all that is below.
+    pub(super) troubled: HashSet<TreePath>,
+}
+
+/// What to look at, and why.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) dirt: Dirt,
+    /// What had left its place, by the events that came before this batch.
+    pub(super) vanished: HashSet<TreePath>,
+    /// All that is polled is part of it.
+    pub(super) polls: bool,
+    /// The barrier is passed with it.
+    pub(super) barrier: bool,
+}
+
+/// What to do next.
+enum Next {
+    Stop,
+    Rewatch,
+    Barrier(Vec<Waiter>),
+    Look(Batch),
+    Recheck,
+    CheckAccept,
+}
+
+impl Worker {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        options: LiveOptions,
+        factory: WatcherFactory,
+        lock: Lock,
+    ) -> Self {
+        let now = Instant::now();
+        let root = shared.site().root.path().to_path_buf();
+        Self {
+            shared,
+            options,
+            factory,
+            lock: Some(lock),
+            places: Places::new(&root, None),
+            pace: Pace::default(),
+            later: Later::default(),
+            polls: Polls::new(now),
+            recent: Recent::default(),
+            barrier: None,
+            cookies_made: 0,
+            cookies_missed: 0,
+            halted: None,
+            poll_all: None,
+            scanned: false,
+            rescan_at: now,
+            accepted: false,
+            accept_check_at: now,
+            troubled: HashSet::new(),
+        }
+    }
+
+    /// Runs until the tree is stopped. A panic halts the tree, with its message.
+    pub(super) fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let end = match catch_unwind(AssertUnwindSafe(|| self.work())) {
+            Ok(()) => BarrierError::Stopped,
+            Err(panic) => {
+                let reason = format!("internal error: {}", panic_message(&*panic));
+                tracing::error!(root = %shared.site().root.path().display(), reason, "the loop of a tree has ended");
+                shared
+                    .status
+                    .send_modify(|status| status.state = TreeState::Halted { reason: reason.clone() });
+                BarrierError::Halted { reason }
+            }
+        };
+        // Waiters that the loop held are dropped with it, and what it watched is let go, before anybody is told.
+        if let Some(barrier) = self.barrier.take() {
+            barrier.fail(&end);
+        }
+        drop(self);
+        shared.inbox.close(end);
+    }
+
+    fn work(&mut self) {
+        self.recall();
+        self.rewatch();
+        loop {
+            match self.next() {
+                Next::Stop => return,
+                Next::Rewatch => self.rewatch(),
+                Next::Barrier(waiters) => self.raise_barrier(waiters),
+                Next::Look(batch) => self.look(&batch),
+                Next::Recheck => self.recheck(),
+                Next::CheckAccept => self.check_accept(),
+            }
+        }
+    }
+
+    /// Takes up what earlier runs left: how large the tree was, and whether a person has accepted what it is now.
+    fn recall(&mut self) {
+        let site = self.shared.site();
+        self.recent.note(Instant::now(), self.shared.status.borrow().head.files);
+        self.accepted = self.take_accept(&site);
+        self.remember_problems(&site);
+    }
+
+    /// Starts a watcher, in place of the present one: after lost events its watches are not to be trusted.
+    pub(super) fn rewatch(&mut self) {
+        let site = self.shared.site();
+        self.poll_all = None;
+        self.cookies_missed = 0;
+        let mut watcher = None;
+        if self.options.force_poll {
+            self.poll_all = Some("everything is polled, as configured (force_poll)".to_owned());
+        } else {
+            match start_watcher(&self.factory, &self.shared, &site) {
+                Ok(started) => watcher = Some(started),
+                Err(error) => self.poll_all = Some(no_watcher(&error)),
+            }
+            if is_network_fs(std::os::fd::AsFd::as_fd(&site.root.dir())).unwrap_or(false) {
+                let reason = "the directory is on a network file system, which does not tell of changes made elsewhere: \
+                              everything is polled";
+                self.poll_all.get_or_insert_with(|| reason.to_owned());
+            }
+        }
+        self.places.restart(site.root.path(), watcher);
+        self.shared.inbox.lock().mark_everything();
+    }
+
+    /// Waits until there is something to do.
+    fn next(&mut self) -> Next {
+        let shared = Arc::clone(&self.shared);
+        let mut mail = shared.inbox.lock();
+        loop {
+            let now = Instant::now();
+            if mail.stop {
+                return Next::Stop;
+            }
+            let wake_at = match &self.halted {
+                Some(halted) => {
+                    halted.refuse(mail.waiters.drain(..));
+                    if halted.recheck_at <= now {
+                        return Next::Recheck;
+                    }
+                    halted.recheck_at
+                }
+                None => {
+                    if let Some(next) = self.next_running(&mut mail, now) {
+                        return next;
+                    }
+                    self.wake_at(&mail)
+                }
+            };
+            mail = shared.inbox.wait(mail, wake_at);
+        }
+    }
+
+    fn next_running(&mut self, mail: &mut MutexGuard<'_, Mail>, now: Instant) -> Option<Next> {
+        if std::mem::take(&mut mail.lost) {
+            tracing::info!("the system lost events: everything is looked at");
+            return Some(Next::Rewatch);
+        }
+        if self.scanned && self.barrier.is_none() && !mail.waiters.is_empty() {
+            return Some(Next::Barrier(std::mem::take(&mut mail.waiters)));
+        }
+        if self.awaits_accept() && self.accept_check_at <= now {
+            return Some(Next::CheckAccept);
+        }
+        self.batch(mail, now).map(Next::Look)
+    }
+
+    /// What has to be looked at now.
+    fn batch(&mut self, mail: &mut Mail, now: Instant) -> Option<Batch> {
+        let barrier = self.barrier.as_ref().and_then(|barrier| barrier.due(mail.cookie_seen, now));
+        let polls = barrier.is_some() || self.polls.next() <= now;
+        let mut set = DirtySet::default();
+        let mut vanished = HashSet::new();
+        if !self.scanned || self.rescan_at <= now || barrier.is_some_and(|due| due.everything) {
+            set.mark_everything();
+        }
+        if polls {
+            self.add_polled(&mut set);
+        }
+        for due in [Some(self.later.due(now)), barrier.map(|_| self.later.changed())].into_iter().flatten() {
+            match due {
+                Due::Everything => set.mark_everything(),
+                Due::Places(paths) => paths.into_iter().for_each(|path| set.mark(path, false)),
+            }
+        }
+        let events_due =
+            mail.first.zip(mail.last).is_some_and(|(first, last)| self.pace.due(first, last) <= now);
+        if barrier.is_some() || events_due || set.is_everything() {
+            vanished = std::mem::take(&mut mail.vanished);
+            self.add_events(mail.take_dirty().take(), barrier.is_some(), now, &mut set);
+        }
+        if set.is_empty() && barrier.is_none() {
+            return None;
+        }
+        Some(Batch { dirt: set.take(), vanished, polls, barrier: barrier.is_some() })
+    }
+
+    fn add_polled(&mut self, set: &mut DirtySet) {
+        if self.poll_all.is_some() {
+            return set.mark_everything();
+        }
+        self.places.polled().into_iter().for_each(|path| set.mark(path, true));
+    }
+
+    /// Adds what events named, but for files that rest (a barrier waits for no rest).
+    fn add_events(&mut self, dirt: Dirt, at_once: bool, now: Instant, set: &mut DirtySet) {
+        let places = match dirt {
+            Dirt::Everything => return set.mark_everything(),
+            Dirt::Places(places) => places,
+        };
+        for (path, deep) in places {
+            if deep || at_once || set.is_everything() || self.later.admit(&path, now) {
+                // A directory that could not be read may be readable now, with all that is below it.
+                let deep = deep || self.troubled.contains(&path);
+                set.mark(path, deep);
+            }
+        }
+    }
+
+    fn wake_at(&mut self, mail: &Mail) -> Instant {
+        let polled = self.poll_all.is_some() || !self.places.polled().is_empty();
+        let events = mail.first.zip(mail.last).map(|(first, last)| self.pace.due(first, last));
+        let candidates = [
+            events,
+            self.later.next(),
+            polled.then(|| self.polls.next()),
+            self.barrier.as_ref().map(Barrier::deadline),
+            self.awaits_accept().then_some(self.accept_check_at),
+        ];
+        candidates.into_iter().flatten().fold(self.rescan_at, Instant::min)
+    }
+
+    /// How the tree stands, apart from being halted.
+    pub(super) fn state(&self) -> TreeState {
+        if let Some(halted) = &self.halted {
+            return TreeState::Halted { reason: halted.reason.clone() };
+        }
+        if !self.scanned {
+            return TreeState::Scanning;
+        }
+        match self.poll_all.clone().or_else(|| self.places.trouble()) {
+            Some(reason) => TreeState::Degraded { reason },
+            None => TreeState::Ready,
+        }
+    }
+}
+
+fn no_watcher(error: &WatchError) -> String {
+    let every = POLL_LEAST.as_secs();
+    match error {
+        WatchError::Limit if cfg!(target_os = "linux") => format!(
+            "nothing can be watched and everything is polled every {every} s at most: a limit is reached; raise it with: \
+             sysctl -w fs.inotify.max_user_instances=1024 fs.inotify.max_user_watches=1048576"
+        ),
+        error => format!(
+            "nothing can be watched and everything is polled every {every} s at most: {}",
+            chain(error)
+        ),
+    }
+}
+
+/// An error with its causes, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Transparent errors repeat themselves.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without a message")
+}

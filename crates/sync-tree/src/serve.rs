@@ -1,0 +1,342 @@
+//! Reads files of a live tree for those who know them by node id and digest.
+//!
+//! Invariants:
+//! * Bytes are handed out as good only if they are those of the digest that was asked for: either the file still has the
+//!   identity that vouches for the indexed digest, or what was read was hashed.
+//! * An entry of size n is its first n bytes, so what is appended meanwhile does no harm.
+//! * Every file is opened from a held directory of the tree, never by a path.
+//!
+//! A file that turns out to be different is looked at again at once, so that the feed tells its new state.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use sync_core::{Content, Digest, Hint, Node, NodeId, TreePath};
+
+use crate::{
+    hash::{Identity, hash_file},
+    index::{IndexError, IndexedNode},
+    live::{LiveTree, Site, Suspects},
+    rooted::{Dir, stat_file},
+};
+
+/// Directories that are held open for the files in them.
+const MOST_HANDLES: usize = 256;
+
+/// Why a file cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The id is no node's (any more).
+    #[error("There is no such node")]
+    NoSuchNode,
+    /// The node is a directory or a link.
+    #[error("The node is not a file")]
+    NotAFile,
+    /// The file does not have these bytes (any more).
+    #[error("The file has changed")]
+    Changed,
+    /// The file cannot be read.
+    #[error("Cannot read {path}")]
+    Unreadable {
+        /// Which file.
+        path: TreePath,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The file is larger than the caller takes.
+    #[error("The file is too large for this request")]
+    TooLarge,
+    /// The index cannot be read.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+impl Hint for ServeError {
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoSuchNode | Self::Changed => Some("read the feed on: it tells the newer state"),
+            Self::NotAFile => None,
+            Self::Unreadable { .. } => Some("check the permissions of the file on the server"),
+            Self::TooLarge => Some("fetch it on its own"),
+            Self::Index(error) => error.hint(),
+        }
+    }
+}
+
+/// The directories that were used last, held open.
+#[derive(Debug, Default)]
+pub(crate) struct Handles {
+    dirs: Mutex<HashMap<NodeId, (Dir, u64)>>,
+    uses: AtomicU64,
+}
+
+impl Handles {
+    fn get(&self, id: NodeId) -> Option<Dir> {
+        let now = self.uses.fetch_add(1, Ordering::Relaxed);
+        let mut dirs = self.lock();
+        let (dir, used) = dirs.get_mut(&id)?;
+        *used = now;
+        Some(dir.clone())
+    }
+
+    fn put(&self, id: NodeId, dir: Dir) {
+        let now = self.uses.fetch_add(1, Ordering::Relaxed);
+        let mut dirs = self.lock();
+        if dirs.len() >= MOST_HANDLES
+            && let Some(oldest) = dirs.iter().min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id)
+        {
+            dirs.remove(&oldest);
+        }
+        dirs.insert(id, (dir, now));
+    }
+
+    fn forget(&self, id: NodeId) {
+        self.lock().remove(&id);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, (Dir, u64)>> {
+        self.dirs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A file as the index knows it.
+struct Known {
+    node: Node,
+    size: u64,
+    digest: Digest,
+    /// The identity that vouches for the digest, if one does.
+    vouched: Option<Identity>,
+}
+
+impl Known {
+    fn new(indexed: IndexedNode) -> Result<Self, ServeError> {
+        let Content::File { size, digest } = indexed.node.entry.content else {
+            return Err(ServeError::NotAFile);
+        };
+        let vouched = indexed.vouched.then_some(indexed.identity);
+        Ok(Self { node: indexed.node, size, digest, vouched })
+    }
+
+    /// Whether this file is still the one that was indexed.
+    fn is_vouched(&self, file: &File) -> io::Result<bool> {
+        let Some(vouched) = self.vouched else { return Ok(false) };
+        Ok(Identity::of(&stat_file(file)?) == vouched)
+    }
+}
+
+impl LiveTree {
+    /// Appends a small file's bytes to `out`, if they are those of `digest`. Answers how many they are. Leaves `out` as
+    /// it was if there is an error. Blocks.
+    ///
+    /// # Errors
+    /// See [`ServeError`].
+    pub fn read_packed(
+        &self,
+        id: NodeId,
+        digest: &Digest,
+        max: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<u64, ServeError> {
+        let site = self.site();
+        let known = find(&site, id, Some(digest))?;
+        if known.size > max {
+            return Err(ServeError::TooLarge);
+        }
+        let start = out.len();
+        // A held directory may be one that was replaced meanwhile: then the tree is asked again, from its root.
+        let held = site.handles.get(known.node.parent);
+        if let Some(dir) = held {
+            if let Ok(true) = append(&dir, &known, out) {
+                return Ok(known.size);
+            }
+            out.truncate(start);
+            site.handles.forget(known.node.parent);
+        }
+        let result = open_parent(&site, &known).and_then(|dir| append(&dir, &known, out));
+        if let Ok(true) = result {
+            return Ok(known.size);
+        }
+        out.truncate(start);
+        Err(self.refusal(&site, &known, result.err()))
+    }
+
+    /// Opens a file for sending it piece by piece; with a digest, only if the index knows it by that. Blocks.
+    ///
+    /// # Errors
+    /// See [`ServeError`].
+    pub fn open_file(&self, id: NodeId, digest: Option<&Digest>) -> Result<ServedFile, ServeError> {
+        let site = self.site();
+        let known = find(&site, id, digest)?;
+        let opened =
+            open_parent(&site, &known).and_then(|dir| dir.open_file(&known.node.name)).and_then(|file| {
+                let vouched = known.is_vouched(&file)?;
+                Ok((file, vouched))
+            });
+        let (file, vouched) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return Err(self.refusal(&site, &known, Some(error))),
+        };
+        // Where nothing vouches for the bytes they are hashed as they are read.
+        let reading = if vouched { Reading::Vouched } else { Reading::Hashed(Box::default()) };
+        let path = site.index.path_of(id)?.ok_or(ServeError::NoSuchNode)?;
+        Ok(ServedFile { node: known.node.clone(), known, file, reading, path, suspects: self.suspects() })
+    }
+
+    /// What to answer for a file that could not be read as it is known, and has it looked at again.
+    fn refusal(&self, site: &Site, known: &Known, error: Option<io::Error>) -> ServeError {
+        let path = match site.index.path_of(known.node.id) {
+            Ok(Some(path)) => path,
+            Ok(None) => return ServeError::NoSuchNode,
+            Err(error) => return error.into(),
+        };
+        self.suspects().add(path.clone());
+        match error {
+            Some(source) if !is_change(&source) => ServeError::Unreadable { path, source },
+            _ => ServeError::Changed,
+        }
+    }
+}
+
+fn find(site: &Site, id: NodeId, digest: Option<&Digest>) -> Result<Known, ServeError> {
+    let known = Known::new(site.index.node(id)?.ok_or(ServeError::NoSuchNode)?)?;
+    // The index is newer than the question: the feed tells.
+    if digest.is_some_and(|digest| *digest != known.digest) { Err(ServeError::Changed) } else { Ok(known) }
+}
+
+/// Opens the directory that holds a node, and keeps it for others.
+fn open_parent(site: &Site, known: &Known) -> io::Result<Dir> {
+    let parent = known.node.parent;
+    let path = site.index.path_of(parent).map_err(io::Error::other)?;
+    let dir = site.root.open_dir(&path.ok_or(io::ErrorKind::NotFound)?)?;
+    site.handles.put(parent, dir.clone());
+    Ok(dir)
+}
+
+/// Appends the file's bytes. Answers whether they are the right ones.
+fn append(dir: &Dir, known: &Known, out: &mut Vec<u8>) -> io::Result<bool> {
+    let file = dir.open_file(&known.node.name)?;
+    let start = out.len();
+    let size = usize::try_from(known.size).map_err(io::Error::other)?;
+    out.resize(start + size, 0);
+    match file.read_exact_at(&mut out[start..], 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+        other => other?,
+    }
+    Ok(known.is_vouched(&file)? || Digest::of(&out[start..]) == known.digest)
+}
+
+/// Whether an error only says that something else is there now.
+fn is_change(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, NotADirectory, NotFound, UnexpectedEof};
+    matches!(error.kind(), NotFound | NotADirectory | InvalidInput | UnexpectedEof)
+}
+
+/// An open file of the tree.
+#[derive(Debug)]
+pub struct ServedFile {
+    /// The file as the index knows it.
+    pub node: Node,
+    known: Known,
+    file: File,
+    reading: Reading,
+    path: TreePath,
+    suspects: Suspects,
+}
+
+/// How the bytes that were read are known to be the right ones.
+#[derive(Debug)]
+enum Reading {
+    /// The file had the identity that vouches for the digest, and must have it still at the end.
+    Vouched,
+    /// They are hashed, as long as they are read one after the other from the start.
+    Hashed(Box<Progress>),
+    /// They were read in another order.
+    Scattered,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    hasher: blake3::Hasher,
+    at: u64,
+}
+
+impl std::fmt::Debug for Known {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Known")
+            .field("size", &self.size)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ServedFile {
+    /// Reads from an offset, up to the entry's size; 0 at its end. What was appended since is not part of the entry.
+    ///
+    /// # Errors
+    /// Reading failed, or the file is shorter than its entry (`UnexpectedEof`).
+    pub fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.known.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let want = left.min(buf.len());
+        let part = &mut buf[..want];
+        let count = loop {
+            match self.file.read_at(part, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
+        if count == 0 && want > 0 {
+            self.suspects.add(self.path.clone());
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Reading::Hashed(progress) = &mut self.reading {
+            if progress.at == offset {
+                progress.hasher.update(&part[..count]);
+                progress.at += count as u64;
+            } else {
+                self.reading = Reading::Scattered;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Says whether all that was read were the bytes of the entry. To be called before the last of them is called good.
+    ///
+    /// # Errors
+    /// [`ServeError::Changed`] if they were not, or if that cannot be told.
+    pub fn finish(&self) -> Result<(), ServeError> {
+        match self.is_good() {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                self.suspects.add(self.path.clone());
+                Err(ServeError::Changed)
+            }
+            Err(source) => Err(ServeError::Unreadable { path: self.path.clone(), source }),
+        }
+    }
+
+    fn is_good(&self) -> io::Result<bool> {
+        match &self.reading {
+            Reading::Vouched => self.known.is_vouched(&self.file),
+            Reading::Hashed(progress) if progress.at == self.known.size => {
+                Ok(Digest::from(progress.hasher.finalize()) == self.known.digest)
+            }
+            // Only a part was read: it is good if the whole is. Whoever puts parts together checks the whole again.
+            Reading::Hashed(_) | Reading::Scattered => {
+                let hashed = hash_file(&self.file, self.known.size)?;
+                Ok(hashed.read == self.known.size && hashed.digest == self.known.digest)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make and look at their own trees")]
+mod tests;

@@ -1,0 +1,177 @@
+use std::{fs, io::Write as _, path::Path};
+
+use super::*;
+use crate::live::tests::Scene;
+
+fn digest_of(scene: &Scene, path: &str) -> (NodeId, Digest) {
+    let node = scene.tree.index().find(&TreePath::new(path).unwrap()).unwrap().unwrap().node;
+    let Content::File { digest, .. } = node.entry.content else { panic!("{path} is no file") };
+    (node.id, digest)
+}
+
+fn read_all(file: &mut ServedFile) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut part = [0; 1000];
+    loop {
+        match file.read_at(all.len() as u64, &mut part).unwrap() {
+            0 => return all,
+            count => all.extend(&part[..count]),
+        }
+    }
+}
+
+fn settle(scene: &Scene, path: &str) {
+    let path = TreePath::new(path).unwrap();
+    scene.until("it is vouched for", || scene.tree.index().find(&path).unwrap().unwrap().vouched);
+}
+
+/// A scene where nothing is noticed until somebody asks.
+fn unwatched(prepare: impl FnOnce(&Path)) -> Scene {
+    let meddler = crate::watch::fake::Meddler::with_limit(usize::MAX);
+    let scene = Scene::meddled(&meddler, prepare);
+    scene.barrier().unwrap();
+    meddler.mute(true);
+    scene
+}
+
+#[test]
+fn small_files_are_packed_one_after_the_other() {
+    let scene = Scene::start();
+    for number in 0..600 {
+        scene.write(&format!("d{number}/f"), &format!("content {number}"));
+    }
+    scene.write("empty", "");
+    scene.barrier().unwrap();
+    let mut out = b"before".to_vec();
+    let mut want = out.clone();
+    for number in (0..600).chain([3, 1, 2]) {
+        let (id, digest) = digest_of(&scene, &format!("d{number}/f"));
+        let content = format!("content {number}");
+        assert_eq!(scene.tree.read_packed(id, &digest, 100, &mut out).unwrap(), content.len() as u64);
+        want.extend(content.bytes());
+    }
+    let (id, digest) = digest_of(&scene, "empty");
+    assert_eq!(scene.tree.read_packed(id, &digest, 0, &mut out).unwrap(), 0);
+    assert_eq!(out, want);
+    assert!(scene.tree.site().handles.lock().len() <= MOST_HANDLES);
+}
+
+#[test]
+fn what_cannot_be_packed_leaves_the_buffer_alone() {
+    let scene = Scene::start();
+    scene.write("d/f", "content");
+    scene.barrier().unwrap();
+    let (id, digest) = digest_of(&scene, "d/f");
+    let mut out = b"before".to_vec();
+    let dir = scene.id("d").unwrap();
+    for (id, digest, max, want) in [
+        (NodeId(u64::MAX >> 2), digest, 100, "no such node"),
+        (dir, digest, 100, "not a file"),
+        (id, Digest::of(b"other"), 100, "has changed"),
+        (id, digest, 6, "too large"),
+    ] {
+        let error = scene.tree.read_packed(id, &digest, max, &mut out).unwrap_err();
+        assert!(error.to_string().contains(want), "{error}");
+    }
+    assert_eq!(out, b"before");
+}
+
+#[test]
+fn a_changed_file_is_never_served_as_the_old_one_and_is_looked_at_again() {
+    let scene = unwatched(|root| {
+        for name in ["rewritten", "shorter", "gone", "dir"] {
+            fs::write(root.join(name), "old content").unwrap();
+        }
+    });
+    let names = ["rewritten", "shorter", "gone", "dir"];
+    let known = names.map(|name| digest_of(&scene, name));
+    fs::write(scene.root.join("rewritten"), "new content").unwrap();
+    fs::write(scene.root.join("shorter"), "old").unwrap();
+    fs::remove_file(scene.root.join("gone")).unwrap();
+    fs::remove_file(scene.root.join("dir")).unwrap();
+    fs::create_dir(scene.root.join("dir")).unwrap();
+    let mut out = Vec::new();
+    for ((id, digest), name) in known.iter().zip(names) {
+        let error = scene.tree.read_packed(*id, digest, 100, &mut out).unwrap_err();
+        assert!(
+            matches!(error, ServeError::Changed | ServeError::NoSuchNode | ServeError::NotAFile),
+            "{name}: {error}"
+        );
+        assert!(out.is_empty());
+    }
+    // No event told of it: only having been asked for did.
+    scene.until("the new states", || {
+        scene.id("gone").is_none() && digest_of(&scene, "rewritten").1 == Digest::of(b"new content")
+    });
+}
+
+#[test]
+fn a_replaced_directory_is_found_again() {
+    let scene = Scene::start();
+    scene.write("d/f", "content");
+    scene.barrier().unwrap();
+    let mut out = Vec::new();
+    let (id, digest) = digest_of(&scene, "d/f");
+    scene.tree.read_packed(id, &digest, 100, &mut out).unwrap();
+    // The held handle is now on another directory.
+    fs::rename(scene.root.join("d"), scene.root.with_extension("aside")).unwrap();
+    scene.write("d/f", "another content");
+    scene.barrier().unwrap();
+    let (id, digest) = digest_of(&scene, "d/f");
+    out.clear();
+    scene.tree.read_packed(id, &digest, 100, &mut out).unwrap();
+    assert_eq!(out, b"another content");
+}
+
+#[test]
+fn a_large_file_is_read_piece_by_piece() {
+    let scene = Scene::start();
+    let content = "0123456789".repeat(1000);
+    scene.write("f", &content);
+    scene.barrier().unwrap();
+    let (id, digest) = digest_of(&scene, "f");
+    for settled in [false, true] {
+        if settled {
+            settle(&scene, "f");
+        }
+        let mut file = scene.tree.open_file(id, Some(&digest)).unwrap();
+        assert_eq!(file.node.id, id);
+        assert_eq!(read_all(&mut file), content.as_bytes());
+        file.finish().unwrap();
+        let mut part = [0; 10];
+        let mut file = scene.tree.open_file(id, None).unwrap();
+        assert_eq!(file.read_at(9_995, &mut part).unwrap(), 5);
+        assert_eq!(&part[..5], b"56789");
+        file.finish().unwrap();
+    }
+    assert!(matches!(scene.tree.open_file(id, Some(&Digest::of(b""))), Err(ServeError::Changed)));
+}
+
+#[test]
+fn what_is_appended_does_no_harm_and_what_is_overwritten_does() {
+    let scene = unwatched(|root| fs::write(root.join("log"), "first line\n").unwrap());
+    let (id, digest) = digest_of(&scene, "log");
+    let append = || {
+        fs::OpenOptions::new().append(true).open(scene.root.join("log")).unwrap().write_all(b"more").unwrap();
+    };
+    append();
+    let mut file = scene.tree.open_file(id, Some(&digest)).unwrap();
+    append();
+    assert_eq!(read_all(&mut file), b"first line\n");
+    file.finish().unwrap();
+    let mut file = scene.tree.open_file(id, Some(&digest)).unwrap();
+    fs::write(scene.root.join("log"), "other line\n").unwrap();
+    read_all(&mut file);
+    assert!(matches!(file.finish(), Err(ServeError::Changed)));
+}
+
+#[test]
+fn a_file_that_is_cut_short_while_it_is_sent_ends_with_an_error() {
+    let scene = unwatched(|root| fs::write(root.join("f"), "content").unwrap());
+    let (id, _) = digest_of(&scene, "f");
+    let mut file = scene.tree.open_file(id, None).unwrap();
+    fs::write(scene.root.join("f"), "").unwrap();
+    let error = file.read_at(0, &mut [0; 10]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    assert!(file.finish().is_err());
+}
