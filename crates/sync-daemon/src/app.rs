@@ -140,8 +140,9 @@ impl App {
 
 async fn listen(address: &str) -> Result<TcpListener, StartError> {
     let failed = |source| listen_error(address, source);
-    let HostPort { host, port } =
-        address.parse().map_err(|error| failed(std::io::Error::new(std::io::ErrorKind::InvalidInput, error)))?;
+    let HostPort { host, port } = address
+        .parse()
+        .map_err(|error| failed(std::io::Error::new(std::io::ErrorKind::InvalidInput, error)))?;
     TcpListener::bind((host.as_str(), port)).await.map_err(failed)
 }
 
@@ -206,7 +207,9 @@ impl RunningApp {
         }
         self.cut.cancel();
         // A connection that was cut ends as soon as it is polled, which is now.
-        let _ = timeout(Duration::from_millis(500), async { while self.server.join_next().await.is_some() {} }).await;
+        let _ =
+            timeout(Duration::from_millis(500), async { while self.server.join_next().await.is_some() {} })
+                .await;
         self.tasks.finish(Duration::from_millis(200)).await;
         stop_trees(&self.shares).await;
         self.console.finish().await;
@@ -250,7 +253,11 @@ async fn announce_task(this: Announcement) {
     for share in this.shares.iter() {
         this.tasks.spawn(tell_states_task(Arc::clone(share), this.console.clone(), this.tasks.stop.clone()));
         if this.changes {
-            this.tasks.spawn(tell_changes_task(Arc::clone(share), this.console.clone(), this.tasks.stop.clone()));
+            this.tasks.spawn(tell_changes_task(
+                Arc::clone(share),
+                this.console.clone(),
+                this.tasks.stop.clone(),
+            ));
         }
     }
     this.console.say(console::ready_line(this.address));

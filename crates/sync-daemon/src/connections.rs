@@ -154,7 +154,8 @@ impl Connection {
 
     /// Whether it is time to end; if not, the task is woken when it may be.
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Option<io::Error> {
-        if self.cut.as_mut().poll(cx).is_ready() || (self.ends.stop.is_cancelled() && !self.peer.has_asked()) {
+        if self.cut.as_mut().poll(cx).is_ready() || (self.ends.stop.is_cancelled() && !self.peer.has_asked())
+        {
             return Some(io::Error::new(io::ErrorKind::ConnectionAborted, "The daemon is shutting down"));
         }
         while let Some(deadline) = self.deadline() {

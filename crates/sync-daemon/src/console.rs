@@ -132,7 +132,8 @@ pub(crate) fn state_line(share: &str, state: &TreeState) -> String {
 /// One line for each change of a batch, up to a limit.
 pub(crate) fn change_lines(share: &str, notes: &Arc<Vec<ChangeNote>>, now: SystemTime) -> String {
     let (time, share) = (show::time(now), escape(share));
-    let mut lines: Vec<String> = notes.iter().take(LINES_IN_A_BATCH).map(|note| change_line(&time, &share, note)).collect();
+    let mut lines: Vec<String> =
+        notes.iter().take(LINES_IN_A_BATCH).map(|note| change_line(&time, &share, note)).collect();
     if notes.len() > LINES_IN_A_BATCH {
         let more = (notes.len() - LINES_IN_A_BATCH) as u64;
         lines.push(format!("{time} {share} … and {} more", thousands(more)));
@@ -162,7 +163,9 @@ fn change_line(time: &str, share: &str, note: &ChangeNote) -> String {
         (Kind::Symlink, _) => " link".to_owned(),
     };
     match &note.op {
-        ChangeOp::Renamed { from } => format!("{time} {share} {what} {} -> {path}{size}", escape(from.as_str())),
+        ChangeOp::Renamed { from } => {
+            format!("{time} {share} {what} {} -> {path}{size}", escape(from.as_str()))
+        }
         _ => format!("{time} {share} {what} {path}{size}"),
     }
 }

@@ -3,7 +3,9 @@
 use std::{process::ExitCode as ProcessExit, time::Duration};
 
 use anyhow::{Context as _, anyhow};
-use sync_cli::{Advise as _, ExitCode, Loaded, SettingsError, Stdout, error_chain, logging, settings::to_toml, show};
+use sync_cli::{
+    Advise as _, ExitCode, Loaded, SettingsError, Stdout, error_chain, logging, settings::to_toml, show,
+};
 use sync_core::name::escape;
 use sync_tree::live::LiveTree;
 use tokio::{runtime::Runtime, signal, sync::mpsc};
@@ -61,14 +63,19 @@ fn check(settings: &DaemonSettings) -> anyhow::Result<()> {
     settings.require_share()?;
     Stdout::new().text(&to_toml(settings)).context("Cannot print the configuration")?;
     for share in &settings.share {
-        #[expect(clippy::disallowed_methods, reason = "the operator names this path, and it is only looked at")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the operator names this path, and it is only looked at"
+        )]
         let found = std::fs::metadata(&share.path).map(|found| found.is_dir());
         let name = escape(&share.name);
         let path = share.path.to_string_lossy();
         let missing = || format!("Share {name} cannot be served: {}", escape(&path));
         let is_dir = found.advise("make the directory, or correct share.path").with_context(missing)?;
         if !is_dir {
-            return Err(anyhow!("It is not a directory")).advise("name a directory as share.path").with_context(missing);
+            return Err(anyhow!("It is not a directory"))
+                .advise("name a directory as share.path")
+                .with_context(missing);
         }
     }
     Ok(())

@@ -72,7 +72,9 @@ pub(super) fn told(error: &dyn std::error::Error) -> String {
 }
 
 /// Runs blocking work away from the threads that serve connections.
-pub(super) async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, RequestError>
+pub(super) async fn blocking<T, E>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, RequestError>
 where
     T: Send + 'static,
     E: Into<RequestError> + Send + 'static,

@@ -31,10 +31,14 @@ pub(super) struct Opened {
 pub(super) fn open(share: &Share, request: &v1::FetchFileRequest) -> Result<Opened, RequestError> {
     let digest = match request.digest.as_ref() {
         [] => None,
-        bytes => Some(Digest::from_slice(bytes).ok_or(RequestError::Malformed { what: "a digest that is not 32 bytes" })?),
+        bytes => Some(
+            Digest::from_slice(bytes)
+                .ok_or(RequestError::Malformed { what: "a digest that is not 32 bytes" })?,
+        ),
     };
     let id = find(&share.tree, request)?;
-    let file = share.tree.open_file(id, digest.as_ref()).map_err(|error| while_scanning(&share.tree, error))?;
+    let file =
+        share.tree.open_file(id, digest.as_ref()).map_err(|error| while_scanning(&share.tree, error))?;
     let Content::File { size, .. } = file.node.entry.content else { return Err(ServeError::NotAFile.into()) };
     let rest = size.checked_sub(request.offset);
     let rest = rest.ok_or(RequestError::Malformed { what: "an offset behind the end of the file" })?;
@@ -87,7 +91,8 @@ async fn send(opened: Opened, out: &Sender<v1::FetchFileResponse>) -> Option<Res
     let buffers = Buffers::default();
     while offset < end {
         // No thread is held while the client takes its time: a thread reads one buffer, this task passes it on.
-        let want = usize::try_from(end - offset).map_or(BYTES_IN_A_MESSAGE, |rest| rest.min(BYTES_IN_A_MESSAGE));
+        let want =
+            usize::try_from(end - offset).map_or(BYTES_IN_A_MESSAGE, |rest| rest.min(BYTES_IN_A_MESSAGE));
         let mut buffer = buffers.take(want);
         let read = blocking(move || {
             let read = read_full(&mut file, offset, &mut buffer.bytes[..want]);
@@ -110,10 +115,9 @@ async fn send(opened: Opened, out: &Sender<v1::FetchFileResponse>) -> Option<Res
 
 fn read_full(file: &mut ServedFile, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), RequestError> {
     while !buffer.is_empty() {
-        let read = file.read_at(offset, buffer).map_err(|source| RequestError::Read {
-            path: file.node.name.to_string(),
-            source,
-        })?;
+        let read = file
+            .read_at(offset, buffer)
+            .map_err(|source| RequestError::Read { path: file.node.name.to_string(), source })?;
         if read == 0 {
             // Shorter than the index says.
             return Err(ServeError::Changed.into());

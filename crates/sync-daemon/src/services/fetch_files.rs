@@ -80,7 +80,11 @@ async fn answer(
 ) -> Result<(), Status> {
     let Some(first) = requests.message().await? else { return Ok(()) };
     let share = shares.find(&first.share).map_err(RequestError::from)?;
-    let work = Arc::new(Work { share, largest_file: packing.largest_file.min(LARGEST_FILE), queue: Mutex::default() });
+    let work = Arc::new(Work {
+        share,
+        largest_file: packing.largest_file.min(LARGEST_FILE),
+        queue: Mutex::default(),
+    });
     let mut unanswered = work.enqueue(first)?;
     let mut open = true;
     let mut packers: JoinSet<Result<usize, RequestError>> = JoinSet::new();

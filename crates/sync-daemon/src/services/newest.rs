@@ -114,7 +114,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// What follows after a cursor, made by whoever asks first. `wanted` is what the caller knows to be there.
-pub(super) async fn after(share: &Arc<Share>, cursor: &[u8], wanted: Reached) -> Result<Arc<Part>, RequestError> {
+pub(super) async fn after(
+    share: &Arc<Share>,
+    cursor: &[u8],
+    wanted: Reached,
+) -> Result<Arc<Part>, RequestError> {
     if let Some(part) = share.newest.kept(cursor, wanted) {
         return Ok(part);
     }
@@ -147,7 +151,9 @@ pub(super) fn next_part(share: &Share, reader: &mut FeedReader, start: &[u8]) ->
         for event in &events {
             match event {
                 FeedEvent::Nodes { resume, .. } => (end, complete) = (Some(resume.0.to_vec()), None),
-                FeedEvent::Commit(commit) => (end, complete) = (Some(commit.cursor.0.to_vec()), Some(reached)),
+                FeedEvent::Commit(commit) => {
+                    (end, complete) = (Some(commit.cursor.0.to_vec()), Some(reached))
+                }
                 _ => {}
             }
             messages.push(share.newest.message(event));

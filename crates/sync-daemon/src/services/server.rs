@@ -73,7 +73,8 @@ pub(crate) async fn serve(
             largest_file: limits.max_packed_file_bytes.bytes(),
         },
     };
-    let service = SyncServiceServer::new(handlers).max_decoding_message_size(limits.max_message_bytes.as_usize());
+    let service =
+        SyncServiceServer::new(handlers).max_decoding_message_size(limits.max_message_bytes.as_usize());
     let health = tonic_health::server::HealthService::from_health_reporter(health.0.clone());
     builder(settings)
         .add_service(service)

@@ -43,7 +43,8 @@ impl v1::sync_service_server::SyncService for SyncHandlers {
         _: Request<v1::ListSharesRequest>,
     ) -> Result<Response<v1::ListSharesResponse>, Status> {
         let shares = self.shares.clone();
-        let shares = blocking(move || Ok::<_, RequestError>(shares.iter().map(|share| describe(share)).collect()));
+        let shares =
+            blocking(move || Ok::<_, RequestError>(shares.iter().map(|share| describe(share)).collect()));
         Ok(Response::new(v1::ListSharesResponse {
             shares: shares.await?,
             version: env!("CARGO_PKG_VERSION").to_owned(),

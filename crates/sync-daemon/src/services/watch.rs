@@ -4,12 +4,7 @@
 //! pass the barrier, and (live) follow. What it knows is one cursor and which notices were sent; a subscriber that reads
 //! slowly makes this task wait and costs nothing else.
 
-use std::{
-    future::Future,
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use sync_core::FeedEvent;
@@ -86,7 +81,14 @@ fn same(has: &Option<Arc<Message>>, new: &Arc<Message>) -> bool {
 /// Feeds a subscriber until it is gone, everything is said, or something fails.
 pub(super) async fn watch_task(share: Arc<Share>, wish: Wish, out: Sender<Message>) {
     let status = share.tree.status();
-    let subscription = Subscription { share, wish, out: out.clone(), status, has: Has::default(), reached: Reached::default() };
+    let subscription = Subscription {
+        share,
+        wish,
+        out: out.clone(),
+        status,
+        has: Has::default(),
+        reached: Reached::default(),
+    };
     if let Err(End::Failed(error)) = subscription.run().await {
         // Nobody is left to tell if this fails.
         let _ = out.send(Err(error.into())).await;
@@ -124,7 +126,8 @@ impl Subscription {
         let tree = Arc::clone(&self.share.tree);
         barrier.spawn(async move { tree.barrier().await });
         let (of, start) = (Arc::clone(&self.share), self.wish.cursor.clone());
-        let mut reader = self.patiently(blocking(move || FeedReader::start(of.tree.index(), &start))).await??;
+        let mut reader =
+            self.patiently(blocking(move || FeedReader::start(of.tree.index(), &start))).await??;
         let mut held: Option<Part> = None;
         loop {
             let (next, mut part) = self.read(reader).await?;
@@ -239,7 +242,8 @@ impl Subscription {
 
     async fn wait_for(&self, wanted: impl Fn(&TreeState) -> bool) -> Result<(), End> {
         let mut status = self.status.clone();
-        let reached = self.patiently(async move { status.wait_for(|now| wanted(&now.state)).await.is_ok() }).await?;
+        let reached =
+            self.patiently(async move { status.wait_for(|now| wanted(&now.state)).await.is_ok() }).await?;
         if reached { Ok(()) } else { Err(RequestError::Stopping.into()) }
     }
 

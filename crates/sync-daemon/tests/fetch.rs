@@ -1,0 +1,189 @@
+//! `FetchFile` and `FetchFiles`, seen from a client.
+
+mod common;
+
+use std::collections::HashMap;
+
+use common::{DEADLINE, Daemon, all, by_path, fetch, nodes_of, serve, serve_with, watch};
+use sync_core::Digest;
+use sync_wire::v1::{
+    FetchErrorReason, FetchFileRequest, FetchFilesRequest, Node, Want, fetch_file_request::File,
+};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+
+async fn nodes_by_name(daemon: &mut Daemon) -> HashMap<String, Node> {
+    let events = all(&mut daemon.client, watch(false)).await.unwrap();
+    nodes_of(&events).into_iter().map(|node| (node.name.clone(), node)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_comes_by_id_by_path_and_in_parts() {
+    let mut daemon = serve(|tree| {
+        tree.bytes("sub/big", 3_000_001, 7);
+        tree.file("empty", "");
+    })
+    .await;
+    let contents = daemon.tree.read("sub/big");
+    let (header, data) = fetch(&mut daemon.client, by_path("sub/big")).await.unwrap();
+    assert!(data == contents && header.length == 3_000_001);
+    let node = header.node.unwrap();
+    assert_eq!((node.name.as_str(), node.path.as_str(), node.size), ("big", "sub/big", 3_000_001));
+
+    let by_id = FetchFileRequest {
+        file: Some(File::NodeId(node.id)),
+        digest: node.digest,
+        offset: 1_000_000,
+        length: 1_500_000,
+        ..by_path("")
+    };
+    let (header, data) = fetch(&mut daemon.client, by_id.clone()).await.unwrap();
+    assert!(header.length == 1_500_000 && data == contents[1_000_000..2_500_000]);
+    let rest = FetchFileRequest { offset: 2_999_999, length: u64::MAX, ..by_id.clone() };
+    assert_eq!(fetch(&mut daemon.client, rest).await.unwrap().1, contents[2_999_999..]);
+    let none = FetchFileRequest { offset: 3_000_001, ..by_id };
+    assert_eq!(fetch(&mut daemon.client, none).await.unwrap().1, b"");
+    assert_eq!(fetch(&mut daemon.client, by_path("empty")).await.unwrap().1, b"");
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_fetched_is_told_by_its_code() {
+    let mut daemon = serve(|tree| drop(tree.file("dir/a", "abc"))).await;
+    let other = |request: FetchFileRequest| FetchFileRequest { digest: vec![1; 32].into(), ..request };
+    for (request, code) in [
+        (FetchFileRequest { share: "x".into(), ..by_path("dir/a") }, Code::NotFound),
+        (by_path("dir/missing"), Code::NotFound),
+        (by_path("../etc/passwd"), Code::InvalidArgument),
+        (by_path(".syncd/share.db"), Code::InvalidArgument),
+        (by_path("dir"), Code::InvalidArgument),
+        (FetchFileRequest { file: None, ..by_path("") }, Code::InvalidArgument),
+        (FetchFileRequest { file: Some(File::NodeId(u64::MAX)), ..by_path("") }, Code::NotFound),
+        (FetchFileRequest { digest: vec![1; 31].into(), ..by_path("dir/a") }, Code::InvalidArgument),
+        (FetchFileRequest { offset: 4, ..by_path("dir/a") }, Code::InvalidArgument),
+        (FetchFileRequest { offset: u64::MAX, length: 2, ..by_path("dir/a") }, Code::InvalidArgument),
+        (other(by_path("dir/a")), Code::FailedPrecondition),
+    ] {
+        let status = fetch(&mut daemon.client, request.clone()).await.unwrap_err();
+        assert_eq!(status.code(), code, "{request:?}: {status}");
+    }
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changes_is_never_served_torn() {
+    let mut daemon = serve(|tree| drop(tree.bytes("f", 8 << 20, 1))).await;
+    let node = nodes_by_name(&mut daemon).await.remove("f").unwrap();
+    let request = FetchFileRequest { file: Some(File::NodeId(node.id)), digest: node.digest, ..by_path("") };
+    let digest = Digest::from_slice(&request.digest).unwrap();
+    for seed in 2..10 {
+        // The same size and time; written over in place while it is being read, or before it is opened.
+        let fetching = tokio::spawn({
+            let (mut client, request) = (daemon.client.clone(), request.clone());
+            async move { fetch(&mut client, request).await }
+        });
+        daemon.tree.rewrite_quietly("f", seed);
+        match fetching.await.unwrap() {
+            // It was faster than the rewriting; only the first can be.
+            Ok((_, data)) => assert!(Digest::of(&data) == digest && seed == 2, "torn in rewrite {seed}"),
+            Err(status) => assert_eq!(status.code(), Code::FailedPrecondition, "rewrite {seed}"),
+        }
+    }
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_wants_are_answered_each_by_its_number() {
+    let mut daemon = serve_with(
+        |tree| {
+            for i in 0..1800 {
+                tree.file(format!("d{}/f{i}", i % 7), "x".repeat(i));
+            }
+            tree.bytes("large", 200_000, 3);
+        },
+        |settings| settings.limits.max_wants_in_flight = 100,
+    )
+    .await;
+    let nodes = nodes_by_name(&mut daemon).await;
+    let want_of = |number: u64, node: &Node| Want { number, node_id: node.id, digest: node.digest.clone() };
+    let mut wants: Vec<Want> = (0..1800).map(|i| want_of(i, &nodes[&format!("f{i}")])).collect();
+    wants.extend((1800..1900).map(|number| Want { node_id: 1 << 60, ..want_of(number, &nodes["f1"]) }));
+    wants.extend(
+        (1900..1999).map(|number| Want { digest: vec![9; 32].into(), ..want_of(number, &nodes["f1"]) }),
+    );
+    wants.push(want_of(1999, &nodes["large"]));
+
+    let (sender, requests) = mpsc::channel(1);
+    let mut answers = daemon.client.fetch_files(ReceiverStream::new(requests)).await.unwrap().into_inner();
+    let sending = tokio::spawn(async move {
+        for (i, wants) in wants.chunks(70).enumerate() {
+            let share = if i == 0 { "docs".to_owned() } else { String::new() };
+            sender.send(FetchFilesRequest { share, wants: wants.to_vec() }).await.unwrap();
+        }
+    });
+    let mut seen = HashMap::new();
+    while let Some(message) = timeout(DEADLINE, answers.message()).await.unwrap().unwrap() {
+        let mut payload = message.payload.as_ref();
+        for file in message.files {
+            let (bytes, rest) = payload.split_at(usize::try_from(file.size).unwrap());
+            payload = rest;
+            let outcome = file.error.map_or(Ok(bytes.to_vec()), |error| Err(error.reason()));
+            assert!(seen.insert(file.number, outcome).is_none(), "{} is answered twice", file.number);
+        }
+        assert!(payload.is_empty());
+    }
+    sending.await.unwrap();
+    assert_eq!(seen.len(), 2000);
+    for (number, outcome) in seen {
+        match number {
+            0..1800 => assert_eq!(outcome.unwrap(), vec![b'x'; usize::try_from(number).unwrap()]),
+            1800..1999 => assert_eq!(outcome, Err(FetchErrorReason::Changed), "{number}"),
+            _ => assert_eq!(outcome, Err(FetchErrorReason::TooLarge)),
+        }
+    }
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_want_is_answered_while_the_stream_stays_open() {
+    let mut daemon = serve(|tree| drop(tree.file("a", "abc"))).await;
+    let node = nodes_by_name(&mut daemon).await.remove("a").unwrap();
+    let (sender, requests) = mpsc::channel(1);
+    let mut answers = daemon.client.fetch_files(ReceiverStream::new(requests)).await.unwrap().into_inner();
+    for number in 0..3 {
+        let share = if number == 0 { "docs".to_owned() } else { String::new() };
+        let want = Want { number, node_id: node.id, digest: node.digest.clone() };
+        sender.send(FetchFilesRequest { share, wants: vec![want] }).await.unwrap();
+        let answer = timeout(DEADLINE, answers.message()).await.unwrap().unwrap().unwrap();
+        assert_eq!((answer.files[0].number, answer.payload.as_ref()), (number, b"abc".as_slice()));
+    }
+    drop(sender);
+    assert!(timeout(DEADLINE, answers.message()).await.unwrap().unwrap().is_none());
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_wants_end_the_stream() {
+    let mut daemon = serve(|tree| drop(tree.file("a", "abc"))).await;
+    let want = |digest: &[u8]| Want { number: 1, node_id: 1, digest: digest.to_vec().into() };
+    let message = |share: &str, want: Want| FetchFilesRequest { share: share.to_owned(), wants: vec![want] };
+    for (requests, code) in [
+        (vec![message("nothing", want(&[0; 32]))], Code::NotFound),
+        (vec![message("docs", want(&[0; 3]))], Code::InvalidArgument),
+        (vec![message("docs", want(&[0; 32])), message("other", want(&[0; 32]))], Code::InvalidArgument),
+    ] {
+        let mut answers = daemon.client.fetch_files(tokio_stream::iter(requests)).await.unwrap().into_inner();
+        let ended = timeout(DEADLINE, async {
+            loop {
+                match answers.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => panic!("it ends with an error"),
+                    Err(status) => return status,
+                }
+            }
+        });
+        assert_eq!(ended.await.unwrap().code(), code);
+    }
+    daemon.app.stop().await;
+}
