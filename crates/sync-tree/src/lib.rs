@@ -3,6 +3,7 @@
 //! [`rooted`] is the only way to a file of a tree; everything else here stands on it. Everything blocks: callers run it
 //! on threads of their own.
 
+pub mod apply;
 pub mod durable;
 pub mod feed;
 pub mod hash;

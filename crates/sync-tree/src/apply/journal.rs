@@ -1,0 +1,54 @@
+//! Notes of where something in staging came from, so that an ended run can be undone.
+//!
+//! A note is a file `NAME.from` beside `NAME`: a line with the format's version, then the path. It is written before the
+//! thing is moved and removed after it is settled. A note that a power cut spoiled costs the name, never the content.
+
+use std::io::{self, Read, Write};
+
+use sync_core::TreePath;
+
+use crate::rooted::Dir;
+
+const SUFFIX: &str = ".from";
+const HEADER: &[u8] = b"syncd-from 1\n";
+
+/// No path that a system can work with is longer.
+const MAX_NOTE_BYTES: u64 = 64 * 1024;
+
+/// Notes that `name` in `dir` will be what is at `path`. A left-over note of that name is replaced.
+pub(super) fn write(dir: &Dir, name: &str, path: &TreePath, flush: bool) -> io::Result<()> {
+    let note = note_name(name);
+    let mut file = match dir.create_new(&note, 0o600) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            dir.remove_file(&note)?;
+            dir.create_new(&note, 0o600)?
+        }
+        other => other?,
+    };
+    let mut bytes = HEADER.to_vec();
+    bytes.extend_from_slice(path.as_str().as_bytes());
+    file.write_all(&bytes)?;
+    if flush { file.sync_data() } else { Ok(()) }
+}
+
+/// Where `name` in `dir` came from, if that is known.
+pub(super) fn read(dir: &Dir, name: &str) -> Option<TreePath> {
+    let mut bytes = Vec::new();
+    dir.open_file(&note_name(name)).ok()?.take(MAX_NOTE_BYTES).read_to_end(&mut bytes).ok()?;
+    let path = std::str::from_utf8(bytes.strip_prefix(HEADER)?).ok()?;
+    TreePath::new(path).ok().filter(|path| !path.is_root())
+}
+
+/// Removes the note. It may be missing; one that stays is removed at the next start.
+pub(super) fn remove(dir: &Dir, name: &str) {
+    let _ = dir.remove_file(&note_name(name));
+}
+
+/// Whether this is the name of a note.
+pub(super) fn is_note(name: &str) -> bool {
+    name.ends_with(SUFFIX)
+}
+
+fn note_name(name: &str) -> String {
+    format!("{name}{SUFFIX}")
+}

@@ -1,0 +1,103 @@
+//! What is already in the target goes to another place in it.
+//!
+//! A move whose new place is free by then is one rename. Moves that cross each other go through `staging/moves`: all are
+//! taken out, then all are put in, top down. Each has a note of where it was, so that an ended run can be undone.
+
+use std::io;
+
+use super::{Applier, ApplyError, Durability, Expect, Place, Recovered, Step, carry, journal};
+use crate::rooted::Stat;
+
+impl Applier {
+    /// Moves what is in a place to a free place, and looks whether it was the expected thing; if not, it goes back.
+    ///
+    /// # Errors
+    /// [`ApplyError::Stale`]: something else is in `from`, or something is in `to`.
+    pub fn move_new(&self, from: &Place<'_>, to: &Place<'_>, expect: &Expect) -> Result<Stat, ApplyError> {
+        check_present(from, expect)?;
+        self.step(Step::Checked);
+        carry(from.dir, from.name, to.dir, to.name).map_err(|error| self.refused(to, error))?;
+        self.step(Step::Taken);
+        let moved = to.dir.stat(to.name).map_err(|source| to.failed("look at what was moved", source))?;
+        if expect.survived(&moved) {
+            return Ok(moved);
+        }
+        // It is somebody's newer work. If its old place is taken by now it stays where it is, for the next scan to find.
+        if let Err(error) = carry(to.dir, to.name, from.dir, from.name) {
+            tracing::info!(path = %to.path, %error, "it changed while it was being moved, and stays here");
+        }
+        Err(from.stale())
+    }
+
+    /// Takes a file, a link or a whole directory out of the tree, to be put in again under the same key.
+    ///
+    /// # Errors
+    /// [`ApplyError::Stale`]: the place holds something else, which stays.
+    pub fn take_out(&self, at: &Place<'_>, expect: &Expect, key: u64) -> Result<(), ApplyError> {
+        let failed = |source| ApplyError::of_state("write into .syncd/staging", source).about(at.path);
+        check_present(at, expect)?;
+        let name = key.to_string();
+        journal::write(&self.moves, &name, at.path, self.durability == Durability::File).map_err(failed)?;
+        self.step(Step::Checked);
+        if let Err(error) = carry(at.dir, at.name, &self.moves, &name) {
+            // A key that is in use keeps its note: what lies there was not taken from here.
+            if error.kind() != io::ErrorKind::AlreadyExists {
+                journal::remove(&self.moves, &name);
+            }
+            return Err(self.refused(at, error));
+        }
+        self.step(Step::Taken);
+        if expect.survived(&self.moves.stat(&name).map_err(failed)?) {
+            return Ok(());
+        }
+        self.undo(&self.moves, &name, at)?;
+        journal::remove(&self.moves, &name);
+        Err(at.stale())
+    }
+
+    /// Puts what was taken out under this key into a free place.
+    ///
+    /// # Errors
+    /// [`ApplyError::Stale`]: the place is taken, or its directory is gone. What was taken out waits on; see
+    /// [`Applier::put_back`].
+    pub fn put_in(&self, key: u64, at: &Place<'_>) -> Result<Stat, ApplyError> {
+        let name = key.to_string();
+        let taken = self
+            .moves
+            .stat(&name)
+            .map_err(|source| ApplyError::of_state("find what was taken out", source).about(at.path))?;
+        self.step(Step::Checked);
+        carry(&self.moves, &name, at.dir, at.name).map_err(|error| self.refused(at, error))?;
+        self.step(Step::Taken);
+        journal::remove(&self.moves, &name);
+        let now = at.dir.stat(at.name).map_err(|source| at.failed("look at what was moved", source))?;
+        if (now.kind, now.ino) == (taken.kind, taken.ino) { Ok(now) } else { Err(at.stale()) }
+    }
+
+    /// Gives up on what was taken out under this key: back to where it was if that is free, else to the trash.
+    ///
+    /// # Errors
+    /// Neither is possible. It waits on.
+    pub fn put_back(&self, key: u64) -> Result<Recovered, ApplyError> {
+        self.return_move(&key.to_string())
+    }
+
+    pub(super) fn return_move(&self, name: &str) -> Result<Recovered, ApplyError> {
+        let known = journal::read(&self.moves, name);
+        if let Some(path) = &known
+            && let Ok((dir, last)) = self.root.open_parent(path)
+            && carry(&self.moves, name, &dir, &last).is_ok()
+        {
+            journal::remove(&self.moves, name);
+            return Ok(Recovered::PutBack { path: path.clone() });
+        }
+        self.recover_to_trash(&self.moves, name, known)
+    }
+}
+
+fn check_present(at: &Place<'_>, expect: &Expect) -> Result<(), ApplyError> {
+    match (expect, at.check(expect)?) {
+        (Expect::Nothing, _) | (_, None) => Err(at.stale()),
+        _ => Ok(()),
+    }
+}

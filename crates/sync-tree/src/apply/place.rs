@@ -1,0 +1,183 @@
+//! Staged content gets its name in the tree.
+
+use std::io;
+
+use sync_core::{Content, Entry};
+
+use super::{Applier, ApplyError, Displaced, Durability, Expect, Place, Step, journal, stage::Temp};
+use crate::rooted::{Stat, StatKind, set_file_mode, set_file_times, stat_file};
+
+use super::stage::Staged;
+
+/// What is carried of a mode. Set-id and sticky bits never come from another machine.
+pub(super) const MODE_BITS: u16 = 0o777;
+
+impl Applier {
+    /// Puts a staged file in its place, with the mode and time of `entry`. Returns what is there now.
+    ///
+    /// If something else than expected comes there between the check and the swap, that goes to the trash and the new
+    /// file stays.
+    ///
+    /// # Errors
+    /// [`ApplyError::Stale`]: the place holds something else. Whatever fails, the staged file is removed.
+    pub fn place(
+        &self,
+        staged: Staged,
+        at: &Place<'_>,
+        entry: &Entry,
+        expect: &Expect,
+        displaced: Displaced,
+    ) -> Result<Stat, ApplyError> {
+        let failed = |source| at.failed("prepare the new file", source);
+        let (mut temp, file) = staged.into_parts().map_err(failed)?;
+        set_file_mode(&file, entry.mode & MODE_BITS).map_err(failed)?;
+        set_file_times(&file, entry.mtime).map_err(failed)?;
+        if self.durability == Durability::File {
+            file.sync_all().map_err(failed)?;
+        }
+        if *expect == Expect::Nothing {
+            self.put(&mut temp, at)?;
+        } else {
+            let ino = stat_file(&file).map_err(failed)?.ino;
+            self.replace(&mut temp, ino, at, expect, displaced)?;
+        }
+        stat_file(&file).map_err(|source| at.failed("look at the new file", source))
+    }
+
+    /// Puts a symlink in its place, with the time of `entry`. Returns what is there now.
+    ///
+    /// # Errors
+    /// Like [`Applier::place`].
+    pub fn place_link(
+        &self,
+        target: &[u8],
+        at: &Place<'_>,
+        entry: &Entry,
+        expect: &Expect,
+        displaced: Displaced,
+    ) -> Result<Stat, ApplyError> {
+        debug_assert!(matches!(entry.content, Content::Symlink { .. }), "a link's entry is a link");
+        let failed =
+            |source| ApplyError::of_state("make a symbolic link in .syncd/staging", source).about(at.path);
+        let mut temp = self.staging.fresh().map_err(failed)?;
+        temp.dir.symlink(target, &temp.name).map_err(failed)?;
+        temp.ours = true;
+        temp.dir.set_times(&temp.name, entry.mtime).map_err(failed)?;
+        let ino = temp.dir.stat(&temp.name).map_err(failed)?.ino;
+        if *expect == Expect::Nothing {
+            self.put(&mut temp, at)?;
+        } else {
+            self.replace(&mut temp, ino, at, expect, displaced)?;
+        }
+        // There is no handle of a link that could be asked, so the name is, and may have been taken over already.
+        let now = at.dir.stat(at.name).map_err(|source| at.failed("look at the new link", source))?;
+        if now.kind == StatKind::Symlink && now.ino == ino { Ok(now) } else { Err(at.stale()) }
+    }
+
+    /// Makes a directory, for us alone until [`Applier::set_meta`] gives it its mode. One that is there is not adopted.
+    ///
+    /// # Errors
+    /// [`ApplyError::Stale`]: the place is taken.
+    pub fn make_dir(&self, at: &Place<'_>) -> Result<Stat, ApplyError> {
+        let failed = |source| at.failed("make the directory", source);
+        at.dir.make_dir(at.name, super::PRIVATE_MODE).map_err(failed)?;
+        let made = at.dir.stat(at.name).map_err(failed)?;
+        if made.kind == StatKind::Directory { Ok(made) } else { Err(at.stale()) }
+    }
+
+    /// The rename itself is the check that the place is free.
+    fn put(&self, temp: &mut Temp, at: &Place<'_>) -> Result<(), ApplyError> {
+        self.step(Step::Checked);
+        temp.dir.rename_new(&temp.name, at.dir, at.name).map_err(|error| self.refused(at, error))?;
+        temp.ours = false;
+        Ok(())
+    }
+
+    fn replace(
+        &self,
+        temp: &mut Temp,
+        ino: u64,
+        at: &Place<'_>,
+        expect: &Expect,
+        displaced: Displaced,
+    ) -> Result<(), ApplyError> {
+        at.check(expect)?;
+        let name = self.enter_swap(temp, ino, at)?;
+        let noted = displaced == Displaced::Trash;
+        if noted {
+            journal::write(&self.swap, &name, at.path, false)
+                .map_err(|source| ApplyError::of_state("write into .syncd/staging", source).about(at.path))?;
+        }
+        self.step(Step::Checked);
+        let swapped = self.swap.exchange(&name, at.dir, at.name);
+        let settled = match swapped {
+            Ok(()) => {
+                // From here on that name holds what was in the place, and is not ours to remove.
+                temp.ours = false;
+                self.step(Step::Taken);
+                self.settle(&name, at, expect, displaced)
+            }
+            Err(error) => Err(self.refused(at, error)),
+        };
+        // If the displaced thing could not be settled, the next start will, and then needs the note.
+        if noted && (temp.ours || settled.is_ok()) {
+            journal::remove(&self.swap, &name);
+        }
+        settled
+    }
+
+    /// Moves our file to where displaced things lie, under a name that tells which inode is ours: whichever of the two
+    /// a crash leaves there, the next start knows what it is.
+    fn enter_swap(&self, temp: &mut Temp, ino: u64, at: &Place<'_>) -> Result<String, ApplyError> {
+        let name = swap_name(ino, self.unique());
+        temp.dir.rename_to(&temp.name, &self.swap, &name).map_err(|source| {
+            ApplyError::of_state("move the new file in .syncd/staging", source).about(at.path)
+        })?;
+        temp.dir = self.swap.clone();
+        temp.name.clone_from(&name);
+        Ok(name)
+    }
+
+    /// Deletes or keeps what a rename took from a place to `name` in `swap`.
+    fn settle(
+        &self,
+        name: &str,
+        at: &Place<'_>,
+        expect: &Expect,
+        displaced: Displaced,
+    ) -> Result<(), ApplyError> {
+        let failed = |source| ApplyError::of_state("settle what was replaced", source).about(at.path);
+        let taken = self.swap.stat(name).map_err(failed)?;
+        let expected = expect.survived(&taken);
+        // A directory may have been filled meanwhile, and only its name was checked.
+        if expected && displaced == Displaced::Delete && taken.kind != StatKind::Directory {
+            return self.swap.remove_file(name).map_err(failed);
+        }
+        if !expected {
+            tracing::info!(path = %at.path, "it changed while it was being replaced; what was there is in the trash");
+        }
+        self.trash.take(&self.swap, name, at.path).map_err(failed)
+    }
+
+    /// A rename into the tree failed: because of the place, or because the target went away altogether.
+    pub(super) fn refused(&self, at: &Place<'_>, source: io::Error) -> ApplyError {
+        if source.kind() == io::ErrorKind::NotFound && self.is_gone() {
+            return ApplyError::Gone { path: at.path.clone() };
+        }
+        at.failed("move it into place", source)
+    }
+
+    fn is_gone(&self) -> bool {
+        self.root.dir().stat(sync_core::name::STATE_DIR).is_err()
+    }
+}
+
+/// The name of a file of ours with this inode that is about to replace something.
+fn swap_name(ino: u64, unique: u64) -> String {
+    format!("new-{ino}-{unique:x}")
+}
+
+/// The inode that is ours if `name` holds it; see [`swap_name`].
+pub(super) fn our_inode(name: &str) -> Option<u64> {
+    name.strip_prefix("new-")?.split_once('-')?.0.parse().ok()
+}

@@ -1,0 +1,133 @@
+//! Cleaning up after a run that ended in the middle.
+//!
+//! What lies in `moves` and `swap` came out of the tree and is never deleted: it goes back, or to the trash. (A file of our
+//! own that was about to replace something lies in `swap` under its own inode number, and is known by that.) Everything
+//! else in staging is what an earlier run was receiving, and is deleted.
+
+use std::{io, time::SystemTime};
+
+use sync_core::TreePath;
+
+use super::{Applier, ApplyError, MOVES, SWAP, journal, place::our_inode, trash};
+use crate::rooted::Dir;
+
+/// So many names are deleted at one start, staging and old trash each; the rest waits for the next, so that a start is
+/// never long.
+const MAX_DELETIONS: u64 = 1_000_000;
+
+/// Where things go in the trash if it is not known where they were.
+const LOST: &str = "recovered";
+
+/// What was found in staging and saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recovered {
+    /// It is back where it was taken from.
+    PutBack {
+        /// The place.
+        path: TreePath,
+    },
+    /// It is in this run's directory of the trash, under this path.
+    Trashed {
+        /// The place that it had, or a name for it.
+        path: TreePath,
+    },
+}
+
+impl Applier {
+    /// Settles what an earlier run left, deletes its temporary files, and what the trash kept long enough. Called once,
+    /// under the target's lock, before anything is changed.
+    ///
+    /// # Errors
+    /// Something can neither go back nor to the trash. It waits for the next start.
+    pub fn recover(&self) -> Result<Vec<Recovered>, ApplyError> {
+        let mut recovered = self.recover_moves()?;
+        recovered.extend(self.recover_swap()?);
+        let failed = |source| ApplyError::of_state("clean .syncd/staging", source);
+        let mut budget = MAX_DELETIONS;
+        for entry in self.staging.dir().list().map_err(failed)? {
+            let Ok(name) = std::str::from_utf8(&entry.name) else { continue };
+            if name != MOVES && name != SWAP && name != self.staging.run() {
+                trash::clear(self.staging.dir(), name, &mut budget).map_err(failed)?;
+            }
+        }
+        self.prune_trash(SystemTime::now())?;
+        Ok(recovered)
+    }
+
+    /// Deletes what the trash kept long enough by `now`.
+    ///
+    /// # Errors
+    /// The trash cannot be read.
+    pub fn prune_trash(&self, now: SystemTime) -> Result<(), ApplyError> {
+        let mut budget = MAX_DELETIONS;
+        self.trash
+            .prune(now, &mut budget)
+            .map_err(|source| ApplyError::of_state("clean .syncd/trash", source))
+    }
+
+    fn recover_moves(&self) -> Result<Vec<Recovered>, ApplyError> {
+        let mut found: Vec<(Option<TreePath>, String)> = waiting(&self.moves)
+            .map_err(state_failed)?
+            .into_iter()
+            .map(|name| (journal::read(&self.moves, &name), name))
+            .collect();
+        // Parents before what was in them.
+        found.sort_by_key(|(path, _)| path.as_ref().map(TreePath::depth));
+        let recovered =
+            found.into_iter().map(|(_, name)| self.return_move(&name)).collect::<Result<_, _>>()?;
+        drop_notes(&self.moves).map_err(state_failed)?;
+        Ok(recovered)
+    }
+
+    fn recover_swap(&self) -> Result<Vec<Recovered>, ApplyError> {
+        let mut recovered = Vec::new();
+        for name in waiting(&self.swap).map_err(state_failed)? {
+            let is_ours = our_inode(&name) == Some(self.swap.stat(&name).map_err(state_failed)?.ino);
+            if is_ours {
+                self.swap.remove_file(&name).map_err(state_failed)?;
+            } else {
+                let known = journal::read(&self.swap, &name);
+                recovered.push(self.recover_to_trash(&self.swap, &name, known)?);
+            }
+        }
+        drop_notes(&self.swap).map_err(state_failed)?;
+        Ok(recovered)
+    }
+
+    pub(super) fn recover_to_trash(
+        &self,
+        dir: &Dir,
+        name: &str,
+        known: Option<TreePath>,
+    ) -> Result<Recovered, ApplyError> {
+        let path = known.unwrap_or_else(|| TreePath::root().join(LOST).join(name));
+        self.trash.take(dir, name, &path).map_err(|source| {
+            ApplyError::of_state("move what an earlier run left to the trash", source).about(&path)
+        })?;
+        journal::remove(dir, name);
+        Ok(Recovered::Trashed { path })
+    }
+}
+
+/// The names in a directory of ours, without the notes. We only make names that are UTF-8.
+fn waiting(dir: &Dir) -> io::Result<Vec<String>> {
+    let mut names = all_names(dir)?;
+    names.retain(|name| !journal::is_note(name));
+    Ok(names)
+}
+
+/// What the notes were about is settled, or never came.
+fn drop_notes(dir: &Dir) -> io::Result<()> {
+    for name in all_names(dir)?.iter().filter(|name| journal::is_note(name)) {
+        dir.remove_file(name)?;
+    }
+    Ok(())
+}
+
+fn all_names(dir: &Dir) -> io::Result<Vec<String>> {
+    Ok(dir.list()?.into_iter().filter_map(|entry| String::from_utf8(entry.name.into()).ok()).collect())
+}
+
+fn state_failed(source: io::Error) -> ApplyError {
+    ApplyError::of_state("recover what an earlier run left in .syncd/staging", source)
+}

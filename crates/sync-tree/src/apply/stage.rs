@@ -1,0 +1,315 @@
+//! Content comes in: temporary files of our own, verified before anyone else can see them.
+//!
+//! They lie in `staging/RUN/LANE/`: a directory per run, so that leftovers of an ended run are known for what they are, and
+//! a few lanes in it, so that threads do not wait for each other's directory. Only what we wrote ourselves is ever in a
+//! lane; it may be deleted at any time.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use sync_core::{Digest, TreePath};
+
+use super::{Applier, ApplyError, make_or_open};
+use crate::{
+    hash::{self, Identity},
+    platform,
+    rooted::{Dir, stat_file},
+};
+
+/// More than the threads that usually write.
+const LANES: usize = 8;
+
+/// So many staged files keep their handle; those beyond are closed and opened again, so that a large batch does not reach
+/// the limit of open files (often 1,024).
+const MAX_HELD: usize = 256;
+
+/// The steps in which runs of zeros are looked for. They become holes.
+const HOLE_BYTES: usize = 64 * 1024;
+
+/// Local sources up to this size are read at once, which is cheaper than copying and reading the copy.
+const COPY_AT_ONCE_BYTES: u64 = 128 * 1024;
+
+/// Only we read a file before it has its final mode.
+const TEMP_MODE: u16 = 0o600;
+
+/// Where temporary files are made.
+#[derive(Debug)]
+pub(super) struct Staging {
+    dir: Dir,
+    run: String,
+    lanes: [OnceLock<Dir>; LANES],
+    next: AtomicU64,
+    held: Arc<AtomicUsize>,
+}
+
+impl Staging {
+    pub(super) fn new(dir: Dir, run: String) -> Self {
+        Self { dir, run, lanes: Default::default(), next: AtomicU64::new(0), held: Arc::default() }
+    }
+
+    pub(super) fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// The name of this run's directory in staging.
+    pub(super) fn run(&self) -> &str {
+        &self.run
+    }
+
+    pub(super) fn clean(&self) {
+        let Ok(run) = self.dir.open_dir(&self.run) else { return };
+        for lane in 0..LANES {
+            // What is not empty is in use, or was never made.
+            let _ = run.remove_dir(&lane.to_string());
+        }
+        let _ = self.dir.remove_dir(&self.run);
+    }
+
+    /// A name for a temporary file that nothing else has.
+    pub(super) fn fresh(&self) -> io::Result<Temp> {
+        let name = format!("{:x}", self.next.fetch_add(1, Ordering::Relaxed));
+        Ok(Temp { dir: self.lane()?.clone(), name, ours: false })
+    }
+
+    /// This thread's lane.
+    fn lane(&self) -> io::Result<&Dir> {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static LANE: usize = THREADS.fetch_add(1, Ordering::Relaxed) % LANES;
+        }
+        let lane = LANE.with(|lane| *lane);
+        if let Some(dir) = self.lanes[lane].get() {
+            return Ok(dir);
+        }
+        let made = make_or_open(&make_or_open(&self.dir, &self.run)?, &lane.to_string())?;
+        Ok(self.lanes[lane].get_or_init(|| made))
+    }
+}
+
+/// A name in staging. What is ours there is removed when this is dropped.
+#[derive(Debug)]
+pub(super) struct Temp {
+    pub(super) dir: Dir,
+    pub(super) name: String,
+    pub(super) ours: bool,
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if self.ours {
+            // If it cannot be removed, the next start does it.
+            let _ = self.dir.remove_file(&self.name);
+        }
+    }
+}
+
+/// The right to keep a file open.
+#[derive(Debug)]
+struct Held(Arc<AtomicUsize>);
+
+impl Held {
+    fn one_more(held: &Arc<AtomicUsize>) -> Option<Self> {
+        let guard = Self(held.clone());
+        (held.fetch_add(1, Ordering::Relaxed) < MAX_HELD).then_some(guard)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A file being received.
+#[derive(Debug)]
+pub struct StagedFile {
+    temp: Temp,
+    file: File,
+    hasher: blake3::Hasher,
+    /// How much was appended.
+    size: u64,
+    /// Up to where the file was written; less than `size` if it ends with a hole.
+    written: u64,
+    held: Arc<AtomicUsize>,
+}
+
+/// A complete, verified file that waits for its place. Dropping it removes it.
+#[derive(Debug)]
+pub struct Staged {
+    pub(super) temp: Temp,
+    file: Option<File>,
+    held: Option<Held>,
+}
+
+impl StagedFile {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// The disk is full or failed. Nothing can be appended afterwards.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), ApplyError> {
+        self.hasher.update(bytes);
+        let mut rest = bytes;
+        let mut at = self.size;
+        self.size += bytes.len() as u64;
+        while !rest.is_empty() {
+            let (run, is_hole) = next_run(rest, at);
+            if !is_hole {
+                self.file.write_all_at(&rest[..run], at).map_err(write_failed)?;
+                self.written = at + run as u64;
+            }
+            at += run as u64;
+            rest = &rest[run..];
+        }
+        Ok(())
+    }
+
+    /// How many bytes were appended.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Ends the file if it has this size and digest.
+    ///
+    /// # Errors
+    /// It has not: it is then removed.
+    pub fn finish(self, size: u64, digest: &Digest) -> Result<Staged, ApplyError> {
+        if self.size != size || Digest::from(self.hasher.finalize()) != *digest {
+            return Err(ApplyError::Digest { path: TreePath::root() });
+        }
+        if self.written < size {
+            self.file.set_len(size).map_err(write_failed)?;
+        }
+        Ok(Staged::new(self.temp, self.file, &self.held))
+    }
+}
+
+/// How many of the next bytes are treated alike, and whether they are a hole.
+fn next_run(bytes: &[u8], at: u64) -> (usize, bool) {
+    let to_boundary = HOLE_BYTES - usize::try_from(at % HOLE_BYTES as u64).unwrap_or(0);
+    let is_hole = |part: &[u8]| part.len() == HOLE_BYTES && part.iter().all(|byte| *byte == 0);
+    let mut end = to_boundary.min(bytes.len());
+    if is_hole(&bytes[..end]) {
+        return (end, true);
+    }
+    while end < bytes.len() {
+        let next = (end + HOLE_BYTES).min(bytes.len());
+        if is_hole(&bytes[end..next]) {
+            break;
+        }
+        end = next;
+    }
+    (end, false)
+}
+
+impl Staged {
+    fn new(temp: Temp, file: File, held: &Arc<AtomicUsize>) -> Self {
+        let held = Held::one_more(held);
+        Self { temp, file: held.is_some().then_some(file), held }
+    }
+
+    pub(super) fn sync(&self) -> io::Result<()> {
+        match &self.file {
+            Some(file) => file.sync_data(),
+            None => self.temp.dir.open_file(&self.temp.name)?.sync_data(),
+        }
+    }
+
+    /// The name and a handle of the file.
+    pub(super) fn into_parts(self) -> io::Result<(Temp, File)> {
+        let Self { temp, file, held } = self;
+        drop(held);
+        let file = match file {
+            Some(file) => file,
+            None => temp.dir.open_file(&temp.name)?,
+        };
+        Ok((temp, file))
+    }
+}
+
+impl Applier {
+    /// Begins a file that will arrive in parts.
+    ///
+    /// # Errors
+    /// Staging cannot be written.
+    pub fn stage(&self) -> Result<StagedFile, ApplyError> {
+        let (temp, file) = self.create()?;
+        let held = self.staging.held.clone();
+        Ok(StagedFile { temp, file, hasher: blake3::Hasher::new(), size: 0, written: 0, held })
+    }
+
+    /// Stages a whole file that is in memory.
+    ///
+    /// # Errors
+    /// The bytes have another digest, or the disk is full or failed.
+    pub fn stage_bytes(&self, bytes: &[u8], digest: &Digest) -> Result<Staged, ApplyError> {
+        if Digest::of(bytes) != *digest {
+            return Err(ApplyError::Digest { path: TreePath::root() });
+        }
+        let (temp, file) = self.create()?;
+        if !bytes.is_empty() {
+            file.write_all_at(bytes, 0).map_err(write_failed)?;
+        }
+        Ok(Staged::new(temp, file, &self.staging.held))
+    }
+
+    /// Stages a copy of a file of the target; blocks are shared where the file system can do that.
+    ///
+    /// # Errors
+    /// The source is not what was expected, its first `size` bytes have another digest, or the disk is full or failed.
+    pub fn stage_copy(
+        &self,
+        from: &TreePath,
+        expect: &Identity,
+        size: u64,
+        digest: &Digest,
+    ) -> Result<Staged, ApplyError> {
+        let reading = |source| ApplyError::of_place(from, "read it", source);
+        let (dir, name) = self.root.open_parent(from).map_err(reading)?;
+        let source = dir.open_file(&name).map_err(reading)?;
+        if Identity::of(&stat_file(&source).map_err(reading)?) != *expect {
+            return Err(ApplyError::Stale { path: from.clone() });
+        }
+        self.copy(&source, size, digest).map_err(|error| error.about(from))
+    }
+
+    fn copy(&self, source: &File, size: u64, digest: &Digest) -> Result<Staged, ApplyError> {
+        let mismatch = || ApplyError::Digest { path: TreePath::root() };
+        let failed = |source| ApplyError::of_state("copy a file of the target", source);
+        if size <= COPY_AT_ONCE_BYTES {
+            let len = usize::try_from(size).map_err(|_| mismatch())?;
+            return hash::with_buffer(|buffer| match source.read_exact_at(&mut buffer[..len], 0) {
+                Ok(()) => self.stage_bytes(&buffer[..len], digest),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(mismatch()),
+                Err(error) => Err(failed(error)),
+            });
+        }
+        let (temp, file) = self.create()?;
+        platform::copy(source, &file, size).map_err(failed)?;
+        // The copy is what will be placed, so the copy is what must be right.
+        let hashed = hash::hash_file(&file, size).map_err(failed)?;
+        if hashed.read != size || hashed.digest != *digest {
+            return Err(mismatch());
+        }
+        Ok(Staged::new(temp, file, &self.staging.held))
+    }
+
+    fn create(&self) -> Result<(Temp, File), ApplyError> {
+        let failed = |source| ApplyError::of_state("write into .syncd/staging", source);
+        let mut temp = self.staging.fresh().map_err(failed)?;
+        let file = temp.dir.create_new(&temp.name, TEMP_MODE).map_err(failed)?;
+        temp.ours = true;
+        Ok((temp, file))
+    }
+}
+
+fn write_failed(source: io::Error) -> ApplyError {
+    ApplyError::of_state("write into .syncd/staging", source)
+}
