@@ -8,7 +8,7 @@ mod convert;
 mod limits;
 
 pub use convert::{WireError, feed_event, node_from_wire, node_to_wire, response, rules_to_wire};
-pub use limits::{MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_PROBLEMS_SENT};
+pub use limits::{MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_PROBLEMS_SENT, wire_bytes};
 
 /// The generated messages, client and server.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used, rustdoc::all)]

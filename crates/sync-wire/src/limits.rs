@@ -8,3 +8,9 @@ pub const MAX_PAYLOAD_BYTES: usize = 1 << 20;
 
 /// How many problems one message names; the total is said beside them.
 pub const MAX_PROBLEMS_SENT: usize = 1000;
+
+/// How many bytes a message takes on the wire: its encoding, and the five bytes that gRPC puts before it.
+#[must_use]
+pub fn wire_bytes<M: prost::Message>(message: &M) -> u64 {
+    message.encoded_len() as u64 + 5
+}

@@ -1,0 +1,287 @@
+//! A share of a daemon on the network.
+//!
+//! One connection carries the feed, others carry bytes: a feed that waits behind gigabytes would make every change late.
+//! Bulk connections are made when they are first needed. Invariants:
+//! * Every stream has a watchdog: if something is owed and nothing comes for the idle timeout, the stream ends with
+//!   [`LocationError::Silent`]. A half-open connection is noticed, whatever the operating system believes.
+//! * Nothing here tries again. A location whose connection broke stays broken for its caller, who decides when to connect
+//!   anew, and whose next connection is really a new one.
+//! * Messages are checked at this border; a generated type goes no further.
+
+mod connect;
+mod streams;
+#[cfg(test)]
+mod tests;
+mod wants;
+mod watchdog;
+
+use std::{
+    error::Error as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use sync_core::{Cursor, Digest, NodeId, ShareId, name::escape};
+use sync_wire::{MAX_MESSAGE_BYTES, v1};
+use tokio::sync::mpsc::Receiver;
+use tonic::{Status, transport::Channel};
+use v1::{fetch_file_request::File, sync_service_client::SyncServiceClient};
+
+use crate::{
+    error::LocationError,
+    location::{AnswerStream, BoxFuture, ByteStream, ChangeStream, Location, Want},
+};
+use streams::{Answers, Changes, FileBytes};
+use wants::WantMessages;
+use watchdog::Watchdog;
+
+/// How to connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectOptions {
+    /// How long connecting, with the first question and its answer, may take.
+    pub connect_timeout: Duration,
+    /// How long a stream may be silent before it counts as lost. Above twice the daemon's heartbeat.
+    pub idle_timeout: Duration,
+    /// How much may be on its way.
+    pub windows: Windows,
+    /// Connections for bytes, at most.
+    pub bulk_connections: usize,
+}
+
+/// How much the other side may send before it must wait, in bytes. This is also what a slow disk makes us hold in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Windows {
+    /// On one stream.
+    pub stream: u32,
+    /// On one connection.
+    pub connection: u32,
+    /// In one frame. The other side may send what *we* allow: at the default of 16 KiB a message of 512 KiB is 32 frames.
+    pub frame: u32,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(25),
+            windows: Windows::default(),
+            bulk_connections: 1,
+        }
+    }
+}
+
+impl Default for Windows {
+    fn default() -> Self {
+        // 8 MiB fill a gigabit over 60 ms; 32 MiB a connection keep the agent within its bound of memory.
+        Self { stream: 8 << 20, connection: 32 << 20, frame: 1 << 20 }
+    }
+}
+
+/// What a message may be larger than the contract says before it is refused: room for a later version's fields.
+const DECODE_SLACK: usize = 256 << 10;
+
+type Client = SyncServiceClient<Channel>;
+
+fn client(channel: Channel) -> Client {
+    SyncServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES + DECODE_SLACK)
+}
+
+/// A share of a daemon.
+#[derive(Debug)]
+pub struct RemoteSyncd {
+    address: String,
+    share: String,
+    share_id: ShareId,
+    known: Vec<String>,
+    version: String,
+    max_packed_bytes: u64,
+    idle_timeout: Duration,
+    feed: Client,
+    bulk: Vec<Client>,
+    next_bulk: AtomicUsize,
+    received: Arc<AtomicU64>,
+}
+
+impl RemoteSyncd {
+    /// Connects to the daemon at `url` (`http://HOST:PORT`) and finds the share; without a name, its only one.
+    ///
+    /// # Errors
+    /// Nobody answers within the timeout, it is no syncd, or there is no such share.
+    pub async fn connect(
+        url: &str,
+        share: Option<&str>,
+        options: &ConnectOptions,
+    ) -> Result<Self, LocationError> {
+        let endpoint = connect::endpoint(url, options)?;
+        let feed = connect::first_connection(&endpoint, options.connect_timeout).await?;
+        let mut feed = client(feed);
+        let listed = connect::list_shares(&mut feed, &endpoint, options.connect_timeout).await?;
+        let received = sync_wire::wire_bytes(&listed);
+        let known: Vec<_> = listed.shares.iter().map(|share| share.name.clone()).collect();
+        let found = choose(&listed.shares, share, &known)?;
+        let share_id = ShareId::from_slice(&found.id)
+            .ok_or_else(|| LocationError::protocol("the share has no id of 16 bytes"))?;
+        // Without limits nothing may be packed; no packed file can be larger than a message.
+        let max_packed = listed.limits.as_ref().map_or(0, |limits| limits.max_packed_file_bytes);
+        let bulk = (0..options.bulk_connections.max(1)).map(|_| client(endpoint.connect_lazy())).collect();
+        Ok(Self {
+            address: connect::address(&endpoint),
+            share: found.name.clone(),
+            share_id,
+            known,
+            version: listed.version.clone(),
+            max_packed_bytes: max_packed.min(sync_wire::MAX_PAYLOAD_BYTES as u64),
+            idle_timeout: options.idle_timeout,
+            feed,
+            bulk,
+            next_bulk: AtomicUsize::new(0),
+            received: Arc::new(AtomicU64::new(received)),
+        })
+    }
+
+    /// The share's name.
+    #[must_use]
+    pub fn share(&self) -> &str {
+        &self.share
+    }
+
+    /// The share's identity.
+    #[must_use]
+    pub fn share_id(&self) -> ShareId {
+        self.share_id
+    }
+
+    /// Host and port of the daemon.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The daemon's version, as it says.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    fn bulk(&self) -> Client {
+        // Each connection in turn. The clone shares the connection.
+        let turn = self.next_bulk.fetch_add(1, Ordering::Relaxed);
+        self.bulk[turn % self.bulk.len()].clone()
+    }
+
+    /// Waits for the beginning of an answer, no longer than for its parts.
+    async fn begin<T>(
+        &self,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+        explain: impl FnOnce(&Status) -> LocationError,
+    ) -> Result<T, LocationError> {
+        match tokio::time::timeout(self.idle_timeout, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(explain(&status)),
+            Err(_) => Err(LocationError::Silent { after: self.idle_timeout }),
+        }
+    }
+
+    fn watchdog(&self) -> Watchdog {
+        Watchdog::new(self.idle_timeout)
+    }
+
+    /// An error of a feed. The share itself may be gone since the connection was made.
+    fn feed_error(&self, status: &Status) -> LocationError {
+        if status.code() != tonic::Code::NotFound {
+            return connect::location_error(status);
+        }
+        let known = self.known.iter().filter(|name| **name != self.share).cloned().collect();
+        LocationError::UnknownShare { share: self.share.clone(), known }
+    }
+}
+
+fn choose<'a>(
+    shares: &'a [v1::Share],
+    name: Option<&str>,
+    known: &[String],
+) -> Result<&'a v1::Share, LocationError> {
+    match (name, shares) {
+        (Some(name), _) => shares
+            .iter()
+            .find(|share| share.name == name)
+            .ok_or_else(|| LocationError::UnknownShare { share: name.to_owned(), known: known.to_vec() }),
+        (None, [only]) => Ok(only),
+        (None, _) => Err(LocationError::NoShareNamed { known: known.to_vec() }),
+    }
+}
+
+impl Location for RemoteSyncd {
+    fn describe(&self) -> String {
+        format!("{} at {}", escape(&self.share), self.address)
+    }
+
+    fn changes<'a>(
+        &'a self,
+        cursor: Option<&'a Cursor>,
+        live: bool,
+    ) -> BoxFuture<'a, Result<Box<dyn ChangeStream>, LocationError>> {
+        let cursor = cursor.map_or_else(Bytes::new, |cursor| Bytes::copy_from_slice(&cursor.0));
+        let request = v1::WatchChangesRequest { share: self.share.clone(), cursor, live, paths: false };
+        Box::pin(async move {
+            let mut feed = self.feed.clone();
+            let stream = self.begin(feed.watch_changes(request), |status| self.feed_error(status)).await?;
+            let stream = Changes::new(stream, self.watchdog(), Arc::clone(&self.received));
+            Ok(Box::new(stream) as Box<dyn ChangeStream>)
+        })
+    }
+
+    fn fetch_packed<'a>(
+        &'a self,
+        wants: Receiver<Want>,
+    ) -> BoxFuture<'a, Result<Box<dyn AnswerStream>, LocationError>> {
+        Box::pin(async move {
+            let (messages, reader) = WantMessages::new(self.share.clone(), wants);
+            let mut bulk = self.bulk();
+            let stream = self.begin(bulk.fetch_files(messages), connect::location_error).await?;
+            let stream = Answers::new(stream, self.watchdog(), Arc::clone(&self.received), reader);
+            Ok(Box::new(stream) as Box<dyn AnswerStream>)
+        })
+    }
+
+    fn fetch_file<'a>(
+        &'a self,
+        node: NodeId,
+        digest: &'a Digest,
+        offset: u64,
+    ) -> BoxFuture<'a, Result<Box<dyn ByteStream>, LocationError>> {
+        let request = v1::FetchFileRequest {
+            share: self.share.clone(),
+            file: Some(File::NodeId(node.0)),
+            digest: Bytes::copy_from_slice(&digest.0),
+            offset,
+            length: 0,
+        };
+        Box::pin(async move {
+            let mut bulk = self.bulk();
+            let stream = self.begin(bulk.fetch_file(request), file_error).await?;
+            let stream = FileBytes::new(stream, self.watchdog(), Arc::clone(&self.received));
+            Ok(Box::new(stream) as Box<dyn ByteStream>)
+        })
+    }
+
+    fn max_packed_bytes(&self) -> u64 {
+        self.max_packed_bytes
+    }
+
+    fn bytes_received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+}
+
+/// A node that is gone has no more the bytes that were asked for; the feed says so too.
+fn file_error(status: &Status) -> LocationError {
+    match status.code() {
+        tonic::Code::NotFound if status.source().is_none() => LocationError::Changed,
+        _ => connect::location_error(status),
+    }
+}

@@ -1,0 +1,390 @@
+//! The suite over a real connection to a small server, which serves a share in memory; and what goes wrong on networks.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use sync_wire::response;
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Streaming};
+use v1::sync_service_server::{SyncService, SyncServiceServer};
+
+use super::*;
+use crate::{
+    conformance::{Stage, conformance_tests},
+    location::FetchFailure,
+    memory::Memory,
+};
+
+/// Serves shares in memory by the wire's rules.
+#[derive(Clone)]
+struct Served {
+    share: Memory,
+    names: Vec<&'static str>,
+    /// Answers nothing any more, and keeps all connections.
+    mute: Arc<AtomicBool>,
+    tasks: Arc<std::sync::Mutex<JoinSet<()>>>,
+}
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Served {
+    fn replies<T: Send + 'static, F>(
+        &self,
+        task: impl FnOnce(mpsc::Sender<Result<T, Status>>) -> F,
+    ) -> Response<Replies<T>>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (out, replies) = mpsc::channel(2);
+        self.tasks.lock().unwrap().spawn(task(out));
+        Response::new(Box::pin(ReceiverStream::new(replies)))
+    }
+}
+
+fn status(error: &LocationError) -> Status {
+    match error {
+        LocationError::Changed => Status::failed_precondition("changed"),
+        LocationError::Refused { message } => Status::invalid_argument(message),
+        other => Status::unavailable(other.to_string()),
+    }
+}
+
+#[tonic::async_trait]
+impl SyncService for Served {
+    async fn list_shares(
+        &self,
+        _: Request<v1::ListSharesRequest>,
+    ) -> Result<Response<v1::ListSharesResponse>, Status> {
+        let share = |name: &&str| v1::Share {
+            name: (*name).to_owned(),
+            id: Bytes::copy_from_slice(&self.share.share_id().0),
+            ..v1::Share::default()
+        };
+        let limits =
+            v1::Limits { max_wants_in_flight: 64, max_packed_file_bytes: self.share.max_packed_bytes() };
+        Ok(Response::new(v1::ListSharesResponse {
+            shares: self.names.iter().map(share).collect(),
+            version: "test".into(),
+            capabilities: Vec::new(),
+            limits: Some(limits),
+        }))
+    }
+
+    type WatchChangesStream = Replies<v1::WatchChangesResponse>;
+
+    async fn watch_changes(
+        &self,
+        request: Request<v1::WatchChangesRequest>,
+    ) -> Result<Response<Self::WatchChangesStream>, Status> {
+        let request = request.into_inner();
+        if request.share != "docs" {
+            return Err(Status::not_found("no such share"));
+        }
+        let cursor = (!request.cursor.is_empty()).then(|| Cursor(request.cursor.as_ref().into()));
+        let mut feed =
+            self.share.changes(cursor.as_ref(), request.live).await.map_err(|error| status(&error))?;
+        let mute = Arc::clone(&self.mute);
+        Ok(self.replies(|out| async move {
+            loop {
+                let event = tokio::select! {
+                    event = feed.next() => match event {
+                        Some(event) => event.map(|event| response(&event)).map_err(|error| status(&error)),
+                        None => return,
+                    },
+                    () = out.closed() => return,
+                    () = tokio::time::sleep(Duration::from_millis(20)) => Ok(response(&sync_core::FeedEvent::Heartbeat)),
+                };
+                if !mute.load(Ordering::Relaxed) && out.send(event).await.is_err() {
+                    return;
+                }
+            }
+        }))
+    }
+
+    type FetchFileStream = Replies<v1::FetchFileResponse>;
+
+    async fn fetch_file(
+        &self,
+        request: Request<v1::FetchFileRequest>,
+    ) -> Result<Response<Self::FetchFileStream>, Status> {
+        let request = request.into_inner();
+        let Some(File::NodeId(id)) = request.file else { return Err(Status::invalid_argument("no id")) };
+        let digest =
+            Digest::from_slice(&request.digest).ok_or_else(|| Status::invalid_argument("no digest"))?;
+        let (share, node) = (self.share.clone(), NodeId(id));
+        let fetched = share.fetch_file(node, &digest, request.offset).await;
+        let mut bytes = fetched.map_err(|error| status(&error))?;
+        Ok(self.replies(|out| async move {
+            // The whole is needed for the header, as a real server has it in its index.
+            let mut parts = Vec::new();
+            while let Some(Ok(part)) = bytes.next().await {
+                parts.push(part);
+            }
+            let length = parts.iter().map(|part| part.len() as u64).sum();
+            let header = v1::fetch_file_response::Part::Header(v1::FileHeader { node: None, length });
+            let data = parts.into_iter().map(v1::fetch_file_response::Part::Data);
+            for part in std::iter::once(header).chain(data) {
+                if out.send(Ok(v1::FetchFileResponse { part: Some(part) })).await.is_err() {
+                    return;
+                }
+            }
+        }))
+    }
+
+    type FetchFilesStream = Replies<v1::FetchFilesResponse>;
+
+    async fn fetch_files(
+        &self,
+        request: Request<Streaming<v1::FetchFilesRequest>>,
+    ) -> Result<Response<Self::FetchFilesStream>, Status> {
+        let mut requests = request.into_inner();
+        let (share, mute) = (self.share.clone(), Arc::clone(&self.mute));
+        Ok(self.replies(|out| async move {
+            let (sender, wants) = mpsc::channel(16);
+            let mut answers = share.fetch_packed(wants).await.expect("memory is there");
+            let read = async move {
+                while let Ok(Some(request)) = requests.message().await {
+                    for want in request.wants {
+                        let digest = Digest::from_slice(&want.digest).expect("a digest");
+                        let want = Want { number: want.number, node: NodeId(want.node_id), digest };
+                        if sender.send(want).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            };
+            let answer = async move {
+                while let Some(Ok(answers)) = answers.next().await {
+                    if !mute.load(Ordering::Relaxed) && out.send(Ok(packed(answers))).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::join!(read, answer);
+        }))
+    }
+}
+
+fn packed(answers: Vec<crate::location::Answer>) -> v1::FetchFilesResponse {
+    let mut payload = Vec::new();
+    let mut files = Vec::new();
+    for answer in answers {
+        let (size, error) = match answer.result {
+            Ok(bytes) => {
+                payload.extend_from_slice(&bytes);
+                (bytes.len() as u64, None)
+            }
+            Err(failure) => (0, Some(failure)),
+        };
+        let error = error.map(|failure| {
+            let reason = match &failure {
+                FetchFailure::Changed => v1::FetchErrorReason::Changed,
+                FetchFailure::Unreadable(_) => v1::FetchErrorReason::Unreadable,
+                FetchFailure::TooLarge => v1::FetchErrorReason::TooLarge,
+            };
+            v1::FetchError { reason: reason.into(), message: failure.to_string() }
+        });
+        files.push(v1::FetchedFile { number: answer.number, size, error });
+    }
+    v1::FetchFilesResponse { files, payload: payload.into() }
+}
+
+/// A server, its share, and a connection to it. Dropping it ends the server and all its connections.
+struct Host {
+    served: Served,
+    address: SocketAddr,
+    location: Arc<RemoteSyncd>,
+    server: JoinSet<()>,
+}
+
+fn options() -> ConnectOptions {
+    ConnectOptions { idle_timeout: Duration::from_secs(5), ..ConnectOptions::default() }
+}
+
+async fn serve(names: Vec<&'static str>) -> (Served, SocketAddr, JoinSet<()>) {
+    let share = Memory::new("docs");
+    share.set_page(3);
+    let served = Served { share, names, mute: Arc::default(), tasks: Arc::default() };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let router = tonic::transport::Server::builder().add_service(SyncServiceServer::new(served.clone()));
+    let mut server = JoinSet::new();
+    server.spawn(async move { drop(router.serve_with_incoming(incoming).await) });
+    (served, address, server)
+}
+
+impl Host {
+    async fn new(options: &ConnectOptions) -> Self {
+        let (served, address, server) = serve(vec!["docs"]).await;
+        let location = RemoteSyncd::connect(&format!("http://{address}"), None, options).await.unwrap();
+        Self { served, address, location: Arc::new(location), server }
+    }
+}
+
+impl Stage for Host {
+    fn location(&self) -> Arc<dyn Location> {
+        Arc::clone(&self.location) as _
+    }
+
+    fn write(&self, path: &str, bytes: &[u8]) {
+        self.served.share.write(path, bytes);
+    }
+
+    fn remove(&self, path: &str) {
+        self.served.share.remove(path);
+    }
+
+    fn rename(&self, from: &str, to: &str) {
+        self.served.share.rename(from, to);
+    }
+}
+
+conformance_tests!(Host::new(&options()).await);
+
+#[tokio::test]
+async fn the_share_is_found_by_name_or_alone() {
+    let host = Host::new(&options()).await;
+    let remote = &host.location;
+    assert_eq!(
+        (remote.share(), remote.version(), remote.share_id()),
+        ("docs", "test", host.served.share.share_id())
+    );
+    assert_eq!(remote.describe(), format!("docs at {}", host.address));
+    assert!(remote.bytes_received() > 0);
+
+    let (_served, address, _server) = serve(vec!["docs", "music"]).await;
+    let url = format!("http://{address}");
+    assert_eq!(RemoteSyncd::connect(&url, Some("docs"), &options()).await.unwrap().share(), "docs");
+    let none = RemoteSyncd::connect(&url, None, &options()).await.unwrap_err();
+    assert_eq!(none.to_string(), "No share is named, and there are: docs, music");
+    let unknown = RemoteSyncd::connect(&url, Some("dosc"), &options()).await.unwrap_err();
+    assert_eq!(unknown.to_string(), "There is no share \"dosc\" there; there are: docs, music");
+    // A share that is gone when its feed is asked for.
+    let music = RemoteSyncd::connect(&url, Some("music"), &options()).await.unwrap();
+    let gone = music.changes(None, false).await.map(drop).unwrap_err();
+    assert_eq!(gone.to_string(), "There is no share \"music\" there; there is: docs");
+}
+
+#[tokio::test]
+async fn nobody_there_is_said_with_the_address() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let error = RemoteSyncd::connect(&format!("http://{address}"), None, &options()).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("Cannot reach syncd at {address}"));
+    let LocationError::Unreachable { source, .. } = &error else { panic!("{error:?}") };
+    assert!(source.to_string().starts_with("Connection refused"), "{source}");
+    assert!(error.is_transient());
+}
+
+#[tokio::test]
+async fn something_else_there_is_not_taken_for_a_daemon() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+            drop(tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await);
+            held.push(stream);
+        }
+    });
+    let error = RemoteSyncd::connect(&url, None, &options()).await.unwrap_err();
+    let LocationError::Unreachable { source, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(source.to_string(), "what answers there does not speak gRPC");
+}
+
+#[tokio::test]
+async fn a_silent_listener_is_given_up_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let quick = ConnectOptions { connect_timeout: Duration::from_millis(80), ..options() };
+    let error = RemoteSyncd::connect(&url, None, &quick).await.unwrap_err();
+    let LocationError::Unreachable { source, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(source.to_string(), "it did not answer within 0.1 s");
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_any_more_is_noticed() {
+    let quick = ConnectOptions { idle_timeout: Duration::from_millis(300), ..options() };
+    let host = Host::new(&quick).await;
+    host.write("a", b"text");
+    let mut feed = host.location.changes(None, true).await.unwrap();
+    while !matches!(feed.next().await.unwrap().unwrap(), sync_core::FeedEvent::Commit(_)) {}
+    // Signs of life keep it for longer than the timeout.
+    let began = std::time::Instant::now();
+    while began.elapsed() < quick.idle_timeout * 2 {
+        assert!(feed.next().await.unwrap().is_ok());
+    }
+    let (wants, receiver) = mpsc::channel(1);
+    let mut answers = host.location.fetch_packed(receiver).await.unwrap();
+    // Nothing is owed yet, so nothing is missed.
+    assert!(tokio::time::timeout(quick.idle_timeout * 2, answers.next()).await.is_err());
+    host.served.mute.store(true, Ordering::Relaxed);
+    let node = host.served.share.node("a").unwrap();
+    wants.send(Want { number: 1, node: node.id, digest: Digest::of(b"text") }).await.unwrap();
+    assert!(matches!(answers.next().await, Some(Err(LocationError::Silent { .. }))));
+    assert!(answers.next().await.is_none());
+    loop {
+        match feed.next().await.unwrap() {
+            Ok(_) => {}
+            Err(error) => {
+                assert!(matches!(error, LocationError::Silent { .. }), "{error:?}");
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_broken_connection_is_told_as_one() {
+    let mut host = Host::new(&options()).await;
+    let mut feed = host.location.changes(None, true).await.unwrap();
+    assert!(feed.next().await.unwrap().is_ok());
+    // Ends the streams in the middle, as a daemon that is killed does.
+    host.server.abort_all();
+    host.served.tasks.lock().unwrap().abort_all();
+    let end = loop {
+        match feed.next().await {
+            Some(Ok(_)) => {}
+            other => break other,
+        }
+    };
+    // The small server's streams end in order when their task does; its connections then refuse what is new.
+    assert!(end.is_none_or(|end| end.unwrap_err().is_transient()));
+    let error = host.location.fetch_file(NodeId(1), &Digest::of(b""), 0).await.map(drop).unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+}
+
+#[tokio::test]
+async fn answers_that_break_the_contract_end_the_stream() {
+    let host = Host::new(&options()).await;
+    host.write("a", b"text");
+    host.served.share.set_unreadable("a", Some("no permission"));
+    let node = host.served.share.node("a").unwrap();
+    let (wants, receiver) = mpsc::channel(1);
+    wants.send(Want { number: 9, node: node.id, digest: Digest::of(b"text") }).await.unwrap();
+    drop(wants);
+    let mut answers = host.location.fetch_packed(receiver).await.unwrap();
+    let answer = answers.next().await.unwrap().unwrap().remove(0);
+    assert_eq!(answer.number, 9);
+    assert!(matches!(answer.result, Err(FetchFailure::Unreadable(_))), "{answer:?}");
+
+    // A stream that ends with something owed.
+    host.served.share.cut_fetch_after(0);
+    let (wants, receiver) = mpsc::channel(1);
+    wants.send(Want { number: 1, node: node.id, digest: Digest::of(b"text") }).await.unwrap();
+    let mut answers = host.location.fetch_packed(receiver).await.unwrap();
+    assert!(matches!(answers.next().await, Some(Err(LocationError::Cut { .. }))));
+    assert!(answers.next().await.is_none());
+}
