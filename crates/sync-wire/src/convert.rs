@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use sync_core::{
-    CommitPoint, Content, Cursor, Digest, Entry, FeedEvent, Name, NameError, Node, NodeChange, NodeId, Problem, RuleFile,
-    RuleSet, ShareId, Time, TreePath,
+    CommitPoint, Content, Cursor, Digest, Entry, FeedEvent, Name, NameError, Node, NodeChange, NodeId,
+    Problem, RuleFile, RuleSet, ShareId, Time, TreePath,
 };
 
 use crate::{limits::MAX_PROBLEMS_SENT, v1};
@@ -93,7 +93,8 @@ fn problem(problem: v1::PathProblem) -> Result<Problem, WireError> {
 }
 
 fn node_change(node: v1::Node) -> Result<NodeChange, WireError> {
-    if node.id == NodeId::ROOT.0 {
+    // Ids are stored as signed numbers, and the negative ones are ours.
+    if node.id == NodeId::ROOT.0 || node.id > i64::MAX as u64 || node.parent_id > i64::MAX as u64 {
         return Err(WireError::Field { field: "node id" });
     }
     if node.gone {
@@ -162,7 +163,8 @@ pub fn node_to_wire(node: &Node) -> v1::Node {
 /// Writes rules.
 #[must_use]
 pub fn rules_to_wire(rules: &RuleSet) -> v1::Rules {
-    let file = |file: &RuleFile| v1::RuleFile { directory: file.dir.as_str().to_owned(), text: file.text.clone() };
+    let file =
+        |file: &RuleFile| v1::RuleFile { directory: file.dir.as_str().to_owned(), text: file.text.clone() };
     v1::Rules { files: rules.files.iter().map(file).collect() }
 }
 
@@ -241,7 +243,11 @@ mod tests {
             FeedEvent::Nodes {
                 changes: vec![
                     NodeChange::Present(node(1, "d", Content::Directory)),
-                    NodeChange::Present(node(2, "f\n", Content::File { size: 3, digest: Digest::of(b"abc") })),
+                    NodeChange::Present(node(
+                        2,
+                        "f\n",
+                        Content::File { size: 3, digest: Digest::of(b"abc") },
+                    )),
                     NodeChange::Present(link),
                     NodeChange::Gone(NodeId(9)),
                 ],
@@ -268,7 +274,8 @@ mod tests {
 
     #[test]
     fn hostile_nodes_are_refused() {
-        let good = v1::Node { id: 1, name: "a".into(), kind: v1::NodeKind::Directory.into(), ..v1::Node::default() };
+        let good =
+            v1::Node { id: 1, name: "a".into(), kind: v1::NodeKind::Directory.into(), ..v1::Node::default() };
         assert!(node_from_wire(good.clone()).is_ok());
         for name in ["", "..", "a/b", "a\0", ".SYNCD"] {
             assert!(node_from_wire(v1::Node { name: name.into(), ..good.clone() }).is_err(), "{name:?}");

@@ -28,6 +28,8 @@ use rusqlite::Connection;
 use sync_core::{Digest, Hint, Node, NodeChange, NodeId, Problem, RuleSet, Seq, ShareId, TreePath};
 
 pub use replica::Replica;
+/// The paths that the last look could not read, for readers with a connection of their own.
+pub use schema::problems as problems_in;
 pub use table::{IndexedNode, NodeTable};
 pub use write::IndexTx;
 
@@ -63,8 +65,12 @@ pub enum IndexError {
 impl Hint for IndexError {
     fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Database { .. } => Some("check that the state directory is writable and the disk is not full"),
-            Self::TooNew { .. } => Some("run the newer version, or move the state directory away to start anew"),
+            Self::Database { .. } => {
+                Some("check that the state directory is writable and the disk is not full")
+            }
+            Self::TooNew { .. } => {
+                Some("run the newer version, or move the state directory away to start anew")
+            }
             Self::Random { .. } => None,
             Self::Exhausted => Some("restart it"),
         }
@@ -185,7 +191,9 @@ impl Index {
         work: impl FnOnce(&mut IndexTx<'_>) -> Result<T, E>,
     ) -> Result<(T, Head), E> {
         let mut db = self.0.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(IndexError::from)?;
+        let tx = db
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+            .map_err(IndexError::from)?;
         let mut tx = IndexTx::begin(tx, &self.0.table, &self.0.seqs, now_secs())?;
         let value = work(&mut tx)?;
         let head = tx.commit()?;
@@ -274,7 +282,8 @@ impl Index {
         let (count, _) = self.write(|tx| {
             let (count, highest) = self.0.table.prune(tx.sql(), before_secs).map_err(IndexError::from)?;
             if let Some(highest) = highest {
-                schema::set_meta(tx.sql(), "oldest_cursor", &highest.0.to_le_bytes()).map_err(IndexError::from)?;
+                schema::set_meta(tx.sql(), "oldest_cursor", &highest.0.to_le_bytes())
+                    .map_err(IndexError::from)?;
             }
             Ok::<_, IndexError>(count)
         })?;

@@ -78,7 +78,11 @@ impl Replica {
         }
         let new = IndexedNode { node: node.clone(), identity: Identity::default(), vouched: false };
         sums.enter(db, &self.table, &new)?;
-        let sum = if node.entry.content.is_dir() { sums.sum_of(db, &self.table, node.id)? } else { Default::default() };
+        let sum = if node.entry.content.is_dir() {
+            sums.sum_of(db, &self.table, node.id)?
+        } else {
+            Default::default()
+        };
         self.table.write(db, &Write { node: &new, sum, seq: Seq(0), moved: false })
     }
 

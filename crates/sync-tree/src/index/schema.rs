@@ -46,7 +46,8 @@ pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
 
 /// Brings the database to this version.
 pub(crate) fn migrate(db: &mut Connection, path: &Path) -> Result<(), IndexError> {
-    let found: usize = db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))?.unsigned_abs() as usize;
+    let found: usize =
+        db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))?.unsigned_abs() as usize;
     if found > MIGRATIONS.len() {
         return Err(IndexError::TooNew { path: path.to_owned() });
     }
@@ -87,12 +88,14 @@ pub(crate) fn head(db: &Connection) -> rusqlite::Result<Head> {
 }
 
 pub(crate) fn set_head(db: &Connection, head: &Head) -> rusqlite::Result<()> {
-    db.prepare_cached("UPDATE head SET seq = ?1, root_digest = ?2, files = ?3, bytes = ?4")?.execute(params![
-        head.seq.0.cast_signed(),
-        head.root_digest.0,
-        head.files.cast_signed(),
-        head.bytes.cast_signed()
-    ])?;
+    db.prepare_cached("UPDATE head SET seq = ?1, root_digest = ?2, files = ?3, bytes = ?4")?.execute(
+        params![
+            head.seq.0.cast_signed(),
+            head.root_digest.0,
+            head.files.cast_signed(),
+            head.bytes.cast_signed()
+        ],
+    )?;
     Ok(())
 }
 
@@ -118,10 +121,19 @@ pub(crate) fn set_rules(db: &Connection, rules: &RuleSet) -> rusqlite::Result<()
     Ok(())
 }
 
-pub(crate) fn problems(db: &Connection) -> rusqlite::Result<Vec<Problem>> {
+/// The paths that the last look could not read.
+///
+/// # Errors
+/// The database failed.
+pub fn problems(db: &Connection) -> rusqlite::Result<Vec<Problem>> {
     let mut statement = db.prepare_cached("SELECT path, raw_name, error, unknown FROM problems")?;
     let rows = statement.query_map([], |row| {
-        Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, String>(2)?, row.get::<_, bool>(3)?))
+        Ok((
+            row.get::<_, String>(0)?,
+            row.get::<_, Vec<u8>>(1)?,
+            row.get::<_, String>(2)?,
+            row.get::<_, bool>(3)?,
+        ))
     })?;
     let mut problems = Vec::new();
     for row in rows {

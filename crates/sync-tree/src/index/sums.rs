@@ -37,12 +37,22 @@ pub(crate) struct Sums {
 
 impl Sums {
     /// The current sum of a directory that was touched, for rows that are written again.
-    pub(crate) fn sum_of(&mut self, db: &Connection, table: &NodeTable, id: NodeId) -> rusqlite::Result<DirSum> {
+    pub(crate) fn sum_of(
+        &mut self,
+        db: &Connection,
+        table: &NodeTable,
+        id: NodeId,
+    ) -> rusqlite::Result<DirSum> {
         Ok(self.load(db, table, id)?.map(|dir| dir.sum).unwrap_or_default())
     }
 
     /// A node appears in its directory.
-    pub(crate) fn enter(&mut self, db: &Connection, table: &NodeTable, node: &IndexedNode) -> rusqlite::Result<()> {
+    pub(crate) fn enter(
+        &mut self,
+        db: &Connection,
+        table: &NodeTable,
+        node: &IndexedNode,
+    ) -> rusqlite::Result<()> {
         let node = &node.node;
         if node.entry.content.is_dir() {
             let sum = match self.dirs.get(&node.id) {
@@ -84,7 +94,12 @@ impl Sums {
 
     /// A node leaves its directory, or is about to change there. A directory's own sum stays known, so that it can
     /// [`enter`](Self::enter) elsewhere.
-    pub(crate) fn leave(&mut self, db: &Connection, table: &NodeTable, node: &IndexedNode) -> rusqlite::Result<()> {
+    pub(crate) fn leave(
+        &mut self,
+        db: &Connection,
+        table: &NodeTable,
+        node: &IndexedNode,
+    ) -> rusqlite::Result<()> {
         let node = &node.node;
         let record = if node.entry.content.is_dir() {
             let Some(dir) = self.load(db, table, node.id)? else { return Ok(()) };

@@ -57,7 +57,8 @@ pub struct NodeTable {
     delete: String,
 }
 
-const COLUMNS: &str = "id, kind, parent, name, size, mtime_s, mtime_ns, mode, content, sum, ino, ctime_s, ctime_ns, vouched";
+const COLUMNS: &str =
+    "id, kind, parent, name, size, mtime_s, mtime_ns, mode, content, sum, ino, ctime_s, ctime_ns, vouched";
 const GONE: i64 = 0;
 const FILE: i64 = 1;
 const DIRECTORY: i64 = 2;
@@ -78,7 +79,9 @@ impl NodeTable {
                 "SELECT {COLUMNS} FROM {name} WHERE id > ?1 AND parent IS NOT NULL ORDER BY id LIMIT ?2"
             ),
             select_inode: format!("SELECT {COLUMNS} FROM {name} WHERE ino = ?1"),
-            select_digest: format!("SELECT {COLUMNS} FROM {name} WHERE content = ?1 AND kind = {FILE} LIMIT ?2"),
+            select_digest: format!(
+                "SELECT {COLUMNS} FROM {name} WHERE content = ?1 AND kind = {FILE} LIMIT ?2"
+            ),
             select_below: format!(
                 "WITH RECURSIVE below(id) AS (SELECT id FROM {name} WHERE parent = ?1 \
                  UNION ALL SELECT n.id FROM {name} n JOIN below b ON n.parent = b.id) \
@@ -163,8 +166,16 @@ impl NodeTable {
     ///
     /// # Errors
     /// The database failed.
-    pub fn child(&self, db: &Connection, parent: NodeId, name: &str) -> rusqlite::Result<Option<IndexedNode>> {
-        let row = db.prepare_cached(&self.select_place)?.query_row(params![sql_id(parent), name], read).optional()?;
+    pub fn child(
+        &self,
+        db: &Connection,
+        parent: NodeId,
+        name: &str,
+    ) -> rusqlite::Result<Option<IndexedNode>> {
+        let row = db
+            .prepare_cached(&self.select_place)?
+            .query_row(params![sql_id(parent), name], read)
+            .optional()?;
         Ok(row.and_then(present))
     }
 
@@ -179,10 +190,15 @@ impl NodeTable {
     }
 
     /// Rows whose last change came after `seq`, oldest first, each with its sequence number.
-    pub(crate) fn since(&self, db: &Connection, seq: Seq, limit: usize) -> rusqlite::Result<Vec<(Stored, Seq)>> {
+    pub(crate) fn since(
+        &self,
+        db: &Connection,
+        seq: Seq,
+        limit: usize,
+    ) -> rusqlite::Result<Vec<(Stored, Seq)>> {
         let mut statement = db.prepare_cached(&self.select_since)?;
         let rows = statement.query_map(params![sql_id(NodeId(seq.0)), limit as i64], |row| {
-            Ok((read(row)?, Seq(row.get::<_, i64>(14)?.unsigned_abs())))
+            Ok((read(row)?, Seq(row.get::<_, i64>(14)?.cast_unsigned())))
         })?;
         rows.collect()
     }
@@ -211,7 +227,12 @@ impl NodeTable {
     ///
     /// # Errors
     /// The database failed.
-    pub fn with_digest(&self, db: &Connection, digest: &Digest, limit: usize) -> rusqlite::Result<Vec<IndexedNode>> {
+    pub fn with_digest(
+        &self,
+        db: &Connection,
+        digest: &Digest,
+        limit: usize,
+    ) -> rusqlite::Result<Vec<IndexedNode>> {
         let mut statement = db.prepare_cached(&self.select_digest)?;
         let rows = statement.query_map(params![digest.0, limit as i64], read)?;
         rows.filter_map(|row| row.map(present).transpose()).collect()
@@ -222,9 +243,9 @@ impl NodeTable {
         let mut statement = db.prepare_cached(&self.select_below)?;
         let rows = statement.query_map([sql_id(id)], |row| {
             Ok(Descendant {
-                id: NodeId(row.get::<_, i64>(0)?.unsigned_abs()),
+                id: NodeId(row.get::<_, i64>(0)?.cast_unsigned()),
                 is_dir: row.get::<_, i64>(1)? == DIRECTORY,
-                size: if row.get::<_, i64>(1)? == FILE { row.get::<_, i64>(2)?.unsigned_abs() } else { 0 },
+                size: if row.get::<_, i64>(1)? == FILE { row.get::<_, i64>(2)?.cast_unsigned() } else { 0 },
                 moved: row.get(3)?,
             })
         })?;
@@ -270,7 +291,13 @@ impl NodeTable {
     pub(crate) fn set_identity(&self, db: &Connection, row: &IndexedNode) -> rusqlite::Result<()> {
         let ino = (row.identity.ino != 0).then_some(row.identity.ino.cast_signed());
         let (secs, nanos) = (row.identity.ctime.secs, row.identity.ctime.nanos);
-        db.prepare_cached(&self.set_identity)?.execute(params![sql_id(row.node.id), ino, secs, nanos, row.vouched])?;
+        db.prepare_cached(&self.set_identity)?.execute(params![
+            sql_id(row.node.id),
+            ino,
+            secs,
+            nanos,
+            row.vouched
+        ])?;
         Ok(())
     }
 
@@ -290,9 +317,11 @@ impl NodeTable {
     pub(crate) fn prune(&self, db: &Connection, before_secs: i64) -> rusqlite::Result<(u64, Option<Seq>)> {
         let name = &self.name;
         let highest: Option<i64> =
-            db.query_row(&format!("SELECT max(seq) FROM {name} WHERE gone_at < ?1"), [before_secs], |row| row.get(0))?;
+            db.query_row(&format!("SELECT max(seq) FROM {name} WHERE gone_at < ?1"), [before_secs], |row| {
+                row.get(0)
+            })?;
         let count = db.execute(&format!("DELETE FROM {name} WHERE gone_at < ?1"), [before_secs])?;
-        Ok((count as u64, highest.map(|seq| Seq(seq.unsigned_abs()))))
+        Ok((count as u64, highest.map(|seq| Seq(seq.cast_unsigned()))))
     }
 
     /// The path of a node, by walking up. `None` if it, or a directory above it, is not there.
@@ -355,12 +384,12 @@ fn present(row: Stored) -> Option<IndexedNode> {
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Stored> {
-    let id = NodeId(row.get::<_, i64>(0)?.unsigned_abs());
+    let id = NodeId(row.get::<_, i64>(0)?.cast_unsigned());
     let kind: i64 = row.get(1)?;
     if kind == GONE {
         return Ok(Stored::Gone(id));
     }
-    let size = row.get::<_, i64>(4)?.unsigned_abs();
+    let size = row.get::<_, i64>(4)?.cast_unsigned();
     let content = match kind {
         FILE => Content::File { size, digest: Digest(row.get(8)?) },
         DIRECTORY => Content::Directory,
@@ -378,7 +407,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Stored> {
         // Only the root has no name; a stand-in keeps `Node` simple, and nobody is shown the root's node.
         None => Name::new("root").map_err(|error| bad_name(&error))?,
     };
-    let parent = NodeId(row.get::<_, Option<i64>>(2)?.unwrap_or(0).unsigned_abs());
+    let parent = NodeId(row.get::<_, Option<i64>>(2)?.unwrap_or(0).cast_unsigned());
     let entry = Entry { content, mtime, mode: row.get(7)? };
     let node = Node { id, parent, name, entry };
     let identity = Identity { ino, size, mtime, ctime };

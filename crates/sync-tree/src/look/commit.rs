@@ -62,7 +62,11 @@ impl<'a> Committer<'a> {
     }
 
     /// Commits what comes until the walkers are done, then what must wait for the end.
-    pub(super) fn run(mut self, found: &Receiver<Vec<Found>>, scope: &Scope) -> Result<LookReport, LookError> {
+    pub(super) fn run(
+        mut self,
+        found: &Receiver<Vec<Found>>,
+        scope: &Scope,
+    ) -> Result<LookReport, LookError> {
         while let Ok(first) = found.recv() {
             let looker = self.looker;
             let ((), head) = looker.index.write(|tx| self.take_batches(tx, first, found))?;
@@ -99,7 +103,9 @@ impl<'a> Committer<'a> {
 
     fn take(&mut self, tx: &mut IndexTx<'_>, found: Found) -> Result<(), LookError> {
         match found {
-            Found::Put { path, old, new, moved_from } => self.put(tx, path, old.as_deref(), &new, moved_from)?,
+            Found::Put { path, old, new, moved_from } => {
+                self.put(tx, path, old.as_deref(), &new, moved_from)?
+            }
             Found::Vanished { path, node, forgotten } => self.vanished.push((path, node, forgotten)),
             Found::Problem(problem) => self.problems.push(problem),
             Found::Revisit(path) => self.revisit(path),
@@ -168,7 +174,12 @@ impl<'a> Committer<'a> {
     }
 
     /// What was in a directory that is a directory no more goes with the other removals.
-    fn bury_children(&mut self, tx: &IndexTx<'_>, dir: &IndexedNode, path: &TreePath) -> Result<(), LookError> {
+    fn bury_children(
+        &mut self,
+        tx: &IndexTx<'_>,
+        dir: &IndexedNode,
+        path: &TreePath,
+    ) -> Result<(), LookError> {
         for child in tx.children(dir.node.id)? {
             self.vanished.push((path.join(&child.node.name), Box::new(child), false));
         }
@@ -218,7 +229,8 @@ impl<'a> Committer<'a> {
             let found: HashSet<(TreePath, Box<[u8]>)> =
                 now.iter().map(|problem| (problem.path.clone(), problem.raw_name.clone())).collect();
             let kept = before.iter().filter(|problem| {
-                !self.is_covered(&problem.path) && !found.contains(&(problem.path.clone(), problem.raw_name.clone()))
+                !self.is_covered(&problem.path)
+                    && !found.contains(&(problem.path.clone(), problem.raw_name.clone()))
             });
             now.extend(kept.cloned());
         }
@@ -280,7 +292,8 @@ impl<'a> Committer<'a> {
         let times = self.memory.restless.entry(path.clone()).or_insert(0);
         *times += 1;
         if *times >= RESTLESS_LIMIT {
-            let mut problem = Problem::new(path.clone(), "it changes all the time and could never be read in one piece");
+            let mut problem =
+                Problem::new(path.clone(), "it changes all the time and could never be read in one piece");
             problem.unknown = true;
             self.problems.push(problem);
         }

@@ -39,13 +39,20 @@ impl Trust {
     }
 }
 
-pub(super) fn look_at_file(dir: &Dir, name: &str, stat: &Stat, old: Option<&IndexedNode>, trust: &Trust) -> Seen {
+pub(super) fn look_at_file(
+    dir: &Dir,
+    name: &str,
+    stat: &Stat,
+    old: Option<&IndexedNode>,
+    trust: &Trust,
+) -> Seen {
     let identity = Identity::of(stat);
     if let Some(old) = old
         && matches!(old.node.entry.content, Content::File { .. })
         && trust.believes(old, &identity)
     {
-        let entry = Entry { content: old.node.entry.content.clone(), mtime: stat.mtime, mode: carried_mode(stat) };
+        let entry =
+            Entry { content: old.node.entry.content.clone(), mtime: stat.mtime, mode: carried_mode(stat) };
         return Seen::Entry { entry, identity, vouched: true };
     }
     match read_file(dir, name, trust) {
@@ -75,7 +82,13 @@ fn read_file(dir: &Dir, name: &str, trust: &Trust) -> io::Result<Seen> {
     Ok(Seen::Restless)
 }
 
-pub(super) fn look_at_link(dir: &Dir, name: &str, stat: &Stat, old: Option<&IndexedNode>, trust: &Trust) -> Seen {
+pub(super) fn look_at_link(
+    dir: &Dir,
+    name: &str,
+    stat: &Stat,
+    old: Option<&IndexedNode>,
+    trust: &Trust,
+) -> Seen {
     let identity = Identity { ino: stat.ino, size: 0, mtime: stat.mtime, ctime: stat.ctime };
     let known = old.filter(|old| trust.believes(old, &identity)).map(|old| &old.node.entry.content);
     let content = match known {
@@ -95,8 +108,9 @@ pub(super) fn carried_mode(stat: &Stat) -> u16 {
 }
 
 fn seen_error(error: io::Error) -> Seen {
-    let other_kind = rustix::io::Errno::from_io_error(&error)
-        .is_some_and(|errno| [rustix::io::Errno::LOOP, rustix::io::Errno::INVAL, rustix::io::Errno::NXIO].contains(&errno));
+    let other_kind = rustix::io::Errno::from_io_error(&error).is_some_and(|errno| {
+        [rustix::io::Errno::LOOP, rustix::io::Errno::INVAL, rustix::io::Errno::NXIO].contains(&errno)
+    });
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput => Seen::Moved,
         _ if other_kind => Seen::Moved,

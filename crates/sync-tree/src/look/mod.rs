@@ -184,7 +184,9 @@ pub enum LookError {
 impl Hint for LookError {
     fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Emptied { .. } => Some("if that is right, accept it; if not, bring the files back or mount the disk"),
+            Self::Emptied { .. } => {
+                Some("if that is right, accept it; if not, bring the files back or mount the disk")
+            }
             Self::Cancelled => None,
             Self::Index(error) => error.hint(),
             Self::Root { .. } => Some("check that the directory exists and may be read"),

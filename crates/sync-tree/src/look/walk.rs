@@ -170,6 +170,7 @@ impl<'a> Walker<'a> {
         dir.list().map_err(|source| root_error(self.root, source))?;
         self.send(vec![Found::Covered { path: TreePath::root(), deep: true }]);
         let here = Here { id: NodeId::ROOT, path: TreePath::root() };
+        self.observer.entering(&here.path);
         self.visit(tasks, self.start(here, dir, dev));
         Ok(())
     }
@@ -185,12 +186,11 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Walks one directory: every name in it, then, as tasks of their own, its directories.
+    /// Walks one directory that the observer knows of: every name in it, then, as tasks of their own, its directories.
     fn visit<'s>(&'s self, tasks: &rayon::Scope<'s>, mut visit: Visit) {
         if self.stopped() {
             return;
         }
-        self.observer.entering(&visit.here.path);
         let listing = match visit.dir.list() {
             Ok(listing) => listing,
             Err(error) => return self.send(vec![self.unreadable(visit.here.path.clone(), &error)]),
@@ -205,7 +205,11 @@ impl<'a> Walker<'a> {
             batch.push(Found::Problem(own_target(visit.here.path)));
             return batch.flush();
         }
-        self.take_rules(&mut visit, listing.iter().any(|raw| *raw.name == *SYNCIGNORE.as_bytes()), &mut batch);
+        self.take_rules(
+            &mut visit,
+            listing.iter().any(|raw| *raw.name == *SYNCIGNORE.as_bytes()),
+            &mut batch,
+        );
         let mut places = Vec::with_capacity(listing.len());
         for raw in listing {
             let Some(name) = self.valid_name(&visit.here.path, &raw.name, &mut batch) else { continue };
@@ -214,7 +218,11 @@ impl<'a> Walker<'a> {
             places.push((name, known));
         }
         for (name, node) in old {
-            batch.push(Found::Vanished { path: visit.here.path.join(&name), node: Box::new(node), forgotten: false });
+            batch.push(Found::Vanished {
+                path: visit.here.path.join(&name),
+                node: Box::new(node),
+                forgotten: false,
+            });
         }
         batch.flush();
         for dir in self.places(&visit, places) {
@@ -247,7 +255,13 @@ impl<'a> Walker<'a> {
     }
 
     /// Looks at one name. Answers the directory to walk, if it is one.
-    fn place(&self, visit: &Visit, place: Place, known: Option<IndexedNode>, batch: &mut Batch<'_, '_>) -> Option<Visit> {
+    fn place(
+        &self,
+        visit: &Visit,
+        place: Place,
+        known: Option<IndexedNode>,
+        batch: &mut Batch<'_, '_>,
+    ) -> Option<Visit> {
         let stat = match visit.dir.stat(&place.name) {
             Ok(stat) => stat,
             Err(error) => {
@@ -265,7 +279,11 @@ impl<'a> Walker<'a> {
             StatKind::Directory => self.place_dir(visit, place, &stat, known, batch),
             StatKind::Other => {
                 if let Some(node) = known {
-                    batch.push(Found::Vanished { path: place.path.clone(), node: Box::new(node), forgotten: false });
+                    batch.push(Found::Vanished {
+                        path: place.path.clone(),
+                        node: Box::new(node),
+                        forgotten: false,
+                    });
                 }
                 batch.push(Found::Skipped(place.path));
                 None
@@ -277,7 +295,13 @@ impl<'a> Walker<'a> {
         }
     }
 
-    fn not_there(&self, place: Place, known: Option<IndexedNode>, error: &io::Error, batch: &mut Batch<'_, '_>) {
+    fn not_there(
+        &self,
+        place: Place,
+        known: Option<IndexedNode>,
+        error: &io::Error,
+        batch: &mut Batch<'_, '_>,
+    ) {
         if is_gone(error) {
             if let Some(node) = known {
                 batch.push(Found::Vanished { path: place.path, node: Box::new(node), forgotten: false });
@@ -349,10 +373,15 @@ impl<'a> Walker<'a> {
                 return None;
             }
         };
-        let existed_dir = known.as_ref().filter(|known| known.node.entry.content.is_dir()).map(|known| known.node.id);
+        let existed_dir =
+            known.as_ref().filter(|known| known.node.entry.content.is_dir()).map(|known| known.node.id);
         if !self.may_enter(&place.path, stat.dev != visit.dev, existed_dir, batch) {
             return None;
         }
+        // RACE: a name made in it after this look at its time and before the watch is in place would leave no event, and
+        // its time would stay wrong. So the watch comes first.
+        self.observer.entering(&place.path);
+        let stat = &dir.stat_self().unwrap_or(*stat);
         let claim = if known.is_none() { self.claim_dir(stat.ino, &dir) } else { None };
         let existed = known.is_some() || claim.is_some();
         let path = place.path.clone();
@@ -367,7 +396,13 @@ impl<'a> Walker<'a> {
         })
     }
 
-    fn may_enter(&self, path: &TreePath, crosses: bool, id: Option<NodeId>, batch: &mut Batch<'_, '_>) -> bool {
+    fn may_enter(
+        &self,
+        path: &TreePath,
+        crosses: bool,
+        id: Option<NodeId>,
+        batch: &mut Batch<'_, '_>,
+    ) -> bool {
         let holds = |id| self.index.children(id).is_ok_and(|children| !children.is_empty());
         let relevant = crosses || self.mounts.is_known(path);
         let boundary =
@@ -384,7 +419,9 @@ impl<'a> Walker<'a> {
                 }
                 return true;
             }
-            Boundary::Missing => "the file system that was mounted here is gone; what was in it is left as it was",
+            Boundary::Missing => {
+                "the file system that was mounted here is gone; what was in it is left as it was"
+            }
             Boundary::Covered => "another file system was mounted over it; what was in it is left as it was",
         };
         // Still a boundary for the next look, or it would take the empty directory for the truth.
@@ -421,7 +458,12 @@ impl<'a> Walker<'a> {
         let node = Node { id, parent: place.parent, name: place.name, entry: sight.entry };
         let new = IndexedNode { node, identity: sight.identity, vouched: sight.vouched };
         if old.as_ref() != Some(&new) {
-            batch.push(Found::Put { path: place.path, old: old.map(Box::new), new: Box::new(new), moved_from });
+            batch.push(Found::Put {
+                path: place.path,
+                old: old.map(Box::new),
+                new: Box::new(new),
+                moved_from,
+            });
         }
         Some(id)
     }
@@ -521,7 +563,10 @@ impl<'a> Walker<'a> {
     }
 
     fn is_target_of_this(&self, visit: &Visit, listing: &[crate::rooted::RawDirEntry]) -> bool {
-        if !self.rules.own || is_root(visit.here.id) || !listing.iter().any(|raw| *raw.name == *STATE_DIR.as_bytes()) {
+        if !self.rules.own
+            || is_root(visit.here.id)
+            || !listing.iter().any(|raw| *raw.name == *STATE_DIR.as_bytes())
+        {
             return false;
         }
         let text = visit.dir.open_dir(STATE_DIR).and_then(|dir| read_text(&dir, TARGET_OF));
@@ -597,6 +642,7 @@ impl<'a> Walker<'a> {
                 batch.push(Found::Covered { path: visit.here.path.clone(), deep: true });
                 self.put_dir_itself(&visit.here, &own_stat, &mut batch)?;
                 batch.flush();
+                self.observer.entering(&visit.here.path);
                 self.visit(tasks, visit);
                 return Ok(());
             }
@@ -632,7 +678,8 @@ impl<'a> Walker<'a> {
             return Ok(());
         }
         if let Some(known) = self.index.node(here.id)? {
-            let place = Place { path: here.path.clone(), parent: known.node.parent, name: known.node.name.clone() };
+            let place =
+                Place { path: here.path.clone(), parent: known.node.parent, name: known.node.name.clone() };
             self.put(place, Some(known), None, dir_sight(stat), batch);
         }
         Ok(())

@@ -1,0 +1,110 @@
+//! What every step of applying needs, and the directories that are being worked in.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use sync_core::{Content, Node, NodeId, TreePath};
+use sync_tree::{
+    apply::{Applier, ApplyError, Durability, Expect, Place, WorkDir},
+    rooted::{Dir, Root},
+};
+
+use super::{EngineError, store::Store};
+
+/// The target, as the steps of applying share it.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub root: Root,
+    pub applier: Applier,
+    pub store: Store,
+    pub durability: Durability,
+    pub concurrency: usize,
+    /// Directories that were opened up to be worked in. They get their mode back, or their final one, in the end.
+    pub opened: Mutex<BTreeMap<TreePath, WorkDir>>,
+}
+
+impl Context {
+    pub(super) fn opened(&self) -> MutexGuard<'_, BTreeMap<TreePath, WorkDir>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What must be where the index has this node.
+    pub(super) fn expect(&self, local: &Node) -> Result<Expect, EngineError> {
+        self.expect_id(local.id)
+    }
+
+    pub(super) fn expect_id(&self, id: NodeId) -> Result<Expect, EngineError> {
+        Ok(match self.store.index().node(id)? {
+            None => Expect::Nothing,
+            Some(row) => match row.node.entry.content {
+                Content::File { .. } => Expect::File(row.identity),
+                Content::Directory => Expect::Directory { ino: row.identity.ino },
+                Content::Symlink { .. } => Expect::Link(row.identity),
+            },
+        })
+    }
+}
+
+/// Handles of the directories that were used last.
+#[derive(Debug)]
+pub(super) struct Dirs<'a> {
+    context: &'a Context,
+    held: HashMap<TreePath, Dir>,
+}
+
+/// So many handles are held by one thread: plans are sorted by path, so few are enough.
+const HELD: usize = 64;
+
+impl<'a> Dirs<'a> {
+    pub(super) fn new(context: &'a Context) -> Self {
+        Self { context, held: HashMap::new() }
+    }
+
+    /// The directory at a path, ready to be worked in.
+    pub(super) fn get(&mut self, path: &TreePath) -> Result<Dir, ApplyError> {
+        let Some((parent, name)) = path.split() else { return Ok(self.context.root.dir()) };
+        if let Some(dir) = self.held.get(path) {
+            return Ok(dir.clone());
+        }
+        let above = self.get(&parent)?;
+        let dir = match above.open_dir(name) {
+            Ok(dir) => dir,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                self.open_up(&above, name, path)?
+            }
+            Err(source) => return Err(ApplyError::of_place(path, "open the directory", source)),
+        };
+        let mode = dir
+            .stat_self()
+            .map_err(|source| ApplyError::of_place(path, "look at the directory", source))?
+            .mode;
+        let dir = if mode & 0o300 == 0o300 { dir } else { self.open_up(&above, name, path)? };
+        if self.held.len() >= HELD {
+            self.held.clear();
+        }
+        self.held.insert(path.clone(), dir.clone());
+        Ok(dir)
+    }
+
+    /// The directory that holds a place, and the name there.
+    pub(super) fn parent<'p>(&mut self, path: &'p TreePath) -> Result<(Dir, &'p str), ApplyError> {
+        let name = path.as_str().rsplit('/').next().unwrap_or_default();
+        let parent = path.parent().unwrap_or_default();
+        Ok((self.get(&parent)?, name))
+    }
+
+    /// All that are held, for flushing.
+    pub(super) fn all(&self) -> Vec<Dir> {
+        self.held.values().cloned().chain([self.context.root.dir()]).collect()
+    }
+
+    fn open_up(&self, above: &Dir, name: &str, path: &TreePath) -> Result<Dir, ApplyError> {
+        let work = self.context.applier.open_for_work(&Place { dir: above, name, path })?;
+        let dir = work.dir().clone();
+        self.context.opened().entry(path.clone()).or_insert(work);
+        Ok(dir)
+    }
+}

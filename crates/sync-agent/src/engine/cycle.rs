@@ -1,0 +1,560 @@
+//! The runs: pull, follow, verify.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use sync_core::{
+    CommitPoint, FeedEvent, Halt, Problem, TreePath,
+    plan::{Clear, Guard, Plan, Policy, Put, Record, Scope, gather, plan},
+};
+use sync_locations::{ChangeStream, Location, LocationError};
+use sync_tree::{
+    look::{Dirty, LookLimits, NoObserver, Scope as LookScope},
+    rules::Rules,
+};
+use tokio::task::block_in_place;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Engine, EngineError, Phase, PullMode, Reporter, Summary, now_secs,
+    outcome::Outcome,
+    phases::Phases,
+    store::{Keeper, Verified, agree, drop_base},
+    transfer,
+};
+
+/// How often a run plans again when places changed under its hands.
+const MAX_ROUNDS: u32 = 8;
+
+/// The pause before the second round; it doubles from there.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What a run has with it.
+struct Run<'a> {
+    remote: &'a Arc<dyn Location>,
+    reporter: &'a Arc<dyn Reporter>,
+    cancel: &'a CancellationToken,
+}
+
+/// What a run has done up to now.
+#[derive(Default)]
+struct Tally {
+    synced: u64,
+    deleted: u64,
+    renamed: u64,
+    bytes_total: u64,
+}
+
+/// What the end of a piece of the feed was.
+enum Taken {
+    More,
+    Commit,
+    /// The tree did not have its digest: it has to be read from nothing.
+    Mismatch,
+    Halted(String),
+}
+
+impl Engine {
+    /// Makes the target equal once.
+    ///
+    /// # Errors
+    /// The run could not be completed; what was done is recorded. Single paths that fail are in the summary.
+    pub async fn pull(
+        &mut self,
+        remote: &Arc<dyn Location>,
+        mode: PullMode,
+        reporter: &Arc<dyn Reporter>,
+        cancel: &CancellationToken,
+    ) -> Result<Summary, EngineError> {
+        let run = Run { remote, reporter, cancel };
+        self.catch_up_and_look(&run).await?;
+        let mut tally = Tally::default();
+        if mode.dry_run {
+            let (_, plan) = self.plan(Policy::LeftWins, mode.full, &run)?;
+            return self.intended(&plan, &run);
+        }
+        if mode.full {
+            self.store().distrust_everything()?;
+            let outcome = self.one_round(&run, Policy::LeftWinsAnew, &mut tally).await?;
+            self.look_at_stale(&outcome)?;
+        }
+        self.rounds(&run, &mut tally).await?;
+        self.summary(&run, &tally)
+    }
+
+    /// Keeps the target equal for as long as one feed lasts.
+    ///
+    /// # Errors
+    /// The feed was cut, or the run could not go on.
+    pub async fn follow(
+        &mut self,
+        remote: &Arc<dyn Location>,
+        reporter: &Arc<dyn Reporter>,
+        cancel: &CancellationToken,
+    ) -> Result<(), EngineError> {
+        let run = Run { remote, reporter, cancel };
+        let cursor = self.store().cursor()?;
+        reporter.phase(Phase::Listing);
+        let mut feed = remote.changes(cursor.as_ref(), true).await?;
+        let mut scanned = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        let mut caught_up = false;
+        loop {
+            let retry = caught_up && self.store().pending_count()? > 0;
+            let wait = if retry { pause } else { self.options.rescan.saturating_sub(scanned.elapsed()) };
+            let event = tokio::select! {
+                () = cancel.cancelled() => return Err(EngineError::Cancelled),
+                event = feed.next() => Some(event),
+                () = tokio::time::sleep(wait), if caught_up => None,
+            };
+            match event {
+                Some(None) => return Err(cut()),
+                Some(Some(event)) => match self.take(event?)? {
+                    Taken::More => continue,
+                    Taken::Commit => pause = FIRST_PAUSE,
+                    Taken::Mismatch => return Err(cut()),
+                    Taken::Halted(reason) => {
+                        reporter.halted(&Halt::Share { reason });
+                        continue;
+                    }
+                },
+                None if retry => pause = (pause * 2).min(LONGEST_PAUSE),
+                None => {}
+            }
+            if !self.first_look_done || scanned.elapsed() >= self.options.rescan {
+                self.look(&LookScope::Everything, false, &run)?;
+                scanned = Instant::now();
+            }
+            caught_up = true;
+            self.settle_commit(&run).await?;
+        }
+    }
+
+    /// Compares everything, reading every file of the target, and changes nothing.
+    ///
+    /// # Errors
+    /// The comparison could not be made.
+    pub async fn verify(
+        &mut self,
+        remote: &Arc<dyn Location>,
+        reporter: &Arc<dyn Reporter>,
+        cancel: &CancellationToken,
+    ) -> Result<Summary, EngineError> {
+        let run = Run { remote, reporter, cancel };
+        self.catch_up(&run).await?;
+        self.look(&LookScope::Everything, true, &run)?;
+        let (_, plan) = self.plan(Policy::LeftWins, true, &run)?;
+        let mut summary = self.summary(&run, &Tally::default())?;
+        let differences = differences(&plan);
+        summary.changed = plan.files.len() as u64;
+        summary.failed = summary.changed;
+        summary.unchanged = summary.checked.saturating_sub(summary.changed);
+        summary.equal = summary.equal && differences.is_empty();
+        summary.problems.extend(differences);
+        Ok(summary)
+    }
+
+    /// Applies what is pending at a commit point of a live feed.
+    async fn settle_commit(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
+        let mut tally = Tally::default();
+        let outcome = match self.one_round(run, Policy::LeftWins, &mut tally).await {
+            // A halt stops the deleting, not the following: the share may come back.
+            Err(EngineError::Halt(halt)) => {
+                run.reporter.halted(&halt);
+                return Ok(());
+            }
+            other => other?,
+        };
+        self.look_at_stale(&outcome)?;
+        if !outcome.wants_another_round() {
+            let summary = self.summary(run, &tally)?;
+            for problem in &outcome.problems {
+                run.reporter.problem(problem);
+            }
+            if summary.equal || !summary.problems.is_empty() {
+                run.reporter.caught_up(&summary);
+            } else {
+                // Nothing is pending and nothing failed, and still it is not equal: look at everything.
+                self.store().distrust_everything()?;
+                self.look(&LookScope::Everything, false, run)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the feed to a commit point and looks at the target, both at once where the rules are known.
+    async fn catch_up_and_look(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
+        let rules = self.store().index().rule_set()?;
+        self.check_root()?;
+        let looker = self.looker()?;
+        run.reporter.phase(Phase::Listing);
+        let looking =
+            tokio::task::spawn_blocking(move || looker.look(&LookScope::Everything, &NoObserver, &LIMITS));
+        let caught_up = self.catch_up(run).await;
+        let looked = looking.await.map_err(|error| EngineError::Broken { reason: error.to_string() })?;
+        caught_up?;
+        run.reporter.phase(Phase::Scanning);
+        if self.store().index().rule_set()? == rules {
+            looked?;
+            self.first_look_done = true;
+            return Ok(self.store().take_local_changes()?);
+        }
+        self.look(&LookScope::Everything, false, run)
+    }
+
+    /// Reads the feed to its newest commit point.
+    async fn catch_up(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
+        for _ in 0..2 {
+            let cursor = self.store().cursor()?;
+            let mut feed = run.remote.changes(cursor.as_ref(), false).await?;
+            match self.read_to_commit(&mut *feed, run).await? {
+                Taken::Mismatch => {
+                    tracing::warn!("the share's tree does not have its digest; reading it from nothing")
+                }
+                Taken::Halted(reason) => return Err(Halt::Share { reason }.into()),
+                Taken::Commit | Taken::More => return Ok(()),
+            }
+        }
+        Err(EngineError::Digest)
+    }
+
+    async fn read_to_commit(
+        &mut self,
+        feed: &mut dyn ChangeStream,
+        run: &Run<'_>,
+    ) -> Result<Taken, EngineError> {
+        loop {
+            let event = tokio::select! {
+                () = run.cancel.cancelled() => return Err(EngineError::Cancelled),
+                event = feed.next() => event,
+            };
+            let Some(event) = event else { return Err(cut()) };
+            match self.take(event?)? {
+                Taken::More => {}
+                end => return Ok(end),
+            }
+        }
+    }
+
+    fn take(&mut self, event: FeedEvent) -> Result<Taken, EngineError> {
+        block_in_place(|| {
+            match event {
+                FeedEvent::Reset { share, epoch, reason } => {
+                    tracing::debug!(%reason, "the full tree follows");
+                    self.store().begin_tree(share, epoch)?;
+                }
+                FeedEvent::Nodes { changes, resume } => self.store().take_nodes(&changes, &resume)?,
+                FeedEvent::Commit(commit) => return self.take_commit(&commit),
+                FeedEvent::Rules(rules) => {
+                    if self.store().take_rules(&rules)? {
+                        self.looker = None;
+                        // What is ignored now must be forgotten before anything is planned.
+                        self.first_look_done = false;
+                    }
+                }
+                FeedEvent::Problems(problems) => self.store().take_problems(&problems)?,
+                FeedEvent::Halted { reason } => return Ok(Taken::Halted(reason)),
+                FeedEvent::Heartbeat => {}
+            }
+            Ok(Taken::More)
+        })
+    }
+
+    fn take_commit(&mut self, commit: &CommitPoint) -> Result<Taken, EngineError> {
+        Ok(if self.store().take_commit(commit)? { Taken::Commit } else { Taken::Mismatch })
+    }
+
+    /// Looks at the target.
+    fn look(&mut self, scope: &LookScope, distrust: bool, run: &Run<'_>) -> Result<(), EngineError> {
+        if matches!(scope, LookScope::Everything) {
+            run.reporter.phase(Phase::Scanning);
+        }
+        self.look_quietly(scope, distrust)
+    }
+
+    fn look_quietly(&mut self, scope: &LookScope, distrust: bool) -> Result<(), EngineError> {
+        self.check_root()?;
+        let looker = self.looker()?;
+        let limits = LookLimits { distrust, ..LIMITS };
+        block_in_place(|| looker.look(scope, &NoObserver, &limits))?;
+        if matches!(scope, LookScope::Everything) {
+            self.first_look_done = true;
+        }
+        Ok(self.store().take_local_changes()?)
+    }
+
+    /// The target must still be the directory that was opened.
+    fn check_root(&self) -> Result<(), EngineError> {
+        let root = &self.context.root;
+        match root.path_identity() {
+            Ok(identity) if identity == root.identity() => Ok(()),
+            Ok(_) => Err(Halt::Target { reason: "another directory is in its place".to_owned() }.into()),
+            Err(error) => Err(Halt::Target { reason: error.to_string() }.into()),
+        }
+    }
+
+    fn look_at_stale(&mut self, outcome: &Outcome) -> Result<(), EngineError> {
+        if outcome.stale.is_empty() {
+            return Ok(());
+        }
+        // Not only the place: what is in the way may be a directory above it.
+        let mut places = HashSet::new();
+        for path in &outcome.stale {
+            places.insert(Dirty { path: path.clone(), deep: true });
+            places.extend(
+                path.parent().filter(|above| !above.is_root()).map(|path| Dirty { path, deep: false }),
+            );
+        }
+        self.look_quietly(&LookScope::Places(places.into_iter().collect()), false)
+    }
+
+    /// Plans and applies until nothing is in the way any more.
+    async fn rounds(&mut self, run: &Run<'_>, tally: &mut Tally) -> Result<(), EngineError> {
+        let mut pause = FIRST_PAUSE;
+        for round in 1..=MAX_ROUNDS {
+            let outcome = self.one_round(run, Policy::LeftWins, tally).await?;
+            self.look_at_stale(&outcome)?;
+            if !outcome.wants_another_round() {
+                if self.is_equal()? || !self.problems()?.is_empty() || round == MAX_ROUNDS {
+                    return Ok(());
+                }
+                // Nothing is pending, and still it is not equal: somebody else is at work here.
+                self.store().distrust_everything()?;
+                self.look(&LookScope::Everything, false, run)?;
+            }
+            if round == MAX_ROUNDS {
+                self.never_still(&outcome);
+                return Ok(());
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            if !outcome.changed.is_empty() {
+                self.catch_up(run).await?;
+            }
+            if !self.first_look_done {
+                self.look(&LookScope::Everything, false, run)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn never_still(&self, outcome: &Outcome) {
+        let mut failing = self.failing();
+        for path in outcome.changed.iter().chain(&outcome.stale) {
+            let problem = Problem::new(
+                path.clone(),
+                "it changed again and again while it was being synced; pull again",
+            );
+            failing.insert(path.clone(), problem);
+        }
+    }
+
+    fn failing(&self) -> std::sync::MutexGuard<'_, BTreeMap<TreePath, Problem>> {
+        self.failing.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Plans what is pending and carries it out.
+    async fn one_round(
+        &mut self,
+        run: &Run<'_>,
+        policy: Policy,
+        tally: &mut Tally,
+    ) -> Result<Outcome, EngineError> {
+        let (scope, plan) = self.plan(policy, false, run)?;
+        self.keep_records(&plan)?;
+        let deletions = plan.deletions();
+        let outcome = if plan.is_empty() {
+            Outcome::default()
+        } else {
+            self.store().unset_verified()?;
+            self.carry_out(plan, run).await?
+        };
+        self.forget_solved(&scope, &outcome);
+        self.store().settled(&scope, &outcome.left_remote)?;
+        self.store().keep_local_pending(&outcome.left_local)?;
+        self.store().local_is_known()?;
+        self.store().first_run_is_over()?;
+        if self.options.allow_mass_delete {
+            self.store().forgive_deletions()?;
+        } else {
+            self.store().count_deletions(now_secs(), deletions)?;
+        }
+        tally.synced += outcome.synced;
+        tally.deleted += outcome.deleted;
+        tally.renamed += outcome.renamed;
+        tally.bytes_total += outcome.bytes_total;
+        Ok(outcome)
+    }
+
+    fn plan(
+        &mut self,
+        policy: Policy,
+        everything: bool,
+        run: &Run<'_>,
+    ) -> Result<(Scope, Plan), EngineError> {
+        run.reporter.phase(Phase::Planning);
+        let store = self.store();
+        let scope = if everything { Scope::Everything } else { store.scope()? };
+        let rules = Rules::compile(&store.index().rule_set()?);
+        let keeper = Keeper::new(&rules, &store.remote_problems()?);
+        let deleted_since = store.deleted_since(now_secs())?;
+        let guard = Guard {
+            allow: self.options.allow_mass_delete,
+            first_run: store.is_first_run()?,
+            files_then: store.index().head()?.files + deleted_since,
+            deleted_since,
+        };
+        let slots = block_in_place(|| store.with_trees(&keeper, |trees| gather(trees, &scope)))?;
+        let plan = plan(slots, policy, &guard)?;
+        let bytes = plan.files.iter().filter(|put| matches!(put, Put::File { .. })).map(size_of).sum();
+        run.reporter.planned(plan.files.len() as u64, bytes);
+        Ok((scope, plan))
+    }
+
+    fn keep_records(&self, plan: &Plan) -> Result<(), EngineError> {
+        if plan.records.is_empty() {
+            return Ok(());
+        }
+        self.store().index().write(|tx| {
+            for record in &plan.records {
+                match record {
+                    Record::Agree { remote, local } => agree(tx.sql(), remote, *local)?,
+                    Record::Drop { id } => drop_base(tx.sql(), *id)?,
+                }
+            }
+            Ok::<_, sync_tree::index::IndexError>(())
+        })?;
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, mut plan: Plan, run: &Run<'_>) -> Result<Outcome, EngineError> {
+        let context = self.context.clone();
+        let mut phases = Phases::new(&context, run.reporter.as_ref());
+        let captured = block_in_place(|| phases.before_files(&plan))?;
+        run.reporter.phase(Phase::Transferring);
+        let files = std::mem::take(&mut plan.files);
+        let (outcome, failure) =
+            transfer::run(&self.context, files, captured, run.remote, run.reporter, run.cancel).await;
+        run.reporter.phase(Phase::Finishing);
+        let finished = block_in_place(|| phases.after_files(&plan.finish, &outcome.touched));
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        finished?;
+        let mut all = phases.outcome;
+        all.merge(outcome);
+        Ok(all)
+    }
+
+    /// Problems of places that were planned anew are replaced by what came of that.
+    fn forget_solved(&self, scope: &Scope, outcome: &Outcome) {
+        let mut failing = self.failing();
+        if matches!(scope, Scope::Everything)
+            || self.store().pending_count().is_ok_and(|pending| pending == 0)
+        {
+            failing.clear();
+        }
+        for problem in &outcome.problems {
+            failing.insert(problem.path.clone(), problem.clone());
+        }
+        // All that failed is pending again and planned in the next round: what solved itself is forgotten then.
+        if outcome.problems.is_empty() && outcome.left_remote.is_empty() && outcome.left_local.is_empty() {
+            failing.clear();
+        }
+    }
+
+    /// Everything that is wrong with single paths, here and on the server.
+    fn problems(&self) -> Result<Vec<Problem>, EngineError> {
+        let mut problems = self.store().remote_problems()?;
+        problems.extend(self.store().index().problems()?);
+        problems.extend(self.failing().values().cloned());
+        Ok(problems)
+    }
+
+    fn is_equal(&self) -> Result<bool, EngineError> {
+        let local = self.store().index().head()?;
+        let remote = self.store().remote()?;
+        Ok(remote.is_some_and(|remote| remote.root_digest == local.root_digest)
+            && self.store().pending_count()? == 0)
+    }
+
+    fn summary(&self, run: &Run<'_>, tally: &Tally) -> Result<Summary, EngineError> {
+        let remote = self.store().remote()?;
+        let problems = self.problems()?;
+        let equal = self.is_equal()?;
+        if let (true, Some(remote)) = (equal, &remote) {
+            self.store().set_verified(Verified { at_secs: now_secs(), root_digest: remote.root_digest })?;
+        }
+        let failed = problems.len() as u64;
+        let changed = tally.synced + failed;
+        let checked = remote.as_ref().map_or(0, |remote| remote.files).max(changed);
+        Ok(Summary {
+            checked,
+            changed,
+            synced: tally.synced,
+            failed,
+            unchanged: checked - changed,
+            skipped: 0,
+            deleted: tally.deleted,
+            renamed: tally.renamed,
+            bytes_received: run.remote.bytes_received(),
+            bytes_total: tally.bytes_total,
+            cursor: remote.as_ref().map(|remote| remote.cursor.clone()),
+            root_digest: remote.map(|remote| remote.root_digest),
+            problems,
+            equal,
+        })
+    }
+
+    /// What a pull would do.
+    fn intended(&self, plan: &Plan, run: &Run<'_>) -> Result<Summary, EngineError> {
+        let renamed =
+            plan.clear.iter().filter(|clear| matches!(clear, Clear::Move { .. } | Clear::TakeOut { .. }));
+        let renamed = renamed.count() as u64;
+        let bytes_total = plan.files.iter().filter(|put| matches!(put, Put::File { .. })).map(size_of).sum();
+        let synced = plan.files.len() as u64 + renamed;
+        self.summary(run, &Tally { synced, deleted: plan.deletions(), renamed, bytes_total })
+    }
+}
+
+/// A target may be emptied by its owner, and a pull then fills it again.
+const LIMITS: LookLimits = LookLimits { files_recently: 0, accept_emptied: true, distrust: false };
+
+fn size_of(put: &Put) -> u64 {
+    put.remote().entry.content.size()
+}
+
+fn cut() -> EngineError {
+    LocationError::Cut { source: "the stream ended".into() }.into()
+}
+
+/// Every place where the target is not as the share says.
+fn differences(plan: &Plan) -> Vec<Problem> {
+    let mut found: BTreeMap<TreePath, &'static str> = BTreeMap::new();
+    for clear in &plan.clear {
+        let text = match clear {
+            Clear::Remove { .. } | Clear::RemoveDir { .. } => "the share does not have it",
+            Clear::Move { .. } | Clear::TakeOut { .. } => "the share has it in another place",
+        };
+        found.insert(clear.path().clone(), text);
+    }
+    for build in &plan.build {
+        found.insert(build.path().clone(), "it is missing");
+    }
+    for put in &plan.files {
+        let text = match put {
+            Put::File { over: None, .. } | Put::Link { over: None, .. } => "it is missing",
+            Put::File { .. } | Put::Link { .. } => "its content differs",
+            Put::Metadata { .. } => "its mode or time differs",
+        };
+        found.insert(put.path().clone(), text);
+    }
+    for finish in &plan.finish {
+        found.entry(finish.path.clone()).or_insert("its mode or time differs");
+    }
+    found.into_iter().map(|(path, text)| Problem { unknown: false, ..Problem::new(path, text) }).collect()
+}

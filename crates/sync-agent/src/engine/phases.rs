@@ -1,0 +1,262 @@
+//! Carries out the phases of a plan that change the structure of the target: captures, clear, build, and in the end finish.
+//! One thread does them, in order; the files in between are done by many, see `transfer`.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use sync_core::{
+    Content, Node, NodeId, TreePath,
+    plan::{Build, Capture, Clear, Displaced as PlannedDisplaced, Finish, Plan},
+};
+use sync_tree::apply::{ApplyError, Displaced, Place, Staged};
+
+use super::{
+    AppliedOp, EngineError,
+    context::{Context, Dirs},
+    outcome::Outcome,
+    record::{Done, record},
+    reporter::Reporter,
+};
+
+/// Changes are recorded in batches of this size: large enough that commits cost nothing beside the disk.
+const RECORD: usize = 1024;
+
+/// The structural phases of one plan.
+pub(super) struct Phases<'a> {
+    context: &'a Context,
+    reporter: &'a dyn Reporter,
+    dirs: Dirs<'a>,
+    done: Vec<Done>,
+    touched: HashSet<NodeId>,
+    pub outcome: Outcome,
+}
+
+impl<'a> Phases<'a> {
+    pub(super) fn new(context: &'a Context, reporter: &'a dyn Reporter) -> Self {
+        let dirs = Dirs::new(context);
+        Self {
+            context,
+            reporter,
+            dirs,
+            done: Vec::new(),
+            touched: HashSet::new(),
+            outcome: Outcome::default(),
+        }
+    }
+
+    /// Phases 1 to 3. Answers the captured files by the remote node that wants them.
+    pub(super) fn before_files(&mut self, plan: &Plan) -> Result<HashMap<NodeId, Staged>, EngineError> {
+        let captured = self.capture(&plan.captures)?;
+        for clear in &plan.clear {
+            let result = self.clear(clear);
+            self.settle(result, clear.path(), cleared_node(clear))?;
+        }
+        // What was taken out of its directory must be recorded as gone from there before anything is put in its place.
+        self.flush()?;
+        self.dirs = Dirs::new(self.context);
+        for build in &plan.build {
+            let result = self.build(build);
+            let failed = result.is_err();
+            let (Build::MakeDir { remote, .. } | Build::PutIn { remote, .. }) = build;
+            self.settle(result, build.path(), Failed::Remote(remote.id))?;
+            if failed && let Build::PutIn { remote, .. } = build {
+                // It waits in staging. Back with it; if its old place is taken, to the trash.
+                let _ = self.context.applier.put_back(remote.id.0);
+            }
+            if self.done.len() >= RECORD {
+                self.flush()?;
+            }
+        }
+        self.flush()?;
+        Ok(captured)
+    }
+
+    /// Phase 5, and the times of all directories in which something was changed.
+    pub(super) fn after_files(
+        &mut self,
+        finish: &[Finish],
+        touched: &HashSet<NodeId>,
+    ) -> Result<(), EngineError> {
+        self.dirs = Dirs::new(self.context);
+        self.touched.extend(touched);
+        let mut todo: BTreeMap<TreePath, Node> =
+            finish.iter().map(|finish| (finish.path.clone(), finish.remote.clone())).collect();
+        todo.extend(self.touched_dirs()?);
+        // Deepest first: setting a directory's time is the last thing that happens in it.
+        let mut todo: Vec<(TreePath, Node)> = todo.into_iter().collect();
+        todo.sort_by_key(|(path, _)| std::cmp::Reverse(path.depth()));
+        for (path, remote) in todo {
+            let result = self.finish(&path, &remote);
+            self.settle(result, &path, Failed::Remote(remote.id))?;
+            if self.done.len() >= RECORD {
+                self.flush()?;
+            }
+        }
+        self.context.opened().clear();
+        self.flush()
+    }
+
+    /// The remote nodes of the directories in which something was changed, by path.
+    fn touched_dirs(&mut self) -> Result<Vec<(TreePath, Node)>, EngineError> {
+        let touched = std::mem::take(&mut self.touched);
+        let store = &self.context.store;
+        Ok(store.index().read(|db| {
+            let mut dirs = Vec::new();
+            for id in touched {
+                let Some(path) = store.index().table().path_of(db, id)? else { continue };
+                let Some(remote) = super::store::remote_of(db, id)? else { continue };
+                let Some(node) = store.remote_node(db, remote)? else { continue };
+                if !path.is_root() && node.entry.content.is_dir() {
+                    dirs.push((path, node));
+                }
+            }
+            Ok(dirs)
+        })?)
+    }
+
+    fn capture(&mut self, captures: &[Capture]) -> Result<HashMap<NodeId, Staged>, EngineError> {
+        let mut captured = HashMap::new();
+        for capture in captures {
+            let Some(row) = self.context.store.index().node(capture.from.local)? else { continue };
+            let Content::File { size, digest } = row.node.entry.content else { continue };
+            match self.context.applier.stage_copy(&capture.from.path, &row.identity, size, &digest) {
+                Ok(staged) => drop(captured.insert(capture.id, staged)),
+                // The source is not what it was: the content is fetched instead.
+                Err(error) if error.is_fatal() => return Err(error.into()),
+                Err(error) => {
+                    tracing::debug!(path = %capture.from.path, %error, "cannot be copied, will be fetched")
+                }
+            }
+        }
+        Ok(captured)
+    }
+
+    fn clear(&mut self, clear: &Clear) -> Result<(), EngineError> {
+        let applier = &self.context.applier;
+        let (dir, name) = self.dirs.parent(clear.path())?;
+        let at = Place { dir: &dir, name, path: clear.path() };
+        match clear {
+            Clear::Remove { path, local, displaced } => {
+                applier.remove(&at, &self.context.expect(local)?, displaced_to(*displaced))?;
+                self.outcome.deleted += 1;
+                self.reporter.applied(AppliedOp::Delete, path, None);
+                self.done.push(Done::Removed { local: local.clone() });
+            }
+            Clear::RemoveDir { path, local } => {
+                let Some(row) = self.context.store.index().node(local.id)? else { return Ok(()) };
+                applier.remove_dir(&at, row.identity.ino)?;
+                self.reporter.applied(AppliedOp::Delete, path, None);
+                self.done.push(Done::Removed { local: local.clone() });
+            }
+            Clear::Move { from, to, local, remote } => {
+                let (to_dir, to_name) = self.dirs.parent(to)?;
+                let to_place = Place { dir: &to_dir, name: to_name, path: to };
+                let stat = applier.move_new(&at, &to_place, &self.context.expect(local)?)?;
+                self.moved(from, to, local, remote, stat);
+            }
+            Clear::TakeOut { local, remote, .. } => {
+                applier.take_out(&at, &self.context.expect(local)?, remote.id.0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn build(&mut self, build: &Build) -> Result<(), EngineError> {
+        let (dir, name) = self.dirs.parent(build.path())?;
+        let at = Place { dir: &dir, name, path: build.path() };
+        match build {
+            Build::MakeDir { path, remote } => {
+                let stat = self.context.applier.make_dir(&at)?;
+                self.reporter.applied(AppliedOp::Create, path, None);
+                self.done.push(Done::Present { remote: remote.clone(), over: None, stat });
+            }
+            Build::PutIn { path, from, local, remote } => {
+                let stat = self.context.applier.put_in(remote.id.0, &at)?;
+                self.moved(from, path, local, remote, stat);
+            }
+        }
+        Ok(())
+    }
+
+    fn moved(
+        &mut self,
+        from: &TreePath,
+        to: &TreePath,
+        local: &Node,
+        remote: &Node,
+        stat: sync_tree::rooted::Stat,
+    ) {
+        self.outcome.renamed += 1;
+        self.outcome.synced += 1;
+        self.reporter.applied(AppliedOp::Rename, to, Some(from));
+        self.done.push(Done::Moved { remote: remote.clone(), local: local.clone(), stat });
+    }
+
+    fn finish(&mut self, path: &TreePath, remote: &Node) -> Result<(), EngineError> {
+        let (dir, name) = self.dirs.parent(path)?;
+        let at = Place { dir: &dir, name, path };
+        let Some(local) = self.context.store.index().read(|db| super::store::local_of(db, remote.id))? else {
+            return Ok(());
+        };
+        let stat = self.context.applier.set_meta(&at, &remote.entry, &self.context.expect_id(local)?)?;
+        if let Some(work) = self.context.opened().remove(path) {
+            work.settled();
+        }
+        self.done.push(Done::Present { remote: remote.clone(), over: Some(local), stat });
+        Ok(())
+    }
+
+    /// One place's failure never stops the rest.
+    fn settle(
+        &mut self,
+        result: Result<(), EngineError>,
+        path: &TreePath,
+        failed: Failed,
+    ) -> Result<(), EngineError> {
+        match result {
+            Ok(()) => Ok(()),
+            Err(EngineError::Apply(error)) if !error.is_fatal() => {
+                self.outcome.place_failed(&error, path, failed);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), EngineError> {
+        if self.done.is_empty() {
+            return Ok(());
+        }
+        if self.context.durability != sync_tree::apply::Durability::None {
+            self.context.applier.flush_dirs(self.dirs.all().iter())?;
+        }
+        let touched = record(&self.context.store, &std::mem::take(&mut self.done))?;
+        self.touched.extend(touched);
+        Ok(())
+    }
+}
+
+/// Which node stays pending.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Failed {
+    Remote(NodeId),
+    Local(NodeId),
+}
+
+fn cleared_node(clear: &Clear) -> Failed {
+    match clear {
+        Clear::Remove { local, .. } | Clear::RemoveDir { local, .. } => Failed::Local(local.id),
+        Clear::Move { remote, .. } | Clear::TakeOut { remote, .. } => Failed::Remote(remote.id),
+    }
+}
+
+pub(super) fn displaced_to(displaced: PlannedDisplaced) -> Displaced {
+    match displaced {
+        PlannedDisplaced::Delete => Displaced::Delete,
+        PlannedDisplaced::Trash => Displaced::Trash,
+    }
+}
+
+/// Whether trying again with a new plan can help.
+pub(super) fn is_stale(error: &ApplyError) -> bool {
+    matches!(error, ApplyError::Stale { .. } | ApplyError::Digest { .. })
+}

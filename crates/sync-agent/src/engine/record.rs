@@ -1,0 +1,90 @@
+//! Writes down what was done. Only what is on the disk is recorded, and only after the flush that the durability asks for.
+
+use std::collections::HashSet;
+
+use sync_core::{Content, Entry, Node, NodeId};
+use sync_tree::{
+    hash::Identity,
+    index::{IndexError, IndexTx, IndexedNode},
+    rooted::{Stat, StatKind},
+};
+
+use super::store::{Store, agree, drop_base_of_local, local_of};
+
+/// One thing that was done.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// A file, link or directory is in its place; `over` is the local node that it took the place of.
+    Present { remote: Node, over: Option<NodeId>, stat: Stat },
+    /// A node is in its new place.
+    Moved { remote: Node, local: Node, stat: Stat },
+    /// A node is gone.
+    Removed { local: Node },
+}
+
+/// Records a batch in one transaction. Answers the local directories in which something was changed.
+pub(super) fn record(store: &Store, batch: &[Done]) -> Result<HashSet<NodeId>, IndexError> {
+    let (touched, _) = store.index().write(|tx| {
+        let mut touched = HashSet::new();
+        for done in batch {
+            record_one(tx, done, &mut touched)?;
+        }
+        Ok::<_, IndexError>(touched)
+    })?;
+    Ok(touched)
+}
+
+fn record_one(tx: &mut IndexTx<'_>, done: &Done, touched: &mut HashSet<NodeId>) -> Result<(), IndexError> {
+    match done {
+        Done::Present { remote, over, stat } => {
+            let Some(parent) = local_of(tx.sql(), remote.parent)? else { return Ok(()) };
+            touched.insert(parent);
+            let known = match over {
+                Some(id) => tx.get(*id)?,
+                None => tx.child(parent, &remote.name)?,
+            };
+            let id = match &known {
+                Some(known) => known.node.id,
+                None => tx.new_id()?,
+            };
+            let new = indexed(id, parent, remote, stat);
+            match &known {
+                Some(known) => drop(tx.update(known, &new)?),
+                None => tx.insert(&new)?,
+            }
+            agree(tx.sql(), remote, id)?;
+        }
+        Done::Moved { remote, local, stat } => {
+            let Some(parent) = local_of(tx.sql(), remote.parent)? else { return Ok(()) };
+            touched.extend([parent, local.parent]);
+            if let Some(known) = tx.get(local.id)? {
+                let new = indexed(local.id, parent, remote, stat);
+                tx.update(&known, &new)?;
+            }
+            agree(tx.sql(), remote, local.id)?;
+        }
+        Done::Removed { local } => {
+            touched.insert(local.parent);
+            if let Some(known) = tx.get(local.id)? {
+                tx.remove(&known)?;
+            }
+            drop_base_of_local(tx.sql(), local.id)?;
+        }
+    }
+    Ok(())
+}
+
+/// The local node as it is on the disk now. Its content was verified on the way, so its identity vouches for it.
+fn indexed(id: NodeId, parent: NodeId, remote: &Node, stat: &Stat) -> IndexedNode {
+    let content = remote.entry.content.clone();
+    let is_file = stat.kind == StatKind::File;
+    let mode = if matches!(content, Content::Symlink { .. }) { 0 } else { stat.mode & 0o777 };
+    let identity = Identity {
+        ino: stat.ino,
+        size: if is_file { stat.size } else { 0 },
+        mtime: stat.mtime,
+        ctime: if content.is_dir() { Default::default() } else { stat.ctime },
+    };
+    let entry = Entry { content, mtime: stat.mtime, mode };
+    IndexedNode { node: Node { id, parent, name: remote.name.clone(), entry }, identity, vouched: true }
+}

@@ -1,0 +1,704 @@
+//! What an agent knows about its target, in one file: the three trees, the cursor, and what is still to be done.
+//!
+//! * *local*: the index of the target, kept by the same code as the daemon's.
+//! * *remote*: a [`Replica`] of the share. While a full tree is being received it goes into a second replica, and the two
+//!   change places at its first commit point.
+//! * *base*: what both last agreed on, by the remote node's id, with the local node's id.
+//!
+//! Nodes that may differ are *pending*, in the same transaction in which they became so, and stay so until what was planned
+//! for them is recorded. So nothing is forgotten by an error, a kill or a power cut, and a run looks at nothing else.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+use sync_core::{
+    CommitPoint, Content, Cursor, Digest, Entry, Name, Node, NodeChange, NodeId, Problem, RuleSet, Seq,
+    ShareId, Time, TreePath,
+    plan::{Base, Keep, Scope, Trees},
+};
+use sync_tree::{
+    index::{Index, IndexError, IndexTx, NodeTable, Replica},
+    rules::Rules,
+};
+
+/// Keys of the `target` table.
+mod keys {
+    pub(super) const SHARE_NAME: &str = "share_name";
+    pub(super) const SHARE_ID: &str = "share_id";
+    pub(super) const EPOCH: &str = "epoch";
+    pub(super) const CURSOR: &str = "cursor";
+    pub(super) const REPLICA: &str = "replica";
+    pub(super) const INCOMING: &str = "incoming";
+    pub(super) const INCOMING_EPOCH: &str = "incoming_epoch";
+    pub(super) const LOCAL_SEEN: &str = "local_seen";
+    pub(super) const EVERYTHING: &str = "everything";
+    pub(super) const COMMIT: &str = "commit";
+    pub(super) const VERIFIED: &str = "verified";
+    pub(super) const AGREED_ONCE: &str = "agreed_once";
+}
+
+/// The tables of the two replicas.
+const REPLICAS: [&str; 2] = ["remote_a", "remote_b"];
+
+/// How far back deletions count towards the mass-delete guard, in seconds.
+const GUARD_WINDOW_SECS: i64 = 600;
+
+/// The target's database.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    index: Index,
+    replicas: [Replica; 2],
+}
+
+/// What was received and is complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Remote {
+    pub cursor: Cursor,
+    pub root_digest: Digest,
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// When the target was last compared as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Verified {
+    pub at_secs: i64,
+    pub root_digest: Digest,
+}
+
+impl Store {
+    pub(crate) fn open(index: Index) -> Result<Self, IndexError> {
+        let store = Self { index, replicas: REPLICAS.map(Replica::new) };
+        store.index.write(|tx| create(tx.sql(), &store.replicas).map_err(IndexError::from))?;
+        Ok(store)
+    }
+
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    fn write<T>(&self, work: impl FnOnce(&IndexTx<'_>) -> rusqlite::Result<T>) -> Result<T, IndexError> {
+        let (value, _) = self.index.write(|tx| work(tx).map_err(IndexError::from))?;
+        Ok(value)
+    }
+
+    /// The name and id of the share that this is a target of.
+    pub(crate) fn share(&self) -> Result<Option<(String, Option<ShareId>)>, IndexError> {
+        self.index.read(share_of)
+    }
+
+    pub(crate) fn set_share_name(&self, name: &str) -> Result<(), IndexError> {
+        self.write(|tx| set(tx.sql(), keys::SHARE_NAME, name.as_bytes()))
+    }
+
+    /// Where to go on reading the feed.
+    pub(crate) fn cursor(&self) -> Result<Option<Cursor>, IndexError> {
+        self.index.read(|db| Ok(get(db, keys::CURSOR)?.map(|bytes| Cursor(bytes.into()))))
+    }
+
+    /// Reads the feed from nothing the next time.
+    pub(crate) fn forget_cursor(&self) -> Result<(), IndexError> {
+        self.write(|tx| {
+            unset(tx.sql(), keys::CURSOR)?;
+            unset(tx.sql(), keys::INCOMING)
+        })
+    }
+
+    /// A full tree begins.
+    pub(crate) fn begin_tree(&self, share: ShareId, epoch: [u8; 16]) -> Result<(), IndexError> {
+        self.write(|tx| {
+            let db = tx.sql();
+            let spare = 1 - current(db)?;
+            self.replicas[spare].reset(db)?;
+            set(db, keys::INCOMING, &[1])?;
+            set(db, keys::INCOMING_EPOCH, &epoch)?;
+            set(db, keys::SHARE_ID, &share.0)?;
+            unset(db, keys::CURSOR)
+        })
+    }
+
+    /// A piece of the feed.
+    pub(crate) fn take_nodes(&self, changes: &[NodeChange], resume: &Cursor) -> Result<(), IndexError> {
+        self.write(|tx| {
+            let db = tx.sql();
+            if is_incoming(db)? {
+                self.replicas[1 - current(db)?].apply(db, changes)?;
+            } else {
+                self.replicas[current(db)?].apply(db, changes)?;
+                for change in changes {
+                    let (NodeChange::Present(Node { id, .. }) | NodeChange::Gone(id)) = change;
+                    add_pending(db, "pending_remote", *id)?;
+                }
+            }
+            set(db, keys::CURSOR, &resume.0)
+        })
+    }
+
+    /// The remote tree is complete. Answers whether it is the tree that the daemon has: if not, the replica cannot be
+    /// trusted and the cursor is forgotten.
+    pub(crate) fn take_commit(&self, commit: &CommitPoint) -> Result<bool, IndexError> {
+        self.write(|tx| {
+            let db = tx.sql();
+            let incoming = is_incoming(db)?;
+            let (old, new) = match (current(db)?, incoming) {
+                (at, true) => (at, 1 - at),
+                (at, false) => (at, at),
+            };
+            if self.replicas[new].root_digest(db)? != commit.root_digest {
+                unset(db, keys::CURSOR)?;
+                unset(db, keys::INCOMING)?;
+                return Ok(false);
+            }
+            if incoming {
+                self.exchange_replicas(db, old, new)?;
+            }
+            set(db, keys::CURSOR, &commit.cursor.0)?;
+            set(db, keys::COMMIT, &encode_commit(commit))?;
+            Ok(true)
+        })
+    }
+
+    /// The received tree takes the place of the old one. If the daemon's index was made anew the node ids mean nothing any
+    /// more, so what was agreed on is found again by path.
+    fn exchange_replicas(&self, db: &Connection, old: usize, new: usize) -> rusqlite::Result<()> {
+        let epoch = get(db, keys::INCOMING_EPOCH)?.unwrap_or_default();
+        if get(db, keys::EPOCH)?.as_ref() != Some(&epoch) {
+            rename_base(db, self.replicas[old].table(), self.replicas[new].table())?;
+        }
+        set(db, keys::EPOCH, &epoch)?;
+        set(db, keys::REPLICA, &[new as u8])?;
+        unset(db, keys::INCOMING)?;
+        self.replicas[old].reset(db)?;
+        set(db, keys::EVERYTHING, &[1])
+    }
+
+    /// The remote tree as it was at the last commit point.
+    pub(crate) fn remote(&self) -> Result<Option<Remote>, IndexError> {
+        self.index.read(|db| Ok(get(db, keys::COMMIT)?.and_then(|bytes| decode_commit(&bytes))))
+    }
+
+    /// The ignore rules. Answers whether they are others than before.
+    pub(crate) fn take_rules(&self, rules: &RuleSet) -> Result<bool, IndexError> {
+        if self.index.rule_set()? == *rules {
+            return Ok(false);
+        }
+        self.index.write(|tx| tx.set_rules(rules))?;
+        Ok(true)
+    }
+
+    /// What the daemon cannot read. A place that it could not read before may differ now.
+    pub(crate) fn take_problems(&self, problems: &[Problem]) -> Result<(), IndexError> {
+        let mut before = self.remote_problems()?;
+        let mut now = problems.to_vec();
+        let key = |problem: &Problem| (problem.path.clone(), problem.raw_name.clone(), problem.error.clone());
+        before.sort_by_key(key);
+        now.sort_by_key(key);
+        if before == now {
+            return Ok(());
+        }
+        self.write(|tx| {
+            let db = tx.sql();
+            db.execute("DELETE FROM remote_problems", [])?;
+            let mut insert = db.prepare_cached("INSERT INTO remote_problems VALUES (?1, ?2, ?3, ?4)")?;
+            for problem in problems {
+                insert.execute(params![
+                    problem.path.as_str(),
+                    problem.raw_name,
+                    problem.error,
+                    problem.unknown
+                ])?;
+            }
+            set(db, keys::EVERYTHING, &[1])
+        })
+    }
+
+    pub(crate) fn remote_problems(&self) -> Result<Vec<Problem>, IndexError> {
+        self.index.read(remote_problems_of)
+    }
+
+    /// Makes what a look found pending.
+    pub(crate) fn take_local_changes(&self) -> Result<(), IndexError> {
+        let mut seen = Seq(self.index.read(|db| get_u64(db, keys::LOCAL_SEEN))?.unwrap_or(0));
+        loop {
+            let page = self.index.feed_page(seen, 4096)?;
+            seen = page.last;
+            let complete = page.commit.is_some();
+            if !page.changes.is_empty() {
+                self.write(|tx| {
+                    for change in &page.changes {
+                        let (NodeChange::Present(Node { id, .. }) | NodeChange::Gone(id)) = change;
+                        add_pending(tx.sql(), "pending_local", *id)?;
+                    }
+                    set_u64(tx.sql(), keys::LOCAL_SEEN, seen.0)
+                })?;
+            }
+            if complete {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What was applied and recorded up to now is no news. To be called only if no look came in between.
+    pub(crate) fn local_is_known(&self) -> Result<(), IndexError> {
+        let head = self.index.head()?;
+        self.write(|tx| set_u64(tx.sql(), keys::LOCAL_SEEN, head.seq.0))
+    }
+
+    /// The places that may differ.
+    pub(crate) fn scope(&self) -> Result<Scope, IndexError> {
+        self.index.read(|db| {
+            if get(db, keys::EVERYTHING)?.is_some() {
+                return Ok(Scope::Everything);
+            }
+            Ok(Scope::Nodes { remote: pending(db, "pending_remote")?, local: pending(db, "pending_local")? })
+        })
+    }
+
+    /// What was planned from `scope` is empty or recorded: nothing of it is pending any more but what is in `left`.
+    pub(crate) fn settled(&self, scope: &Scope, left: &[NodeId]) -> Result<(), IndexError> {
+        self.write(|tx| {
+            let db = tx.sql();
+            match scope {
+                Scope::Everything => {
+                    unset(db, keys::EVERYTHING)?;
+                    db.execute_batch("DELETE FROM pending_remote; DELETE FROM pending_local;")?;
+                    drop_dead_base(db)?;
+                }
+                Scope::Nodes { remote, local } => {
+                    for id in remote {
+                        remove_pending(db, "pending_remote", *id)?;
+                        drop_base_if_dead(db, *id)?;
+                    }
+                    for id in local {
+                        remove_pending(db, "pending_local", *id)?;
+                    }
+                }
+            }
+            for id in left {
+                add_pending(db, "pending_remote", *id)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Local nodes that failed stay pending by their own id: the remote does not know them.
+    pub(crate) fn keep_local_pending(&self, left: &[NodeId]) -> Result<(), IndexError> {
+        self.write(|tx| left.iter().try_for_each(|id| add_pending(tx.sql(), "pending_local", *id)))
+    }
+
+    pub(crate) fn pending_count(&self) -> Result<u64, IndexError> {
+        self.index.read(pending_count_of)
+    }
+
+    /// Everything is looked at again the next time.
+    pub(crate) fn distrust_everything(&self) -> Result<(), IndexError> {
+        self.write(|tx| set(tx.sql(), keys::EVERYTHING, &[1]))
+    }
+
+    /// Whether anything was ever agreed on.
+    pub(crate) fn is_first_run(&self) -> Result<bool, IndexError> {
+        self.index.read(|db| Ok(get(db, keys::AGREED_ONCE)?.is_none()))
+    }
+
+    pub(crate) fn first_run_is_over(&self) -> Result<(), IndexError> {
+        self.write(|tx| set(tx.sql(), keys::AGREED_ONCE, &[1]))
+    }
+
+    /// How many files were deleted in the guard's window.
+    pub(crate) fn deleted_since(&self, now_secs: i64) -> Result<u64, IndexError> {
+        let since = now_secs - GUARD_WINDOW_SECS;
+        self.index.read(|db| {
+            let sum = "SELECT coalesce(sum(deleted), 0) FROM deletions WHERE at > ?1";
+            db.query_row(sum, [since], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
+        })
+    }
+
+    /// Remembers deletions for the guard.
+    pub(crate) fn count_deletions(&self, now_secs: i64, deleted: u64) -> Result<(), IndexError> {
+        if deleted == 0 {
+            return Ok(());
+        }
+        self.write(|tx| {
+            let db = tx.sql();
+            db.execute("DELETE FROM deletions WHERE at <= ?1", [now_secs - GUARD_WINDOW_SECS])?;
+            db.execute(
+                "INSERT INTO deletions (at, deleted) VALUES (?1, ?2)",
+                [now_secs, deleted.cast_signed()],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// A person allowed a mass deletion: it does not count against what comes next.
+    pub(crate) fn forgive_deletions(&self) -> Result<(), IndexError> {
+        self.write(|tx| tx.sql().execute("DELETE FROM deletions", []).map(drop))
+    }
+
+    pub(crate) fn set_verified(&self, verified: Verified) -> Result<(), IndexError> {
+        self.write(|tx| {
+            let mut bytes = verified.at_secs.to_le_bytes().to_vec();
+            bytes.extend_from_slice(&verified.root_digest.0);
+            set(tx.sql(), keys::VERIFIED, &bytes)
+        })
+    }
+
+    pub(crate) fn unset_verified(&self) -> Result<(), IndexError> {
+        self.write(|tx| unset(tx.sql(), keys::VERIFIED))
+    }
+
+    /// Runs a read over the three trees.
+    pub(crate) fn with_trees<T>(
+        &self,
+        keeper: &Keeper<'_>,
+        work: impl FnOnce(&StoreTrees<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, IndexError> {
+        self.index.read(|db| {
+            let db = db.unchecked_transaction()?;
+            let remote = self.replicas[current(&db)?].table();
+            work(&StoreTrees { db: &db, remote, local: self.index.table(), keeper })
+        })
+    }
+
+    /// The remote node with this id.
+    pub(crate) fn remote_node(&self, db: &Connection, id: NodeId) -> rusqlite::Result<Option<Node>> {
+        Ok(self.replicas[current(db)?].table().get(db, id)?.map(|row| row.node))
+    }
+}
+
+/// What is left alone whatever the remote lacks.
+#[derive(Debug)]
+pub(crate) struct Keeper<'a> {
+    pub rules: &'a Rules,
+    /// Places that the daemon cannot read.
+    pub unknown: Vec<TreePath>,
+}
+
+impl<'a> Keeper<'a> {
+    pub(crate) fn new(rules: &'a Rules, problems: &[Problem]) -> Self {
+        let unknown = problems.iter().filter(|problem| problem.unknown).map(|problem| problem.path.clone());
+        Self { rules, unknown: unknown.collect() }
+    }
+}
+
+/// The three trees as one read transaction sees them.
+pub(crate) struct StoreTrees<'a> {
+    db: &'a Connection,
+    remote: &'a NodeTable,
+    local: &'a NodeTable,
+    keeper: &'a Keeper<'a>,
+}
+
+impl Trees for StoreTrees<'_> {
+    type Error = rusqlite::Error;
+
+    fn remote(&self, id: NodeId) -> rusqlite::Result<Option<Node>> {
+        Ok(self.remote.get(self.db, id)?.map(|row| row.node))
+    }
+
+    fn remote_children(&self, id: NodeId) -> rusqlite::Result<Vec<Node>> {
+        Ok(self.remote.children(self.db, id)?.into_iter().map(|row| row.node).collect())
+    }
+
+    fn remote_child(&self, parent: NodeId, name: &Name) -> rusqlite::Result<Option<Node>> {
+        Ok(self.remote.child(self.db, parent, name)?.map(|row| row.node))
+    }
+
+    fn local(&self, id: NodeId) -> rusqlite::Result<Option<Node>> {
+        Ok(self.local.get(self.db, id)?.map(|row| row.node))
+    }
+
+    fn local_children(&self, id: NodeId) -> rusqlite::Result<Vec<Node>> {
+        Ok(self.local.children(self.db, id)?.into_iter().map(|row| row.node).collect())
+    }
+
+    fn local_child(&self, parent: NodeId, name: &Name) -> rusqlite::Result<Option<Node>> {
+        Ok(self.local.child(self.db, parent, name)?.map(|row| row.node))
+    }
+
+    fn base(&self, id: NodeId) -> rusqlite::Result<Option<Base>> {
+        base_where(
+            self.db,
+            "SELECT id, local, kind, size, mtime_s, mtime_ns, mode, content FROM base WHERE id = ?1",
+            id,
+        )
+    }
+
+    fn base_of_local(&self, local: NodeId) -> rusqlite::Result<Option<Base>> {
+        base_where(
+            self.db,
+            "SELECT id, local, kind, size, mtime_s, mtime_ns, mode, content FROM base WHERE local = ?1",
+            local,
+        )
+    }
+
+    fn local_with(&self, digest: &Digest) -> rusqlite::Result<Option<NodeId>> {
+        Ok(self.local.with_digest(self.db, digest, 1)?.first().map(|row| row.node.id))
+    }
+
+    fn keep(&self, path: &TreePath, is_dir: bool) -> Option<Keep> {
+        let unknown = |place: &TreePath| path.is_within(place) || (is_dir && place.is_within(path));
+        if self.keeper.unknown.iter().any(unknown) {
+            return Some(Keep::Unknown);
+        }
+        self.keeper.rules.is_ignored(path, is_dir).then_some(Keep::Ignored)
+    }
+}
+
+/// Both sides have this node now.
+pub(crate) fn agree(db: &Connection, remote: &Node, local: NodeId) -> rusqlite::Result<()> {
+    // A local node is agreed on with one remote node at most.
+    db.prepare_cached("DELETE FROM base WHERE local = ?1 AND id <> ?2")?
+        .execute([local.0.cast_signed(), remote.id.0.cast_signed()])?;
+    let (kind, content): (i64, Option<&[u8]>) = match &remote.entry.content {
+        Content::File { digest, .. } => (1, Some(&digest.0)),
+        Content::Directory => (2, None),
+        Content::Symlink { target } => (3, Some(target)),
+    };
+    db.prepare_cached("INSERT OR REPLACE INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?.execute(
+        params![
+            remote.id.0.cast_signed(),
+            local.0.cast_signed(),
+            kind,
+            remote.entry.content.size().cast_signed(),
+            remote.entry.mtime.secs,
+            remote.entry.mtime.nanos,
+            remote.entry.mode,
+            content,
+        ],
+    )?;
+    Ok(())
+}
+
+/// Nothing is agreed on about this remote node any more.
+pub(crate) fn drop_base(db: &Connection, id: NodeId) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM base WHERE id = ?1")?.execute([id.0.cast_signed()])?;
+    Ok(())
+}
+
+/// Nothing is agreed on about this local node any more.
+pub(crate) fn drop_base_of_local(db: &Connection, local: NodeId) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM base WHERE local = ?1")?.execute([local.0.cast_signed()])?;
+    Ok(())
+}
+
+/// The local node that a remote one was agreed to be.
+pub(crate) fn local_of(db: &Connection, remote: NodeId) -> rusqlite::Result<Option<NodeId>> {
+    if remote == NodeId::ROOT {
+        return Ok(Some(remote));
+    }
+    let found = db
+        .prepare_cached("SELECT local FROM base WHERE id = ?1")?
+        .query_row([remote.0.cast_signed()], |row| row.get::<_, i64>(0))
+        .optional()?;
+    Ok(found.map(|id| NodeId(id.cast_unsigned())))
+}
+
+/// The remote node that a local one was agreed to be.
+pub(crate) fn remote_of(db: &Connection, local: NodeId) -> rusqlite::Result<Option<NodeId>> {
+    let found = db
+        .prepare_cached("SELECT id FROM base WHERE local = ?1")?
+        .query_row([local.0.cast_signed()], |row| row.get::<_, i64>(0))
+        .optional()?;
+    Ok(found.map(|id| NodeId(id.cast_unsigned())))
+}
+
+/// Reads for `status`, which takes no lock and writes nothing.
+pub(crate) fn share_of(db: &Connection) -> rusqlite::Result<Option<(String, Option<ShareId>)>> {
+    let Some(name) = get(db, keys::SHARE_NAME)? else { return Ok(None) };
+    let id = get(db, keys::SHARE_ID)?.and_then(|bytes| ShareId::from_slice(&bytes));
+    Ok(Some((String::from_utf8_lossy(&name).into_owned(), id)))
+}
+
+pub(crate) fn remote_of_status(db: &Connection) -> rusqlite::Result<Option<Remote>> {
+    Ok(get(db, keys::COMMIT)?.and_then(|bytes| decode_commit(&bytes)))
+}
+
+pub(crate) fn verified_of(db: &Connection) -> rusqlite::Result<Option<Verified>> {
+    Ok(get(db, keys::VERIFIED)?.and_then(|bytes| {
+        let (at, digest) = bytes.split_at_checked(8)?;
+        Some(Verified {
+            at_secs: i64::from_le_bytes(at.try_into().ok()?),
+            root_digest: Digest::from_slice(digest)?,
+        })
+    }))
+}
+
+pub(crate) fn pending_count_of(db: &Connection) -> rusqlite::Result<u64> {
+    let counted: i64 = db.query_row(
+        "SELECT (SELECT count(*) FROM pending_remote) + (SELECT count(*) FROM pending_local)",
+        [],
+        |row| row.get(0),
+    )?;
+    Ok(counted.unsigned_abs() + u64::from(get(db, keys::EVERYTHING)?.is_some() && counted == 0))
+}
+
+pub(crate) fn remote_problems_of(db: &Connection) -> rusqlite::Result<Vec<Problem>> {
+    let mut statement = db.prepare_cached("SELECT path, raw_name, error, unknown FROM remote_problems")?;
+    let rows = statement.query_map([], |row| {
+        Ok((
+            row.get::<_, String>(0)?,
+            row.get::<_, Vec<u8>>(1)?,
+            row.get::<_, String>(2)?,
+            row.get::<_, bool>(3)?,
+        ))
+    })?;
+    let mut problems = Vec::new();
+    for row in rows {
+        let (path, raw_name, error, unknown) = row?;
+        if let Ok(path) = TreePath::new(&path) {
+            problems.push(Problem { path, raw_name: raw_name.into(), error, unknown });
+        }
+    }
+    Ok(problems)
+}
+
+fn create(db: &Connection, replicas: &[Replica; 2]) -> rusqlite::Result<()> {
+    let version: Option<String> = db
+        .query_row("SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'target'", [], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    if version.is_some() {
+        return Ok(());
+    }
+    db.execute_batch(
+        "CREATE TABLE target (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+         CREATE TABLE base (id INTEGER PRIMARY KEY, local INTEGER NOT NULL, kind INTEGER NOT NULL, size INTEGER NOT NULL,
+             mtime_s INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, mode INTEGER NOT NULL, content BLOB) STRICT;
+         CREATE UNIQUE INDEX base_local ON base (local);
+         CREATE TABLE pending_remote (id INTEGER PRIMARY KEY) STRICT;
+         CREATE TABLE pending_local (id INTEGER PRIMARY KEY) STRICT;
+         CREATE TABLE deletions (at INTEGER NOT NULL, deleted INTEGER NOT NULL) STRICT;
+         CREATE TABLE remote_problems (path TEXT NOT NULL, raw_name BLOB NOT NULL, error TEXT NOT NULL,
+             unknown INTEGER NOT NULL) STRICT;",
+    )?;
+    set(db, "version", &[1])?;
+    replicas.iter().try_for_each(|replica| replica.reset(db))
+}
+
+/// Gives everything that was agreed on the id that the same path has in the new tree. What the new tree lacks keeps an id
+/// that no node has: the remote had it once, and has it no more.
+fn rename_base(db: &Connection, old: &NodeTable, new: &NodeTable) -> rusqlite::Result<()> {
+    let ids: Vec<i64> = db
+        .prepare("SELECT id FROM base")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    // First out of the way of the new ids: all existing ones become negative.
+    db.execute("UPDATE OR REPLACE base SET id = -id - 1 WHERE id >= 0", [])?;
+    for id in ids.into_iter().filter(|id| *id >= 0) {
+        let Some(path) = old.path_of(db, NodeId(id.cast_unsigned()))? else { continue };
+        if let Some(found) = new.find(db, &path)? {
+            db.prepare_cached("UPDATE base SET id = ?2 WHERE id = ?1")?
+                .execute([-id - 1, found.node.id.0.cast_signed()])?;
+        }
+    }
+    Ok(())
+}
+
+/// What neither side has any more was agreed on for nothing.
+fn drop_dead_base(db: &Connection) -> rusqlite::Result<()> {
+    let remote = REPLICAS[current(db)?];
+    db.execute(
+        &format!(
+            "DELETE FROM base WHERE id NOT IN (SELECT id FROM {remote}) \
+             AND local NOT IN (SELECT id FROM nodes WHERE kind <> 0)"
+        ),
+        [],
+    )?;
+    Ok(())
+}
+
+fn drop_base_if_dead(db: &Connection, id: NodeId) -> rusqlite::Result<()> {
+    let remote = REPLICAS[current(db)?];
+    db.prepare_cached(&format!(
+        "DELETE FROM base WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM {remote} r WHERE r.id = base.id) \
+         AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = base.local AND n.kind <> 0)"
+    ))?
+    .execute([id.0.cast_signed()])?;
+    Ok(())
+}
+
+fn base_where(db: &Connection, sql: &str, id: NodeId) -> rusqlite::Result<Option<Base>> {
+    db.prepare_cached(sql)?
+        .query_row([id.0.cast_signed()], |row| {
+            let size = row.get::<_, i64>(3)?.cast_unsigned();
+            let content = match row.get::<_, i64>(2)? {
+                1 => Content::File { size, digest: Digest(row.get(7)?) },
+                2 => Content::Directory,
+                _ => Content::Symlink { target: row.get_ref(7)?.as_blob()?.into() },
+            };
+            let mtime = Time { secs: row.get(4)?, nanos: row.get(5)? };
+            Ok(Base {
+                id: NodeId(row.get::<_, i64>(0)?.cast_unsigned()),
+                local: NodeId(row.get::<_, i64>(1)?.cast_unsigned()),
+                entry: Entry { content, mtime, mode: row.get(6)? },
+            })
+        })
+        .optional()
+}
+
+fn pending(db: &Connection, table: &str) -> rusqlite::Result<Vec<NodeId>> {
+    let mut statement = db.prepare_cached(&format!("SELECT id FROM {table} ORDER BY id"))?;
+    statement.query_map([], |row| Ok(NodeId(row.get::<_, i64>(0)?.cast_unsigned())))?.collect()
+}
+
+fn add_pending(db: &Connection, table: &str, id: NodeId) -> rusqlite::Result<()> {
+    db.prepare_cached(&format!("INSERT OR IGNORE INTO {table} VALUES (?1)"))?
+        .execute([id.0.cast_signed()])?;
+    Ok(())
+}
+
+fn remove_pending(db: &Connection, table: &str, id: NodeId) -> rusqlite::Result<()> {
+    db.prepare_cached(&format!("DELETE FROM {table} WHERE id = ?1"))?.execute([id.0.cast_signed()])?;
+    Ok(())
+}
+
+fn current(db: &Connection) -> rusqlite::Result<usize> {
+    Ok(get(db, keys::REPLICA)?.and_then(|bytes| bytes.first().copied()).map_or(0, usize::from).min(1))
+}
+
+fn is_incoming(db: &Connection) -> rusqlite::Result<bool> {
+    Ok(get(db, keys::INCOMING)?.is_some())
+}
+
+fn get(db: &Connection, key: &str) -> rusqlite::Result<Option<Vec<u8>>> {
+    db.prepare_cached("SELECT value FROM target WHERE key = ?1")?
+        .query_row([key], |row| row.get(0))
+        .optional()
+}
+
+fn get_u64(db: &Connection, key: &str) -> rusqlite::Result<Option<u64>> {
+    Ok(get(db, key)?.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes))
+}
+
+fn set(db: &Connection, key: &str, value: &[u8]) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT OR REPLACE INTO target VALUES (?1, ?2)")?.execute(params![key, value])?;
+    Ok(())
+}
+
+fn set_u64(db: &Connection, key: &str, value: u64) -> rusqlite::Result<()> {
+    set(db, key, &value.to_le_bytes())
+}
+
+fn unset(db: &Connection, key: &str) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM target WHERE key = ?1")?.execute([key])?;
+    Ok(())
+}
+
+fn encode_commit(commit: &CommitPoint) -> Vec<u8> {
+    let mut bytes = commit.root_digest.0.to_vec();
+    bytes.extend_from_slice(&commit.files.to_le_bytes());
+    bytes.extend_from_slice(&commit.bytes.to_le_bytes());
+    bytes.extend_from_slice(&commit.cursor.0);
+    bytes
+}
+
+fn decode_commit(bytes: &[u8]) -> Option<Remote> {
+    let (digest, rest) = bytes.split_at_checked(32)?;
+    let (files, rest) = rest.split_at_checked(8)?;
+    let (total, cursor) = rest.split_at_checked(8)?;
+    Some(Remote {
+        cursor: Cursor(cursor.into()),
+        root_digest: Digest::from_slice(digest)?,
+        files: u64::from_le_bytes(files.try_into().ok()?),
+        bytes: u64::from_le_bytes(total.try_into().ok()?),
+    })
+}
