@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 async fn nodes_by_name(daemon: &mut Daemon) -> HashMap<String, Node> {
-    let events = all(&mut daemon.client, watch(false)).await.unwrap();
+    let events = all(&mut daemon.client, watch(false)).await.expect("the share is watched");
     nodes_of(&events).into_iter().map(|node| (node.name.clone(), node)).collect()
 }
 
@@ -87,7 +87,7 @@ async fn a_file_that_changes_is_never_served_torn() {
         match fetching.await.unwrap() {
             // It was faster than the rewriting; only the first can be.
             Ok((_, data)) => assert!(Digest::of(&data) == digest && seed == 2, "torn in rewrite {seed}"),
-            Err(status) => assert_eq!(status.code(), Code::FailedPrecondition, "rewrite {seed}"),
+            Err(status) => assert_eq!(status.code(), Code::FailedPrecondition, "rewrite {seed}: {status}"),
         }
     }
     daemon.app.stop().await;

@@ -1,6 +1,9 @@
 //! One file, streamed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bytes::Bytes;
 use sync_core::{Content, Digest, NodeId, TreePath};
@@ -115,9 +118,11 @@ async fn send(opened: Opened, out: &Sender<v1::FetchFileResponse>) -> Option<Res
 
 fn read_full(file: &mut ServedFile, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), RequestError> {
     while !buffer.is_empty() {
-        let read = file
-            .read_at(offset, buffer)
-            .map_err(|source| RequestError::Read { path: file.node.name.to_string(), source })?;
+        let read = match file.read_at(offset, buffer) {
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            Err(source) => return Err(RequestError::Read { path: file.node.name.to_string(), source }),
+        };
         if read == 0 {
             // Shorter than the index says.
             return Err(ServeError::Changed.into());

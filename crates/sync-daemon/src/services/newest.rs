@@ -152,7 +152,7 @@ pub(super) fn next_part(share: &Share, reader: &mut FeedReader, start: &[u8]) ->
             match event {
                 FeedEvent::Nodes { resume, .. } => (end, complete) = (Some(resume.0.to_vec()), None),
                 FeedEvent::Commit(commit) => {
-                    (end, complete) = (Some(commit.cursor.0.to_vec()), Some(reached))
+                    (end, complete) = (Some(commit.cursor.0.to_vec()), Some(reached));
                 }
                 _ => {}
             }
