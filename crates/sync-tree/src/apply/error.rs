@@ -116,7 +116,8 @@ impl ApplyError {
     }
 
     /// What went wrong at a place of the tree. Something in the way, or something missing, means that it changed.
-    pub(super) fn of_place(path: &TreePath, action: &'static str, source: io::Error) -> Self {
+    #[must_use]
+    pub fn of_place(path: &TreePath, action: &'static str, source: io::Error) -> Self {
         match Errno::from_io_error(&source) {
             Some(Errno::EXIST | Errno::NOENT | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP) => {
                 Self::Stale { path: path.clone() }

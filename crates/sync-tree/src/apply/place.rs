@@ -4,13 +4,18 @@ use std::io;
 
 use sync_core::{Content, Entry};
 
-use super::{Applier, ApplyError, Displaced, Durability, Expect, Place, Step, journal, stage::Temp};
+use super::{Applier, ApplyError, Displaced, Durability, Expect, Place, Staged, Step, journal, stage::Temp};
 use crate::rooted::{Stat, StatKind, set_file_mode, set_file_times, stat_file};
-
-use super::stage::Staged;
 
 /// What is carried of a mode. Set-id and sticky bits never come from another machine.
 pub(super) const MODE_BITS: u16 = 0o777;
+
+/// One replacement.
+struct Swap<'a> {
+    at: &'a Place<'a>,
+    expect: &'a Expect,
+    displaced: Displaced,
+}
 
 impl Applier {
     /// Puts a staged file in its place, with the mode and time of `entry`. Returns what is there now.
@@ -20,6 +25,10 @@ impl Applier {
     ///
     /// # Errors
     /// [`ApplyError::Stale`]: the place holds something else. Whatever fails, the staged file is removed.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what, where, as what, in place of what, and what becomes of that: each call site names all five"
+    )]
     pub fn place(
         &self,
         staged: Staged,
@@ -39,7 +48,7 @@ impl Applier {
             self.put(&mut temp, at)?;
         } else {
             let ino = stat_file(&file).map_err(failed)?.ino;
-            self.replace(&mut temp, ino, at, expect, displaced)?;
+            self.replace(&mut temp, ino, &Swap { at, expect, displaced })?;
         }
         stat_file(&file).map_err(|source| at.failed("look at the new file", source))
     }
@@ -48,6 +57,10 @@ impl Applier {
     ///
     /// # Errors
     /// Like [`Applier::place`].
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what, where, as what, in place of what, and what becomes of that: each call site names all five"
+    )]
     pub fn place_link(
         &self,
         target: &[u8],
@@ -67,7 +80,7 @@ impl Applier {
         if *expect == Expect::Nothing {
             self.put(&mut temp, at)?;
         } else {
-            self.replace(&mut temp, ino, at, expect, displaced)?;
+            self.replace(&mut temp, ino, &Swap { at, expect, displaced })?;
         }
         // There is no handle of a link that could be asked, so the name is, and may have been taken over already.
         let now = at.dir.stat(at.name).map_err(|source| at.failed("look at the new link", source))?;
@@ -93,17 +106,11 @@ impl Applier {
         Ok(())
     }
 
-    fn replace(
-        &self,
-        temp: &mut Temp,
-        ino: u64,
-        at: &Place<'_>,
-        expect: &Expect,
-        displaced: Displaced,
-    ) -> Result<(), ApplyError> {
-        at.check(expect)?;
+    fn replace(&self, temp: &mut Temp, ino: u64, swap: &Swap<'_>) -> Result<(), ApplyError> {
+        let at = swap.at;
+        at.check(swap.expect)?;
         let name = self.enter_swap(temp, ino, at)?;
-        let noted = displaced == Displaced::Trash;
+        let noted = swap.displaced == Displaced::Trash;
         if noted {
             journal::write(&self.swap, &name, at.path, false)
                 .map_err(|source| ApplyError::of_state("write into .syncd/staging", source).about(at.path))?;
@@ -115,7 +122,7 @@ impl Applier {
                 // From here on that name holds what was in the place, and is not ours to remove.
                 temp.ours = false;
                 self.step(Step::Taken);
-                self.settle(&name, at, expect, displaced)
+                self.settle(&name, swap)
             }
             Err(error) => Err(self.refused(at, error)),
         };
@@ -139,13 +146,8 @@ impl Applier {
     }
 
     /// Deletes or keeps what a rename took from a place to `name` in `swap`.
-    fn settle(
-        &self,
-        name: &str,
-        at: &Place<'_>,
-        expect: &Expect,
-        displaced: Displaced,
-    ) -> Result<(), ApplyError> {
+    fn settle(&self, name: &str, swap: &Swap<'_>) -> Result<(), ApplyError> {
+        let Swap { at, expect, displaced } = *swap;
         let failed = |source| ApplyError::of_state("settle what was replaced", source).about(at.path);
         let taken = self.swap.stat(name).map_err(failed)?;
         let expected = expect.survived(&taken);

@@ -124,7 +124,7 @@ fn while_things_are_moved() {
             assert_eq!(found, if step == Step::Taken { &moved[..] } else { &[] });
         };
         ends_at(&target, step, back, || {
-            drop(target.applier.take_out(&target.at("a").place(), &target.expect("a"), 1))
+            drop(target.applier.take_out(&target.at("a").place(), &target.expect("a"), 1));
         });
 
         let target = self::target();

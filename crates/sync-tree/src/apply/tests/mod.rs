@@ -10,9 +10,11 @@ use sync_core::{Content, Digest, Entry, Time};
 use super::*;
 use crate::state::{StateDir, StateOptions};
 
+type Act = Arc<dyn Fn() + Send + Sync>;
+
 /// What a test does between two steps.
 #[derive(Default)]
-pub(super) struct Hook(Mutex<Option<(Step, Arc<dyn Fn() + Send + Sync>)>>);
+pub(super) struct Hook(Mutex<Option<(Step, Act)>>);
 
 impl fmt::Debug for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -72,7 +72,7 @@ fn files_in_parts_and_with_holes_are_byte_for_byte_the_same() {
         assert!(fs::read(target.path.join(name)).unwrap() == bytes, "{name}");
     }
     let blocks = fs::metadata(target.path.join("zeros")).unwrap().blocks();
-    assert_eq!(blocks, fs::metadata(target.path.join("empty")).unwrap().blocks() + blocks % 512);
+    assert!(blocks < 900, "most of its 977 blocks are a hole: {blocks}");
 }
 
 #[test]
@@ -310,4 +310,28 @@ fn moves_directly_and_through_staging() {
     target.write("c", "newer");
     assert_eq!(target.applier.put_back(3).unwrap(), Recovered::Trashed { path: c.path.clone() });
     assert_eq!(target.trash(), pairs(&[("c/f", "two")]));
+}
+
+/// Renaming a directory changes it, which its owner may have forbidden. (Root is never refused; for others this fails
+/// without care.)
+#[test]
+fn directories_that_may_not_be_written_are_moved_and_trashed() {
+    let target = target();
+    for name in ["a", "b"] {
+        target.write(&format!("{name}/f"), "text");
+        fs::set_permissions(target.path.join(name), fs::Permissions::from_mode(0o555)).unwrap();
+    }
+    let (a, b, c) = (target.at("a"), target.at("b"), target.at("c"));
+    target.applier.move_new(&a.place(), &c.place(), &target.expect("a")).unwrap();
+    target.applier.take_out(&b.place(), &target.expect("b"), 1).unwrap();
+    target.applier.put_in(1, &a.place()).unwrap();
+    assert_eq!((target.stat("a").mode, target.stat("c").mode), (0o555, 0o555));
+    target.remove("a", &target.expect("a"), Displaced::Trash).unwrap();
+    target.remove("c", &target.expect("c"), Displaced::Trash).unwrap();
+    assert_eq!(target.trash(), pairs(&[("a/f", "text"), ("c/f", "text")]));
+    // What is in the trash can be deleted whatever its modes.
+    let run = target.path.join(".syncd/trash");
+    fs::rename(run.join(RUN), run.join("old")).unwrap();
+    target.applier.prune_trash(std::time::SystemTime::now() + Duration::from_secs(31 * 86_400)).unwrap();
+    assert_eq!(fs::read_dir(run).unwrap().count(), 0);
 }
