@@ -17,10 +17,13 @@ use tracing::Subscriber;
 use tracing_appender::{non_blocking::WorkerGuard, rolling};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
-    fmt::{MakeWriter, writer::BoxMakeWriter},
+    fmt::MakeWriter,
     layer::SubscriberExt as _,
     registry::LookupSpan,
 };
+
+/// A way for log lines to go, such as [`Logging::writer`] takes it.
+pub use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]

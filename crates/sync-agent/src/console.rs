@@ -1,0 +1,329 @@
+//! What a run says while it goes on: progress for all commands; for `follow` one event a line on stdout as well.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use serde::Serialize;
+use sync_cli::{Stdout, show};
+use sync_core::{Halt, Hint as _, Problem, TreePath, name::escape};
+
+use crate::{
+    engine::{AppliedOp, Phase, Reporter, Summary},
+    progress::{Progress, Wanted},
+    report::{ProblemReport, cursor_text, json_line, problem_line},
+    session::Dialed,
+};
+
+/// Hears of the connection, beside what the engine reports.
+pub(crate) trait Talk: Reporter {
+    /// There is a connection.
+    fn connected(&self, dialed: &Dialed);
+    /// The connection is lost, and the next attempt comes after a pause.
+    fn disconnected(&self, error: &str, pause: Duration);
+}
+
+/// How much is said, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Manner {
+    /// Stdout carries JSON only.
+    pub json: bool,
+    /// Errors only.
+    pub quiet: bool,
+    /// Each change is named.
+    pub verbose: bool,
+}
+
+/// The console of one run.
+#[derive(Debug)]
+pub(crate) struct Console {
+    pub manner: Manner,
+    pub progress: Progress,
+    stdout: Stdout,
+    /// Whether events go to stdout: `follow`.
+    events: bool,
+    /// The state that was told last, so that it is told once.
+    told: Mutex<Option<Halt>>,
+    in_sync: AtomicBool,
+}
+
+/// One line of `follow --json`.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Event<'a> {
+    Connected {
+        share: &'a str,
+        server: &'a str,
+    },
+    CaughtUp(CaughtUp),
+    Applied {
+        op: &'static str,
+        path: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from: Option<&'a str>,
+    },
+    Problem(ProblemReport),
+    Disconnected {
+        error: &'a str,
+        retry_seconds: f64,
+    },
+    Halt {
+        reason: String,
+        hint: Option<&'static str>,
+    },
+}
+
+#[derive(Debug, Serialize)]
+struct CaughtUp {
+    equal: bool,
+    checked: u64,
+    root_digest: Option<String>,
+    cursor: Option<String>,
+    problems: usize,
+}
+
+impl Console {
+    /// The console of `pull` and `verify`.
+    pub(crate) fn of_run(manner: Manner) -> Self {
+        Self::new(manner, false)
+    }
+
+    /// The console of `follow`.
+    pub(crate) fn of_follow(manner: Manner) -> Self {
+        Self::new(manner, true)
+    }
+
+    fn new(manner: Manner, events: bool) -> Self {
+        let wanted = if manner.quiet { Wanted::No } else { Wanted::Yes };
+        Self {
+            manner,
+            progress: Progress::new(wanted),
+            stdout: Stdout::new(),
+            events,
+            told: Mutex::default(),
+            in_sync: AtomicBool::new(false),
+        }
+    }
+
+    /// Writes a line of data.
+    pub(crate) fn line(&self, text: &str) {
+        if let Err(error) = self.progress.around(|| self.stdout.line(text)) {
+            tracing::warn!(%error, "cannot write to stdout");
+        }
+    }
+
+    /// Writes a line of talk.
+    pub(crate) fn talk(&self, text: &str) {
+        self.progress.around(|| eprintln!("{text}"));
+    }
+
+    /// An event: JSON, or words with the time before them. With `-q` only what is wrong is said, as talk.
+    fn event(&self, event: &Event<'_>) {
+        if !self.events {
+            return;
+        }
+        if self.manner.json {
+            return self.line(&json_line(event));
+        }
+        let Some(words) = words(event) else { return };
+        match (self.manner.quiet, event) {
+            (false, _) => self.line(&format!("{} {words}", show::now())),
+            (true, Event::Problem(_) | Event::Disconnected { .. } | Event::Halt { .. }) => self.talk(&words),
+            (true, _) => {}
+        }
+    }
+
+    /// Notes what was told. False if it was told already.
+    fn is_news(&self, halt: Option<&Halt>) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = told.as_ref() != halt;
+        *told = halt.cloned();
+        news
+    }
+}
+
+/// An event for people; `None` if it is nothing to them.
+fn words(event: &Event<'_>) -> Option<String> {
+    Some(match event {
+        Event::Connected { share, server } => format!("connected to {} at {}", escape(share), escape(server)),
+        Event::CaughtUp(CaughtUp { equal: true, checked, .. }) => {
+            format!("in sync: {}", show::count(*checked, "file"))
+        }
+        Event::CaughtUp(CaughtUp { problems, .. }) => {
+            format!("up to date but for {}", show::count(*problems as u64, "path"))
+        }
+        Event::Applied { op, path, from: Some(from) } => format!("{op} {} -> {}", escape(from), escape(path)),
+        Event::Applied { op, path, from: None } => format!("{op} {}", escape(path)),
+        Event::Problem(_) => return None,
+        Event::Disconnected { error, retry_seconds } => {
+            format!("disconnected: {error}; trying again in {retry_seconds:.1} s")
+        }
+        Event::Halt { reason, hint: Some(hint) } => format!("halted: {reason} ({hint})"),
+        Event::Halt { reason, hint: None } => format!("halted: {reason}"),
+    })
+}
+
+fn op_word(op: AppliedOp) -> &'static str {
+    match op {
+        AppliedOp::Create => "create",
+        AppliedOp::Modify => "modify",
+        AppliedOp::Metadata => "metadata",
+        AppliedOp::Delete => "delete",
+        AppliedOp::Rename => "rename",
+    }
+}
+
+impl Reporter for Console {
+    fn phase(&self, phase: Phase) {
+        self.progress.phase(phase);
+    }
+
+    fn planned(&self, files: u64, bytes: u64) {
+        self.progress.planned(files, bytes);
+    }
+
+    fn file_started(&self, path: &TreePath, size: u64) {
+        self.progress.file_started(path, size);
+    }
+
+    fn bytes(&self, path: &TreePath, count: u64) {
+        self.progress.bytes(path, count);
+    }
+
+    fn file_done(&self, path: &TreePath) {
+        self.progress.file_done(path);
+    }
+
+    fn applied(&self, op: AppliedOp, path: &TreePath, from: Option<&TreePath>) {
+        let event = Event::Applied { op: op_word(op), path: path.as_str(), from: from.map(TreePath::as_str) };
+        if self.events {
+            self.event(&event);
+        } else if self.manner.verbose
+            && let Some(words) = words(&event)
+        {
+            self.talk(&words);
+        }
+    }
+
+    fn problem(&self, problem: &Problem) {
+        if !self.events {
+            // They are listed in the end, when it is known which of them stayed.
+            return;
+        }
+        if self.manner.json {
+            self.event(&Event::Problem(problem.into()));
+        } else {
+            self.talk(&problem_line(problem));
+        }
+    }
+
+    fn caught_up(&self, summary: &Summary) {
+        self.progress.finish();
+        self.is_news(None);
+        let first = !self.in_sync.swap(true, Ordering::Relaxed);
+        // People see each change; that it is in sync again after it is news to programs only.
+        if first || self.manner.json {
+            self.event(&Event::CaughtUp(CaughtUp {
+                equal: summary.equal,
+                checked: summary.checked,
+                root_digest: summary.root_digest.map(|digest| digest.to_hex()),
+                cursor: summary.cursor.as_ref().map(cursor_text),
+                problems: summary.problems.len(),
+            }));
+        }
+    }
+
+    fn halted(&self, halt: &Halt) {
+        self.progress.finish();
+        self.in_sync.store(false, Ordering::Relaxed);
+        if self.is_news(Some(halt)) {
+            self.event(&Event::Halt { reason: halt.to_string(), hint: halt.hint() });
+        }
+    }
+}
+
+impl Talk for Console {
+    fn connected(&self, dialed: &Dialed) {
+        self.event(&Event::Connected { share: &dialed.share, server: &dialed.address });
+    }
+
+    fn disconnected(&self, error: &str, pause: Duration) {
+        self.progress.finish();
+        self.in_sync.store(false, Ordering::Relaxed);
+        let retry_seconds = (pause.as_secs_f64() * 10.0).round() / 10.0;
+        if self.events {
+            self.event(&Event::Disconnected { error, retry_seconds });
+        } else if !self.manner.quiet {
+            self.talk(&format!("{error}; trying again in {retry_seconds:.1} s"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+
+    use super::*;
+
+    #[test]
+    fn events_as_json_and_as_words() {
+        let events = [
+            Event::Connected { share: "docs", server: "127.0.0.1:7420" },
+            Event::CaughtUp(CaughtUp {
+                equal: true,
+                checked: 1,
+                root_digest: None,
+                cursor: None,
+                problems: 0,
+            }),
+            Event::CaughtUp(CaughtUp {
+                equal: false,
+                checked: 9,
+                root_digest: None,
+                cursor: None,
+                problems: 2,
+            }),
+            Event::Applied { op: "create", path: "a/\u{1b}b", from: None },
+            Event::Applied { op: "rename", path: "b", from: Some("a") },
+            Event::Problem(ProblemReport::from(&Problem::new(TreePath::new("x").unwrap(), "no"))),
+            Event::Disconnected { error: "The connection was lost", retry_seconds: 0.3 },
+            Event::Halt { reason: "The share is halted: gone".into(), hint: Some("look there") },
+        ];
+        let json: Vec<_> = events.iter().map(json_line).collect();
+        assert_snapshot!(json.join("\n"), @r#"
+        {"event":"connected","share":"docs","server":"127.0.0.1:7420"}
+        {"event":"caught_up","equal":true,"checked":1,"root_digest":null,"cursor":null,"problems":0}
+        {"event":"caught_up","equal":false,"checked":9,"root_digest":null,"cursor":null,"problems":2}
+        {"event":"applied","op":"create","path":"a/\u001bb"}
+        {"event":"applied","op":"rename","path":"b","from":"a"}
+        {"event":"problem","path":"x","error":"no"}
+        {"event":"disconnected","error":"The connection was lost","retry_seconds":0.3}
+        {"event":"halt","reason":"The share is halted: gone","hint":"look there"}
+        "#);
+        let words: Vec<_> = events.iter().filter_map(words).collect();
+        assert_snapshot!(words.join("\n"), @r#"
+        connected to docs at 127.0.0.1:7420
+        in sync: 1 file
+        up to date but for 2 paths
+        create a/\u{1b}b
+        rename a -> b
+        disconnected: The connection was lost; trying again in 0.3 s
+        halted: The share is halted: gone (look there)
+        "#);
+    }
+
+    #[test]
+    fn a_halt_is_news_once_until_it_is_over() {
+        let console = Console::of_run(Manner { json: true, quiet: true, verbose: false });
+        let halt = Halt::Share { reason: "gone".into() };
+        assert!(console.is_news(Some(&halt)));
+        assert!(!console.is_news(Some(&halt)));
+        assert!(console.is_news(Some(&Halt::Share { reason: "emptied".into() })));
+        console.caught_up(&Summary::default());
+        assert!(console.is_news(Some(&halt)));
+    }
+}
