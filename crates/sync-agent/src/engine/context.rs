@@ -9,6 +9,7 @@ use std::{
 use sync_core::{Content, Node, NodeId, TreePath};
 use sync_tree::{
     apply::{Applier, ApplyError, Durability, Expect, Place, WorkDir},
+    hash::Identity,
     rooted::{Dir, Root},
 };
 
@@ -42,7 +43,10 @@ impl Context {
             Some(row) => match row.node.entry.content {
                 Content::File { .. } => Expect::File(row.identity),
                 Content::Directory => Expect::Directory { ino: row.identity.ino },
-                Content::Symlink { .. } => Expect::Link(row.identity),
+                // A link's size is not part of its row: it is its target's length.
+                Content::Symlink { target } => {
+                    Expect::Link(Identity { size: target.len() as u64, ..row.identity })
+                }
             },
         })
     }

@@ -30,6 +30,7 @@ pub(super) struct Outcome {
 
 impl Outcome {
     pub(super) fn place_failed(&mut self, error: &ApplyError, path: &TreePath, failed: Failed) {
+        tracing::debug!(%path, ?failed, error = describe(error), "not applied");
         if is_stale(error) {
             self.stale.push(path.clone());
         } else {

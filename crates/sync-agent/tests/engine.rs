@@ -1,0 +1,239 @@
+//! The engine against a share on the same disk, in one process: the whole cycle without programs or a network.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use sync_agent::engine::{AppliedOp, Engine, EngineError, EngineOptions, PullMode, Reporter, Silent, Summary};
+use sync_core::{Halt, TreePath};
+use sync_locations::{LocalFolder, Location};
+use sync_testkit::{
+    ops::Chaos,
+    Scratch,
+    tree::{Tree, assert_same},
+};
+use sync_tree::{
+    apply::Durability,
+    live::{LiveOptions, LiveTree},
+};
+use tokio_util::sync::CancellationToken;
+
+/// A share and a target.
+struct Pair {
+    _scratch: Scratch,
+    share: Tree,
+    target: Tree,
+    live: Arc<LiveTree>,
+    remote: Arc<dyn Location>,
+}
+
+/// Remembers what was applied.
+#[derive(Default)]
+struct Heard(Mutex<Vec<(AppliedOp, String)>>);
+
+impl Reporter for Heard {
+    fn applied(&self, op: AppliedOp, path: &TreePath, _from: Option<&TreePath>) {
+        self.0.lock().unwrap().push((op, path.as_str().to_owned()));
+    }
+}
+
+impl Pair {
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        let share = Tree::at(scratch.path().join("share"));
+        let target = Tree::at(scratch.path().join("target"));
+        let live = LiveTree::start(LiveOptions::new(share.root().to_owned())).unwrap();
+        let remote = Arc::new(LocalFolder::new(live.clone()));
+        Self { _scratch: scratch, share, target, live, remote }
+    }
+
+    fn engine(&self) -> Engine {
+        Engine::open(options(self.target.root(), &self.live)).unwrap()
+    }
+
+    async fn try_pull(&self, mode: PullMode) -> Result<Summary, EngineError> {
+        let reporter: Arc<dyn Reporter> = Arc::new(Silent);
+        self.engine().pull(&self.remote, mode, &reporter, &CancellationToken::new()).await
+    }
+
+    async fn pull(&self) -> Summary {
+        let summary = self.try_pull(PullMode::default()).await.unwrap();
+        assert!(summary.equal, "{summary:?}");
+        assert_same(self.share.root(), self.target.root());
+        summary
+    }
+
+    async fn pull_heard(&self) -> Vec<(AppliedOp, String)> {
+        let heard = Arc::new(Heard::default());
+        let reporter: Arc<dyn Reporter> = heard.clone();
+        let summary =
+            self.engine().pull(&self.remote, PullMode::default(), &reporter, &CancellationToken::new()).await.unwrap();
+        assert!(summary.equal, "{summary:?}");
+        assert_same(self.share.root(), self.target.root());
+        let heard = heard.0.lock().unwrap();
+        heard.clone()
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        self.live.stop();
+    }
+}
+
+fn options(target: &Path, live: &LiveTree) -> EngineOptions {
+    EngineOptions {
+        target: target.to_owned(),
+        state_dir: None,
+        share: "docs".to_owned(),
+        share_id: live.index().share_id(),
+        durability: Durability::None,
+        concurrency: 4,
+        allow_mass_delete: false,
+        trash_keep: Duration::from_secs(3600),
+        rescan: Duration::from_secs(3600),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_makes_equal_and_a_second_one_does_nothing() {
+    let pair = Pair::new();
+    pair.share.file("中文 名字/a b.txt", "x").mode(0o600).mtime(-5, 7);
+    pair.share.file("empty", "");
+    pair.share.bytes("big", 3_000_000, 1);
+    pair.share.link("link", "../nowhere");
+    pair.share.dir("empty dir");
+    let first = pair.pull().await;
+    assert_eq!((first.checked, first.synced, first.unchanged), (4, 4, 0), "{first:?}");
+    let second = pair.pull().await;
+    assert_eq!((second.checked, second.synced, second.unchanged), (4, 0, 4), "{second:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_files_that_are_there_already_are_adopted() {
+    let pair = Pair::new();
+    for tree in [&pair.share, &pair.target] {
+        for name in 0..50 {
+            tree.file(format!("d/{name}"), format!("content {name}")).mtime(1000 + name, 5);
+        }
+    }
+    pair.share.placed("d").mtime(7, 7);
+    pair.target.placed("d").mtime(7, 7);
+    assert_eq!(pair.pull().await.synced, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renamed_directory_is_one_rename() {
+    let pair = Pair::new();
+    for name in 0..200 {
+        pair.share.file(format!("old/sub/{name}"), format!("content {name}"));
+    }
+    pair.pull().await;
+    let inode = pair.target.inode("old/sub/7");
+    pair.share.rename("old", "new");
+    let heard = pair.pull_heard().await;
+    assert_eq!(heard, [(AppliedOp::Rename, "new".to_owned())]);
+    assert_eq!(pair.target.inode("new/sub/7"), inode);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn swaps_cycles_and_changes_of_kind() {
+    let pair = Pair::new();
+    pair.share.file("a", "content a");
+    pair.share.file("b", "content b");
+    pair.share.file("d1/x", "1");
+    pair.share.file("d2/x", "2");
+    pair.share.file("kind", "file");
+    pair.share.file("dir/inside", "deep");
+    pair.pull().await;
+    pair.share.swap("a", "b");
+    pair.share.swap("d1", "d2");
+    pair.share.remove("kind");
+    pair.share.file("kind/now/a", "directory");
+    pair.share.rename("dir/inside", "dir2");
+    pair.share.remove("dir");
+    pair.share.rename("dir2", "dir");
+    pair.pull().await;
+    pair.share.rename("b", "c");
+    pair.share.rename("a", "b");
+    pair.share.rename("c", "a");
+    pair.pull().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn local_edits_go_to_the_trash() {
+    let pair = Pair::new();
+    pair.share.file("kept", "theirs");
+    pair.share.file("gone", "theirs too");
+    pair.pull().await;
+    pair.target.file("kept", "mine, and precious");
+    pair.target.file("unknown/file", "mine as well");
+    pair.target.remove("gone");
+    pair.pull().await;
+    let trash = format!("{:?}", pair.target.trash());
+    assert!(trash.contains("kept") && trash.contains("file"), "{trash}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mass_deletion_and_foreign_targets_halt() {
+    let pair = Pair::new();
+    for name in 0..20 {
+        pair.target.file(format!("mine {name}"), "precious");
+    }
+    pair.share.file("x", "y");
+    let halted = pair.try_pull(PullMode::default()).await;
+    assert!(matches!(halted, Err(EngineError::Halt(Halt::ForeignTarget { count: 20 }))), "{halted:?}");
+    pair.target.empty();
+    for name in 0..150 {
+        pair.share.file(format!("many/{name}"), format!("{name}"));
+    }
+    pair.pull().await;
+    pair.share.remove("many");
+    let halted = pair.try_pull(PullMode::default()).await;
+    assert!(matches!(halted, Err(EngineError::Halt(Halt::MassDelete { deletions: 150, .. }))), "{halted:?}");
+    assert!(pair.target.has("many/7"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dry_run_counts_and_changes_nothing() {
+    let pair = Pair::new();
+    pair.share.file("a", "1");
+    pair.share.file("d/b", "22");
+    let summary = pair.try_pull(PullMode { dry_run: true, full: false }).await.unwrap();
+    assert_eq!((summary.synced, summary.bytes_total), (2, 3), "{summary:?}");
+    assert!(!pair.target.has("a"));
+    let full = pair.try_pull(PullMode { dry_run: false, full: true }).await.unwrap();
+    assert_eq!((full.synced, full.equal), (2, true), "{full:?}");
+    let again = pair.try_pull(PullMode { dry_run: false, full: true }).await.unwrap();
+    assert_eq!((again.synced, again.equal), (2, true), "{again:?}");
+    assert_same(pair.share.root(), pair.target.root());
+}
+
+/// `ENGINE_SEED=n` runs one other seed.
+#[tokio::test(flavor = "multi_thread")]
+async fn random_operations_always_converge() {
+    let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("debug").try_init();
+    let wanted: Option<u64> = std::env::var("ENGINE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seeds = wanted.map_or(0..6, |seed| seed..seed + 1);
+    for seed in seeds {
+        println!("ENGINE_SEED={seed}");
+        let pair = Pair::new();
+        let mut here = Chaos::new(&pair.share, seed);
+        for round in 0..8 {
+            for _ in 0..30 {
+                here.step();
+            }
+            if round % 3 == 2 {
+                let mut there = Chaos::new(&pair.target, seed ^ 0xbeef ^ round);
+                for _ in 0..5 {
+                    there.step();
+                }
+            }
+            pair.pull().await;
+        }
+    }
+}
