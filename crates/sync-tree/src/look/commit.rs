@@ -34,6 +34,8 @@ pub(super) struct Committer<'a> {
     problems: Vec<Problem>,
     covered: Vec<(TreePath, bool)>,
     mounts: BTreeSet<TreePath>,
+    /// Directories that are known to be in the index: asked for once, not for each name in them.
+    parents: HashSet<NodeId>,
     texts: super::RuleTexts,
     report: LookReport,
 }
@@ -56,6 +58,7 @@ impl<'a> Committer<'a> {
             problems: Vec::new(),
             covered: Vec::new(),
             mounts: BTreeSet::new(),
+            parents: HashSet::from([NodeId::ROOT]),
             texts: rules.texts.clone(),
             report: empty_report(head),
         })
@@ -148,7 +151,10 @@ impl<'a> Committer<'a> {
             None => None,
         };
         let occupant = tx.child(new.node.parent, &new.node.name)?;
-        if occupant.as_ref().is_some_and(|occupant| occupant.node.id != new.node.id) {
+        let occupied = occupant.is_some_and(|occupant| occupant.node.id != new.node.id);
+        // RACE: while directories move about under the walk, one may have been seen in two places: then its directory may
+        // have been refused its own place, or lie below itself.
+        if occupied || !self.has_parent(tx, new)? || self.is_above_itself(tx, current.as_ref(), new)? {
             self.revisit(path);
             return Ok(());
         }
@@ -159,6 +165,7 @@ impl<'a> Committer<'a> {
         };
         let changed = tx.update(&current, new)?;
         if current.node.entry.content.is_dir() && !new.node.entry.content.is_dir() {
+            self.parents.remove(&current.node.id);
             self.bury_children(tx, &current, &path)?;
         }
         if let Some(from) = moved_from {
@@ -171,6 +178,40 @@ impl<'a> Committer<'a> {
             self.note_difference(&current, new, path);
         }
         Ok(())
+    }
+
+    /// Whether the directory that a node was found in is in the index.
+    fn has_parent(&mut self, tx: &IndexTx<'_>, new: &IndexedNode) -> Result<bool, LookError> {
+        let parent = new.node.parent;
+        if self.parents.contains(&parent) {
+            return Ok(true);
+        }
+        let known = tx.get(parent)?.is_some_and(|parent| parent.node.entry.content.is_dir());
+        if known {
+            self.parents.insert(parent);
+        }
+        Ok(known)
+    }
+
+    /// Whether a directory that moves would lie within itself.
+    fn is_above_itself(
+        &self,
+        tx: &IndexTx<'_>,
+        current: Option<&IndexedNode>,
+        new: &IndexedNode,
+    ) -> Result<bool, LookError> {
+        if current.is_none_or(|current| current.node.parent == new.node.parent) {
+            return Ok(false);
+        }
+        let mut above = new.node.parent;
+        while !is_root(above) {
+            if above == new.node.id {
+                return Ok(true);
+            }
+            let Some(node) = tx.get(above)? else { break };
+            above = node.node.parent;
+        }
+        Ok(false)
     }
 
     /// What was in a directory that is a directory no more goes with the other removals.

@@ -1,7 +1,7 @@
 //! Real directories, real events.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -107,16 +107,16 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Everything in an index, by path.
-fn listing(index: &Index) -> BTreeMap<TreePath, Entry> {
+/// Everything in an index, by path; `None` if it changed meanwhile.
+fn listing(index: &Index) -> Option<BTreeMap<TreePath, Entry>> {
     let mut all = BTreeMap::new();
     let mut after = NodeId::ROOT;
     loop {
         let page = index.tree_page(after, 1000).unwrap();
-        let Some(last) = page.last() else { return all };
+        let Some(last) = page.last() else { return Some(all) };
         after = last.id;
         for node in page {
-            all.insert(index.path_of(node.id).unwrap().unwrap(), node.entry);
+            all.insert(index.path_of(node.id).unwrap()?, node.entry);
         }
     }
 }
@@ -129,13 +129,20 @@ fn rebuilt(root: &Path) -> (Head, BTreeMap<TreePath, Entry>) {
     let policy = RulePolicy::Own { config: Vec::new() };
     let looker = Looker::new(Root::open(root).unwrap(), &state, index.clone(), policy).unwrap();
     looker.look(&Scope::Everything, &NoObserver, &LookLimits::default()).unwrap();
-    (index.head().unwrap(), listing(&index))
+    (index.head().unwrap(), listing(&index).unwrap())
+}
+
+/// The paths where two trees differ, for people.
+fn differences(kept: &BTreeMap<TreePath, Entry>, want: &BTreeMap<TreePath, Entry>) -> String {
+    let paths: BTreeSet<&TreePath> = kept.keys().chain(want.keys()).collect();
+    let differ = paths.into_iter().filter(|path| kept.get(path) != want.get(path));
+    differ.map(|path| format!("{path}: kept {:?}, on disk {:?}\n", kept.get(path), want.get(path))).collect()
 }
 
 /// Asserts that the index kept up by events is what one made anew would be.
 fn assert_kept_up(scene: &Scene) {
     let (fresh, want) = rebuilt(&scene.root);
     let kept = scene.head();
-    assert_eq!(listing(&scene.tree.index()), want);
+    assert_eq!(differences(&listing(&scene.tree.index()).unwrap(), &want), "");
     assert_eq!((kept.root_digest, kept.files, kept.bytes), (fresh.root_digest, fresh.files, fresh.bytes));
 }
