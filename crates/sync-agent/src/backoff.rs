@@ -16,6 +16,10 @@ impl Pauses {
     pub(crate) const NETWORK: Self =
         Self { first: Duration::from_millis(200), longest: Duration::from_secs(10) };
 
+    /// Somebody who has just started both wants them to meet soon.
+    pub(crate) const FIRST_CONNECTION: Self =
+        Self { first: Duration::from_millis(100), longest: Duration::from_secs(1) };
+
     /// The pause after so many failures in a row (0: after the first). It doubles each time, and between half of it and all
     /// of it is left to chance (`0.0..=1.0`), so that a thousand agents do not come back in the same moment.
     pub(crate) fn after(&self, failures: u32, chance: f64) -> Duration {
@@ -42,10 +46,10 @@ impl Failures {
     pub(crate) fn next(&mut self, pauses: &Pauses, since_first: Duration, chance: f64) -> Option<Duration> {
         let pause = pauses.after(self.count, chance);
         self.count = self.count.saturating_add(1);
-        match self.patience {
-            Some(patience) if since_first + pause >= patience => None,
-            _ => Some(pause),
-        }
+        let Some(patience) = self.patience else { return Some(pause) };
+        // The last pause ends with the patience, so that it is never given up early.
+        let left = patience.checked_sub(since_first).filter(|left| !left.is_zero())?;
+        Some(pause.min(left))
     }
 }
 
@@ -88,7 +92,9 @@ mod tests {
         let mut limited = Failures::none(Some(Duration::from_secs(1)));
         assert!(limited.next(&PAUSES, Duration::ZERO, 1.0).is_some());
         assert!(limited.next(&PAUSES, Duration::from_millis(500), 1.0).is_some());
-        assert_eq!(limited.next(&PAUSES, Duration::from_millis(500), 1.0), None);
+        let last = limited.next(&PAUSES, Duration::from_millis(990), 1.0);
+        assert_eq!(last, Some(Duration::from_millis(10)), "it is never given up early");
+        assert_eq!(limited.next(&PAUSES, Duration::from_secs(1), 1.0), None);
         let mut endless = Failures::none(None);
         for _ in 0..1000 {
             assert!(endless.next(&PAUSES, Duration::from_secs(1 << 40), 0.5).is_some());

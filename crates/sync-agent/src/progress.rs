@@ -70,6 +70,8 @@ struct Drawn {
     total: Option<ProgressBar>,
     files: HashMap<TreePath, ProgressBar>,
     phase: Phase,
+    /// Something has begun and is not finished.
+    active: bool,
     began: Instant,
     /// The last plain line, or the last count of files.
     told: Instant,
@@ -93,8 +95,14 @@ impl Progress {
             Wanted::Yes => Show::Lines,
         };
         let now = Instant::now();
-        let drawn =
-            Drawn { total: None, files: HashMap::new(), phase: Phase::Connecting, began: now, told: now };
+        let drawn = Drawn {
+            total: None,
+            files: HashMap::new(),
+            phase: Phase::Connecting,
+            active: false,
+            began: now,
+            told: now,
+        };
         Self {
             show,
             bars: MultiProgress::new(),
@@ -118,6 +126,10 @@ impl Progress {
     pub(crate) fn phase(&self, phase: Phase) {
         let mut drawn = self.drawn();
         drawn.phase = phase;
+        if !std::mem::replace(&mut drawn.active, true) {
+            // What is over before its first line is due is not worth one.
+            drawn.told = Instant::now();
+        }
         match self.show {
             Show::Bars => {
                 let total = drawn.total.get_or_insert_with(|| self.new_total());
@@ -211,6 +223,7 @@ impl Progress {
     /// Takes all bars away, and begins anew with whatever is planned next.
     pub(crate) fn finish(&self) {
         let mut drawn = self.drawn();
+        drawn.active = false;
         drawn.files.drain().for_each(|(_, bar)| self.bars.remove(&bar));
         if let Some(total) = drawn.total.take() {
             total.finish_and_clear();

@@ -115,7 +115,9 @@ pub(crate) struct Patience {
     pub first: Duration,
     /// A job without a connection, once there was one.
     pub again: Duration,
-    /// Between attempts.
+    /// Between attempts for the first connection.
+    pub first_pauses: Pauses,
+    /// Between attempts for further ones.
     pub pauses: Pauses,
     /// Between looks at something that halted.
     pub halt: Duration,
@@ -128,6 +130,7 @@ impl Patience {
             attempt,
             first: attempt.max(Duration::from_secs(10)),
             again: Duration::from_secs(120),
+            first_pauses: Pauses::FIRST_CONNECTION,
             pauses: Pauses::NETWORK,
             halt: Duration::from_secs(10),
         }
@@ -275,7 +278,7 @@ impl<'a> Session<'a> {
                 Err(error) if error.is_transient() => error,
                 Err(error) => return Err(error.into()),
             };
-            let Some(pause) = failures.next(&self.patience.pauses, began.elapsed(), chance()) else {
+            let Some(pause) = failures.next(&self.patience.first_pauses, began.elapsed(), chance()) else {
                 return Err(error.into());
             };
             tracing::debug!(%error, ?pause, "cannot connect yet");
