@@ -11,6 +11,7 @@ use sync_core::{Content, Kind, TreePath};
 use super::{
     BarrierError, TreeStatus,
     halt::{Cause, Halted},
+    pace::Recent,
     site::Site,
     watching::Observer,
     worker::{Batch, Worker, chain},
@@ -71,10 +72,13 @@ impl Worker {
         let took = now - began;
         let resumed = self.halted.take().is_some();
         let first = !std::mem::replace(&mut self.scanned, true);
-        self.accepted = false;
+        if std::mem::take(&mut self.accepted) {
+            // What was accepted is what the tree is measured by from now on: the next look must not halt it again.
+            self.recent = Recent::default();
+        }
         self.recent.note(now, report.head.files);
         self.schedule(site, batch, report, took);
-        self.rewatch_moved(batch, report);
+        let again = self.rewatch_moved(batch, report);
         if report.problems_changed || first {
             self.remember_problems(site);
         }
@@ -86,7 +90,8 @@ impl Worker {
             // Nobody listening is no failure.
             let _ = self.shared.changes.send(Arc::new(report.notes.clone()));
         }
-        if batch.barrier {
+        // What may have been missed in a directory that moved must be looked at before anybody is told that all is known.
+        if batch.barrier && !again {
             self.pass_barrier();
         }
         let more = self.shared.inbox.lock().first.is_some();
@@ -117,8 +122,9 @@ impl Worker {
     }
 
     /// A directory that moved without an event of its own may have been walked only in part, and its watches still have
-    /// their old paths.
-    fn rewatch_moved(&self, batch: &Batch, report: &LookReport) {
+    /// their old paths. Answers whether there is one.
+    fn rewatch_moved(&self, batch: &Batch, report: &LookReport) -> bool {
+        let mut again = false;
         for (from, to) in &report.moved {
             let mut above = std::iter::successors(Some(from.clone()), TreePath::parent);
             if above.any(|path| batch.vanished.contains(&path)) {
@@ -130,7 +136,9 @@ impl Worker {
                 mail.mark(from.clone(), true);
                 mail.mark(to.clone(), true);
             });
+            again = true;
         }
+        again
     }
 
     fn prune(&self, site: &Site) {

@@ -99,6 +99,13 @@ fn an_emptied_tree_halts_until_it_is_accepted() {
     scene.until("acceptance", || scene.state() == TreeState::Ready);
     assert_eq!(scene.head().files, 0);
     assert!(!scene.root.join(".syncd/accept").exists(), "it is consumed");
+    // What is looked at next is not measured by what was there before.
+    scene.barrier().unwrap();
+    scene.write("later", "x");
+    scene.barrier().unwrap();
+    fs::remove_file(scene.root.join("later")).unwrap();
+    scene.barrier().unwrap();
+    assert_eq!((scene.state(), scene.head().files), (TreeState::Ready, 0));
 }
 
 #[test]
@@ -150,4 +157,6 @@ fn an_emptied_tree_is_noticed_at_the_start_too_and_a_word_from_before_counts_the
     let tree = start();
     eventually("acceptance", || tree.status().borrow().state == TreeState::Ready);
     assert_eq!(tree.index().head().unwrap().files, 0);
+    scene.write("later", "x");
+    eventually("the next change", || tree.index().head().unwrap().files == 1);
 }
