@@ -191,9 +191,10 @@ impl fmt::Debug for TreePath {
     }
 }
 
+/// For people: the root is `.`, and what must not be printed is escaped. [`TreePath::as_str`] is the path as it is.
 impl fmt::Display for TreePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_root() { "." } else { &self.0 })
+        if self.is_root() { f.write_str(".") } else { f.write_str(&escape(&self.0)) }
     }
 }
 
@@ -277,5 +278,9 @@ mod tests {
     fn printing_never_moves_the_cursor() {
         assert_eq!(escape("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\n");
         assert_eq!(escape("中文"), "中文");
+        assert_eq!(escape(&escape("a\n")), "a\\n", "escaped twice is escaped once");
+        let path = TreePath::new("a\u{1b}[2J/b\u{202e}c").unwrap();
+        assert_eq!(path.to_string(), "a\\u{1b}[2J/b\\u{202e}c");
+        assert_eq!(TreePath::root().to_string(), ".");
     }
 }
