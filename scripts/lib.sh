@@ -13,6 +13,10 @@ CARGO_DENY_VERSION=0.20.2
 # cargo-deny takes a minute to build, so it outlives `make clean` and is shared by checkouts.
 DENY_DIR=${SYNCD_TOOLS_DIR:-${XDG_CACHE_HOME:-${HOME:-$TARGET}/.cache}/syncd-tools}/cargo-deny-$CARGO_DENY_VERSION
 
+# These settle what the scripts do. To the programs a variable named SYNCD_… is a setting, and they warn of one they do not
+# know, so they do not see these.
+export -n SYNCD_BIN SYNCD_BIN_DIR SYNCD_DEMO_PROFILE SYNCD_TOOLS_DIR
+
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
