@@ -1,8 +1,11 @@
 //! What a run says while it goes on: progress for all commands; for `follow` one event a line on stdout as well.
 
+mod told;
+
 use std::{
+    collections::HashSet,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -18,6 +21,8 @@ use crate::{
     report::{ProblemReport, cursor_text, json_line, problem_line},
     session::Dialed,
 };
+
+use told::{Told, Unsaid};
 
 /// Hears of the connection, beside what the engine reports.
 pub(crate) trait Talk: Reporter {
@@ -46,8 +51,7 @@ pub(crate) struct Console {
     stdout: Stdout,
     /// Whether events go to stdout: `follow`.
     events: bool,
-    /// The state that was told last, so that it is told once.
-    told: Mutex<Option<Halt>>,
+    told: Mutex<Told>,
     in_sync: AtomicBool,
 }
 
@@ -137,12 +141,41 @@ impl Console {
         }
     }
 
-    /// Notes what was told. False if it was told already.
-    fn is_news(&self, halt: Option<&Halt>) -> bool {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = told.as_ref() != halt;
-        *told = halt.cloned();
-        news
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says a problem, if it is news: programs hear of all, people of the first few.
+    fn problem_event(&self, problem: &Problem, line: &str) {
+        let (news, has_room) = {
+            let mut told = self.told();
+            (told.problem(line), told.has_room())
+        };
+        if news && self.manner.json {
+            self.event(&Event::Problem(problem.into()));
+        } else if news && has_room {
+            self.talk(line);
+        }
+    }
+
+    /// Says the problems that came with a round, then what of it was not named.
+    fn end_round(&self, problems: &[Problem]) {
+        let lines: Vec<_> = problems.iter().map(problem_line).collect();
+        for (problem, line) in problems.iter().zip(&lines) {
+            self.problem_event(problem, line);
+        }
+        let standing: HashSet<_> = lines.into_iter().collect();
+        let Unsaid { changes, problems } = self.told().end_round(standing);
+        if self.manner.json {
+            return;
+        }
+        if changes > 0 && !self.manner.quiet && !self.manner.verbose {
+            let more = show::count(changes, "more change");
+            self.line(&format!("{} and {more} (-v names all)", show::now()));
+        }
+        if problems > 0 {
+            self.talk(&format!("and {} (status counts all)", show::count(problems, "more problem")));
+        }
     }
 }
 
@@ -150,14 +183,16 @@ impl Console {
 fn words(event: &Event<'_>) -> Option<String> {
     Some(match event {
         Event::Connected { share, server } => format!("connected to {} at {}", escape(share), escape(server)),
-        Event::CaughtUp(CaughtUp { equal: true, checked, .. }) => {
+        Event::CaughtUp(CaughtUp { equal: true, checked, problems: 0, .. }) => {
             format!("in sync: {}", show::count(*checked, "file"))
         }
         Event::CaughtUp(CaughtUp { problems, .. }) => {
-            format!("up to date but for {}", show::count(*problems as u64, "path"))
+            format!("in sync but for {}", show::count(*problems as u64, "path"))
         }
-        Event::Applied { op, path, from: Some(from) } => format!("{op} {} -> {}", escape(from), escape(path)),
-        Event::Applied { op, path, from: None } => format!("{op} {}", escape(path)),
+        Event::Applied { path, from: Some(from), .. } => {
+            format!("renamed {} -> {}", escape(from), escape(path))
+        }
+        Event::Applied { op, path, from: None } => applied_words(op, &escape(path)),
         Event::Problem(_) => return None,
         Event::Disconnected { error, retry_seconds } => {
             format!("disconnected: {error}; trying again in {retry_seconds:.1} s")
@@ -165,6 +200,16 @@ fn words(event: &Event<'_>) -> Option<String> {
         Event::Halt { reason, hint: Some(hint) } => format!("halted: {reason} ({hint})"),
         Event::Halt { reason, hint: None } => format!("halted: {reason}"),
     })
+}
+
+fn applied_words(op: &str, path: &str) -> String {
+    match op {
+        "create" => format!("created {path}"),
+        "modify" => format!("modified {path}"),
+        "metadata" => format!("adjusted {path} (mode or time)"),
+        "delete" => format!("deleted {path}"),
+        other => format!("{other} {path}"),
+    }
 }
 
 fn op_word(op: AppliedOp) -> &'static str {
@@ -201,7 +246,10 @@ impl Reporter for Console {
     fn applied(&self, op: AppliedOp, path: &TreePath, from: Option<&TreePath>) {
         let event = Event::Applied { op: op_word(op), path: path.as_str(), from: from.map(TreePath::as_str) };
         if self.events {
-            self.event(&event);
+            let named = self.told().change();
+            if named || self.manner.json || self.manner.verbose {
+                self.event(&event);
+            }
         } else if self.manner.verbose
             && let Some(words) = words(&event)
         {
@@ -210,20 +258,18 @@ impl Reporter for Console {
     }
 
     fn problem(&self, problem: &Problem) {
-        if !self.events {
-            // They are listed in the end, when it is known which of them stayed.
-            return;
-        }
-        if self.manner.json {
-            self.event(&Event::Problem(problem.into()));
-        } else {
-            self.talk(&problem_line(problem));
+        // Those of a run that ends are listed in the end, when it is known which of them stayed.
+        if self.events {
+            self.problem_event(problem, &problem_line(problem));
         }
     }
 
     fn caught_up(&self, summary: &Summary) {
         self.progress.finish();
-        self.is_news(None);
+        self.told().halt(None);
+        if self.events {
+            self.end_round(&summary.problems);
+        }
         let first = !self.in_sync.swap(true, Ordering::Relaxed);
         // People see each change; that it is in sync again after it is news to programs only.
         if first || self.manner.json {
@@ -240,7 +286,7 @@ impl Reporter for Console {
     fn halted(&self, halt: &Halt) {
         self.progress.finish();
         self.in_sync.store(false, Ordering::Relaxed);
-        if self.is_news(Some(halt)) {
+        if self.told().halt(Some(halt)) {
             self.event(&Event::Halt { reason: halt.to_string(), hint: halt.hint() });
         }
     }
@@ -308,22 +354,11 @@ mod tests {
         assert_snapshot!(words.join("\n"), @r#"
         connected to docs at 127.0.0.1:7420
         in sync: 1 file
-        up to date but for 2 paths
-        create a/\u{1b}b
-        rename a -> b
+        in sync but for 2 paths
+        created a/\u{1b}b
+        renamed a -> b
         disconnected: The connection was lost; trying again in 0.3 s
         halted: The share is halted: gone (look there)
         "#);
-    }
-
-    #[test]
-    fn a_halt_is_news_once_until_it_is_over() {
-        let console = Console::of_run(Manner { json: true, quiet: true, verbose: false });
-        let halt = Halt::Share { reason: "gone".into() };
-        assert!(console.is_news(Some(&halt)));
-        assert!(!console.is_news(Some(&halt)));
-        assert!(console.is_news(Some(&Halt::Share { reason: "emptied".into() })));
-        console.caught_up(&Summary::default());
-        assert!(console.is_news(Some(&halt)));
     }
 }

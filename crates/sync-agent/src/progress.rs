@@ -132,8 +132,11 @@ impl Progress {
         }
         match self.show {
             Show::Bars => {
+                let counted = phase == Phase::Transferring && self.counts.planned_files.load(Relaxed) > 0;
+                let words =
+                    if counted { self.snapshot(&drawn).files_words() } else { phase_words(phase).into() };
                 let total = drawn.total.get_or_insert_with(|| self.new_total());
-                total.set_message(phase_words(phase));
+                total.set_message(words);
             }
             Show::Lines => self.tell_now_and_then(&mut drawn),
             Show::Nothing => {}
