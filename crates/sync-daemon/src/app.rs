@@ -252,6 +252,7 @@ async fn announce_task(this: Announcement) {
     this.health.serving().await;
     for share in this.shares.iter() {
         this.tasks.spawn(tell_states_task(Arc::clone(share), this.console.clone(), this.tasks.stop.clone()));
+        this.tasks.spawn(tell_problems_task(Arc::clone(share), this.tasks.stop.clone()));
         if this.changes {
             this.tasks.spawn(tell_changes_task(
                 Arc::clone(share),
@@ -306,5 +307,24 @@ async fn tell_states_task(share: Arc<Share>, console: Console, stop: Cancellatio
             warn!("{line}");
         }
         console.say(line);
+    }
+}
+
+/// Logs what cannot be read or carried, when that is new.
+async fn tell_problems_task(share: Arc<Share>, stop: CancellationToken) {
+    let mut status = share.tree.status();
+    let mut known = Vec::new();
+    loop {
+        let version = status.borrow_and_update().problems_version;
+        let tree = Arc::clone(&share.tree);
+        let Ok(now) = tokio::task::spawn_blocking(move || tree.problems()).await else { return };
+        for line in console::problem_lines(&known, &now) {
+            warn!("{}: {line}", escape(&share.name));
+        }
+        known = now;
+        tokio::select! {
+            changed = status.wait_for(|status| status.problems_version != version) => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
     }
 }

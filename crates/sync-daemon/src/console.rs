@@ -4,6 +4,7 @@
 //! no room are counted and dropped, and nothing is written any more once writing failed.
 
 use std::{
+    collections::HashSet,
     fmt::Write as _,
     net::SocketAddr,
     sync::{
@@ -14,7 +15,7 @@ use std::{
 };
 
 use sync_cli::{Stdout, show};
-use sync_core::{Kind, name::escape};
+use sync_core::{Kind, Problem, TreePath, name::escape};
 use sync_tree::{
     live::TreeState,
     look::{ChangeNote, ChangeOp},
@@ -27,6 +28,9 @@ const PIECES_WAITING: usize = 256;
 
 /// Changes shown of one batch; the rest is counted.
 const LINES_IN_A_BATCH: usize = 1000;
+
+/// Problems that are named at a time; the rest is counted.
+const PROBLEMS_AT_A_TIME: usize = 10;
 
 /// Where the daemon's lines go. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -98,7 +102,14 @@ pub(crate) fn share_line(share: &Share) -> String {
     let status = share.tree.status().borrow().clone();
     let dir = share.tree.root_path().to_string_lossy();
     let mut line = format!("share {}  {}  ", escape(&share.name), escape(&dir));
-    let counts = || format!("{}, {}", show::count(status.head.files, "file"), show::bytes(status.head.bytes));
+    let counts = || {
+        let problems = match share.tree.problems().len() as u64 {
+            0 => String::new(),
+            count => format!(", {}", show::count(count, "problem")),
+        };
+        let files = show::count(status.head.files, "file");
+        format!("{files}, {}{problems}", show::bytes(status.head.bytes))
+    };
     // Writing to a string cannot fail.
     let _ = match &status.state {
         TreeState::Scanning => write!(line, "scanning"),
@@ -129,6 +140,22 @@ pub(crate) fn state_line(share: &str, state: &TreeState) -> String {
     format!("{} {} {word}{}", show::now(), escape(share), escape(reason))
 }
 
+/// What is newly wrong in a share, a line for each path up to a limit.
+pub(crate) fn problem_lines(known: &[Problem], now: &[Problem]) -> Vec<String> {
+    let known: HashSet<_> = known.iter().map(problem_words).collect();
+    let mut fresh: Vec<_> = now.iter().map(problem_words).filter(|words| !known.contains(words)).collect();
+    let more = fresh.len().saturating_sub(PROBLEMS_AT_A_TIME);
+    if more > 0 {
+        fresh.truncate(PROBLEMS_AT_A_TIME);
+        fresh.push(format!("and {}", show::count(more as u64, "more problem")));
+    }
+    fresh
+}
+
+fn problem_words(problem: &Problem) -> String {
+    format!("{}: {}", problem.shown_path(), escape(&problem.error))
+}
+
 /// One line for each change of a batch, up to a limit.
 pub(crate) fn change_lines(share: &str, notes: &Arc<Vec<ChangeNote>>, now: SystemTime) -> String {
     let (time, share) = (show::time(now), escape(share));
@@ -147,26 +174,24 @@ pub(crate) fn left_out_line(share: &str, now: SystemTime) -> String {
 }
 
 fn change_line(time: &str, share: &str, note: &ChangeNote) -> String {
-    let what = match note.op {
-        ChangeOp::Created => "created",
-        ChangeOp::Modified => "modified",
-        ChangeOp::Metadata => "metadata",
-        ChangeOp::Deleted => "deleted",
-        ChangeOp::Renamed { .. } => "renamed",
-        ChangeOp::Forgotten => "ignored",
+    // A directory is told by its slash.
+    let shown = |path: &TreePath| {
+        let slash = if note.kind == Kind::Directory { "/" } else { "" };
+        format!("{}{slash}", escape(path.as_str()))
     };
-    let path = escape(note.path.as_str());
-    let size = match (note.kind, &note.op) {
-        (Kind::File, ChangeOp::Deleted | ChangeOp::Forgotten) => String::new(),
-        (Kind::File, _) => format!(" {}", show::bytes(note.size)),
-        (Kind::Directory, _) => " directory".to_owned(),
-        (Kind::Symlink, _) => " link".to_owned(),
+    let path = shown(&note.path);
+    let what = match &note.op {
+        ChangeOp::Created => format!("created {path}"),
+        ChangeOp::Modified => format!("modified {path}"),
+        ChangeOp::Metadata => return format!("{time} {share} adjusted {path} (mode or time)"),
+        ChangeOp::Renamed { from } => format!("renamed {} -> {path}", shown(from)),
+        ChangeOp::Deleted => return format!("{time} {share} deleted {path}"),
+        ChangeOp::Forgotten => return format!("{time} {share} ignored {path}"),
     };
-    match &note.op {
-        ChangeOp::Renamed { from } => {
-            format!("{time} {share} {what} {} -> {path}{size}", escape(from.as_str()))
-        }
-        _ => format!("{time} {share} {what} {path}{size}"),
+    match note.kind {
+        Kind::File => format!("{time} {share} {what} ({})", show::bytes(note.size)),
+        Kind::Symlink => format!("{time} {share} {what} (link)"),
+        Kind::Directory => format!("{time} {share} {what}"),
     }
 }
 
@@ -187,8 +212,6 @@ fn thousands(number: u64) -> String {
 mod tests {
     use std::time::UNIX_EPOCH;
 
-    use sync_core::TreePath;
-
     use super::*;
 
     fn note(op: ChangeOp, path: &str) -> ChangeNote {
@@ -200,14 +223,18 @@ mod tests {
         let from = TreePath::new("old").unwrap();
         let notes = vec![
             note(ChangeOp::Created, "a\nb"),
-            note(ChangeOp::Renamed { from }, "new"),
+            ChangeNote { kind: Kind::Directory, ..note(ChangeOp::Renamed { from }, "new") },
+            ChangeNote { kind: Kind::Symlink, ..note(ChangeOp::Modified, "l") },
+            note(ChangeOp::Metadata, "m"),
             note(ChangeOp::Deleted, "中文"),
         ];
         let lines = change_lines("docs", &Arc::new(notes), UNIX_EPOCH);
         assert_eq!(
             lines,
-            "1970-01-01T00:00:00Z docs created a\\nb 2.0 KiB\n\
-             1970-01-01T00:00:00Z docs renamed old -> new 2.0 KiB\n\
+            "1970-01-01T00:00:00Z docs created a\\nb (2.0 KiB)\n\
+             1970-01-01T00:00:00Z docs renamed old/ -> new/\n\
+             1970-01-01T00:00:00Z docs modified l (link)\n\
+             1970-01-01T00:00:00Z docs adjusted m (mode or time)\n\
              1970-01-01T00:00:00Z docs deleted 中文"
         );
     }
@@ -219,6 +246,18 @@ mod tests {
         assert_eq!(lines.lines().count(), 1001);
         assert!(lines.ends_with("s … and 9,000 more"), "{}", lines.lines().last().unwrap());
         assert_eq!([0, 999, 1000, 1_234_567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn problems_are_told_once() {
+        let problem = |path: &str| Problem::new(TreePath::new(path).unwrap(), "Permission denied");
+        let known = vec![problem("a")];
+        let now = vec![problem("b"), problem("a")];
+        assert_eq!(problem_lines(&known, &now), ["b: Permission denied"]);
+        assert!(problem_lines(&now, &known).is_empty());
+        let many: Vec<_> = (0..15).map(|i| problem(&i.to_string())).collect();
+        assert_eq!(problem_lines(&[], &many).len(), 11);
+        assert_eq!(problem_lines(&[], &many)[10], "and 5 more problems");
     }
 
     #[test]
