@@ -16,10 +16,7 @@ use sync_core::{Hint, name::escape};
 use tracing::Subscriber;
 use tracing_appender::{non_blocking::WorkerGuard, rolling};
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry,
-    fmt::MakeWriter,
-    layer::SubscriberExt as _,
-    registry::LookupSpan,
+    EnvFilter, Layer, Registry, fmt::MakeWriter, layer::SubscriberExt as _, registry::LookupSpan,
 };
 
 /// A way for log lines to go, such as [`Logging::writer`] takes it.

@@ -69,18 +69,15 @@ fn settable(keys: &[Key]) -> impl Iterator<Item = &Key> {
 }
 
 fn unknown(prefix: &str, name: &str, keys: &[Key]) -> String {
-    let known: Vec<String> = settable(keys).map(|key| variable_of(prefix, key.name)).collect();
     let shown = sync_core::name::escape(name);
     // The prefix is common to all and would make everything near.
-    let bare = |variable: &str| variable[prefix.len()..].to_owned();
-    let bares: Vec<String> = known.iter().map(|variable| bare(variable)).collect();
-    match nearest(&bare(name), bares.iter().map(String::as_str)) {
+    let known: Vec<String> = settable(keys).map(|key| variable_of("", key.name)).collect();
+    match nearest(&name[prefix.len()..], known.iter().map(String::as_str)) {
         Some(near) => {
             format!("Unknown environment variable {shown} is ignored; did you mean {prefix}{near}?")
         }
-        None => {
-            format!("Unknown environment variable {shown} is ignored; known ones are {}", known.join(", "))
-        }
+        // All of them would be a page.
+        None => format!("Unknown environment variable {shown} is ignored; no setting has a name like it"),
     }
 }
 
