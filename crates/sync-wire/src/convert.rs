@@ -47,7 +47,7 @@ pub fn feed_event(message: v1::WatchChangesResponse) -> Result<Option<FeedEvent>
             reason: reset.reason,
         },
         Event::Nodes(batch) => FeedEvent::Nodes {
-            changes: batch.nodes.into_iter().map(node_change).collect::<Result<_, _>>()?,
+            changes: batch.nodes.iter().map(node_change).collect::<Result<_, _>>()?,
             resume: cursor(&batch.resume),
         },
         Event::Commit(commit) => FeedEvent::Commit(CommitPoint {
@@ -92,7 +92,7 @@ fn problem(problem: v1::PathProblem) -> Result<Problem, WireError> {
     })
 }
 
-fn node_change(node: v1::Node) -> Result<NodeChange, WireError> {
+fn node_change(node: &v1::Node) -> Result<NodeChange, WireError> {
     // Ids are stored as signed numbers, and the negative ones are ours.
     if node.id == NodeId::ROOT.0 || node.id > i64::MAX as u64 || node.parent_id > i64::MAX as u64 {
         return Err(WireError::Field { field: "node id" });
@@ -107,7 +107,7 @@ fn node_change(node: v1::Node) -> Result<NodeChange, WireError> {
 ///
 /// # Errors
 /// The message breaks the contract.
-pub fn node_from_wire(node: v1::Node) -> Result<Node, WireError> {
+pub fn node_from_wire(node: &v1::Node) -> Result<Node, WireError> {
     let name = Name::new(&node.name).map_err(|source| WireError::Name { id: node.id, source })?;
     if node.mtime_nanos >= 1_000_000_000 {
         return Err(WireError::Field { field: "time" });
@@ -276,14 +276,14 @@ mod tests {
     fn hostile_nodes_are_refused() {
         let good =
             v1::Node { id: 1, name: "a".into(), kind: v1::NodeKind::Directory.into(), ..v1::Node::default() };
-        assert!(node_from_wire(good.clone()).is_ok());
+        assert!(node_from_wire(&good).is_ok());
         for name in ["", "..", "a/b", "a\0", ".SYNCD"] {
-            assert!(node_from_wire(v1::Node { name: name.into(), ..good.clone() }).is_err(), "{name:?}");
+            assert!(node_from_wire(&v1::Node { name: name.into(), ..good.clone() }).is_err(), "{name:?}");
         }
         let file = v1::Node { kind: v1::NodeKind::File.into(), ..good.clone() };
-        assert!(node_from_wire(file).is_err(), "a file without a digest");
-        assert!(node_from_wire(v1::Node { mtime_nanos: 1_000_000_000, ..good.clone() }).is_err());
-        assert!(node_from_wire(v1::Node { kind: 77, ..good.clone() }).is_err());
-        assert_eq!(node_from_wire(v1::Node { mode: 0o104_755, ..good }).unwrap().entry.mode, 0o755);
+        assert!(node_from_wire(&file).is_err(), "a file without a digest");
+        assert!(node_from_wire(&v1::Node { mtime_nanos: 1_000_000_000, ..good.clone() }).is_err());
+        assert!(node_from_wire(&v1::Node { kind: 77, ..good.clone() }).is_err());
+        assert_eq!(node_from_wire(&v1::Node { mode: 0o104_755, ..good }).unwrap().entry.mode, 0o755);
     }
 }

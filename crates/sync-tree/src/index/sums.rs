@@ -4,7 +4,7 @@
 //! [`Sums`] collects that during one transaction and settles it once: every touched directory is written once, however many
 //! children changed. Nothing is read but the touched directories and their ancestors.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry as MapEntry};
 
 use rusqlite::Connection;
 use sync_core::{Entry, Name, NodeId, treehash::DirSum};
@@ -180,7 +180,7 @@ impl Sums {
     }
 
     fn load(&mut self, db: &Connection, table: &NodeTable, id: NodeId) -> rusqlite::Result<Option<&mut Dir>> {
-        if !self.dirs.contains_key(&id) {
+        if let MapEntry::Vacant(place) = self.dirs.entry(id) {
             let Some(Stored::Present(row, sum)) = table.stored(db, id)? else { return Ok(None) };
             let node = row.node;
             if !node.entry.content.is_dir() {
@@ -195,7 +195,7 @@ impl Sums {
                 dirty: false,
             };
             dir.included = (id != NodeId::ROOT).then(|| dir.record());
-            self.dirs.insert(id, dir);
+            place.insert(dir);
         }
         Ok(self.dirs.get_mut(&id))
     }

@@ -21,6 +21,10 @@ pub struct IndexedNode {
 
 /// A row as stored: a node that exists, or the tombstone of one.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one lives for one row's look-up; a box would cost each row an allocation"
+)]
 pub(crate) enum Stored {
     /// The node and, for a directory, the sum over its children.
     Present(IndexedNode, DirSum),
