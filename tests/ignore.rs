@@ -178,3 +178,19 @@ fn files_moved_across_the_border_of_the_rules_come_and_stay() {
     agent.pull().expect(0);
     has(&lab.target(), &["public"], &["private/file", "becomes private"]);
 }
+
+#[test]
+fn more_rules_than_a_message_holds_are_a_problem_and_stop_nothing() {
+    let lab = Lab::new();
+    let rules = format!("*.log\n{}", "# a comment that makes it long\n".repeat(20_000));
+    for number in 0..8 {
+        lab.share.file(format!("d{number}/.syncignore"), &rules);
+        lab.share.file(format!("d{number}/x.log"), "ignored");
+        lab.share.file(format!("d{number}/file"), "x");
+    }
+    let daemon = lab.daemon();
+    let outcome = lab.agent(&daemon.url()).pull().expect(3);
+    let paths: Vec<_> = outcome.problems().into_iter().map(|(path, _)| path).collect();
+    assert!(paths.contains(&"d7/.syncignore".to_owned()), "{paths:?}");
+    has(&lab.target(), &["d0/file", "d7/file", "d7/.syncignore"], &["d0/x.log", "d7/x.log"]);
+}

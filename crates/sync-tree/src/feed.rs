@@ -13,7 +13,8 @@ use sync_core::{CommitPoint, Content, Cursor, FeedEvent, Node, NodeChange, NodeI
 
 use crate::{
     index::{FeedPage, Head, Index, IndexError},
-    live::LiveTree,
+    live::{LiveTree, problems},
+    rules::bounded,
 };
 
 /// Nodes in one event at most.
@@ -43,6 +44,7 @@ pub struct FeedReader {
     committed: bool,
     /// Why everything known before is void, until that is told.
     reset: Option<String>,
+    /// The rules that were sent, before what does not fit was left out.
     rules: Option<RuleSet>,
     problems_version: Option<u64>,
 }
@@ -131,8 +133,8 @@ impl FeedReader {
         }
         if self.rules.is_none() {
             let rules = index.rule_set()?;
-            self.rules = Some(rules.clone());
-            events.push(FeedEvent::Rules(rules));
+            events.push(FeedEvent::Rules(bounded(&rules)));
+            self.rules = Some(rules);
         }
         Ok(())
     }
@@ -191,14 +193,16 @@ impl FeedReader {
             if index.head()?.seq != head.seq {
                 return Ok(true);
             }
-            self.rules = Some(rules.clone());
+            events.push(FeedEvent::Rules(bounded(&rules)));
+            self.rules = Some(rules);
             self.committed = false;
-            events.push(FeedEvent::Rules(rules));
+            // Rules that do not fit are among the problems.
+            self.problems_version = None;
         }
         if self.problems_version != Some(problems_version) {
             self.problems_version = Some(problems_version);
             self.committed = false;
-            events.push(FeedEvent::Problems(index.problems()?));
+            events.push(FeedEvent::Problems(problems(index)?));
         }
         if !mem::replace(&mut self.committed, true) {
             // The newest changes may be tombstones that are forgotten already: the head counts them.

@@ -7,6 +7,8 @@
 //! * What lies below an ignored directory is ignored, whatever later rules say; as in git, nothing can be taken back
 //!   from there.
 //! * A deeper directory's rules win over a shallower one's, a later line over an earlier one.
+//! * What does not fit the bounds is left out, on both sides alike: all rules travel in one message, and every path is
+//!   matched against them. [`too_much`] says so.
 //!
 //! A `.syncignore` itself is an ordinary entry: it is sent like any file, unless a rule ignores it.
 
@@ -16,10 +18,19 @@ use ignore::{
     Match,
     gitignore::{Gitignore, GitignoreBuilder},
 };
-use sync_core::{Digest, RuleFile, RuleSet, TreePath};
+use sync_core::{Digest, Problem, RuleFile, RuleSet, TreePath};
 
 /// The name of the files that hold ignore rules.
 pub const SYNCIGNORE: &str = ".syncignore";
+
+/// A longer text counts up to the last line end within this: nobody writes so much by hand.
+pub const MAX_TEXT_BYTES: usize = 64 << 10;
+
+/// The texts of a tree count in their order for as long as they fit this: half of what a message of the wire may be.
+pub const MAX_SET_BYTES: usize = 2 << 20;
+
+/// What a file takes in a message beside its directory's name and its text, at most.
+const FILE_BYTES: usize = 16;
 
 /// A line that is not understood and therefore not applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,8 +67,8 @@ impl Rules {
     /// Compiles the rules of a tree.
     #[must_use]
     pub fn compile(set: &RuleSet) -> Self {
-        let mut texts: HashMap<&str, Vec<&RuleFile>> = HashMap::new();
-        for file in &set.files {
+        let mut texts: HashMap<&str, Vec<Counted<'_>>> = HashMap::new();
+        for file in counted(set) {
             texts.entry(file.dir.as_str()).or_default().push(file);
         }
         let mut rules = Self { dirs: HashMap::new(), bad_lines: Vec::new(), digest: digest(set) };
@@ -156,11 +167,68 @@ pub fn rule_set(configured: &[String], files: impl IntoIterator<Item = (TreePath
     RuleSet { files }
 }
 
+/// What of a rule file counts.
+#[derive(Debug, Clone, Copy)]
+struct Counted<'a> {
+    dir: &'a TreePath,
+    text: &'a str,
+}
+
+fn counted(set: &RuleSet) -> impl Iterator<Item = Counted<'_>> {
+    let mut room = MAX_SET_BYTES;
+    set.files.iter().map_while(move |file| {
+        let text = whole_lines(&file.text);
+        room = room.checked_sub(text.len() + file.dir.as_str().len() + FILE_BYTES)?;
+        Some(Counted { dir: &file.dir, text })
+    })
+}
+
+/// The lines of a text that fit. Half a pattern would match something else.
+fn whole_lines(text: &str) -> &str {
+    if text.len() <= MAX_TEXT_BYTES {
+        return text;
+    }
+    let end = text.as_bytes()[..MAX_TEXT_BYTES].iter().rposition(|byte| *byte == b'\n');
+    end.map_or("", |end| &text[..=end])
+}
+
+/// The part of the rules that counts; all that is sent.
+#[must_use]
+pub fn bounded(set: &RuleSet) -> RuleSet {
+    let files = counted(set).map(|file| RuleFile { dir: file.dir.clone(), text: file.text.to_owned() });
+    RuleSet { files: files.collect() }
+}
+
+/// The rule files that do not count, or not as a whole. Of those that find no more room only the first is named.
+#[must_use]
+pub fn too_much(set: &RuleSet) -> Vec<Problem> {
+    let problem = |file: &RuleFile, error: String| Problem {
+        unknown: false,
+        ..Problem::new(file.dir.join(SYNCIGNORE), error)
+    };
+    let fits = counted(set).count();
+    let long = set.files[..fits].iter().filter(|file| file.text.len() > MAX_TEXT_BYTES).map(|file| {
+        let or_config = if file.dir.is_root() { " (or in the configuration)" } else { "" };
+        problem(
+            file,
+            format!("Only the first {} KiB of ignore rules{or_config} are applied", MAX_TEXT_BYTES >> 10),
+        )
+    });
+    let no_room = set.files.get(fits).map(|file| {
+        let most = MAX_SET_BYTES >> 20;
+        problem(
+            file,
+            format!("The share has more than {most} MiB of ignore rules: from here on they are not applied"),
+        )
+    });
+    long.chain(no_room).collect()
+}
+
 /// One matcher for all rules of one directory; `None` if there is nothing in them.
-fn compile_dir(files: &[&RuleFile], bad_lines: &mut Vec<BadLine>) -> Option<Gitignore> {
+fn compile_dir(files: &[Counted<'_>], bad_lines: &mut Vec<BadLine>) -> Option<Gitignore> {
     // Paths are given relative to the rules' directory, so the matcher has nothing to strip.
     let mut builder = GitignoreBuilder::new(".");
-    let mut bad = |file: &RuleFile, text: &str, error: &ignore::Error| {
+    let mut bad = |file: &Counted<'_>, text: &str, error: &ignore::Error| {
         bad_lines.push(BadLine { dir: file.dir.clone(), text: text.to_owned(), error: error.to_string() });
     };
     for file in files {
@@ -176,7 +244,7 @@ fn compile_dir(files: &[&RuleFile], bad_lines: &mut Vec<BadLine>) -> Option<Giti
         Ok(matcher) => Some(matcher),
         Err(error) => {
             for file in files {
-                bad(file, &file.text, &error);
+                bad(file, file.text, &error);
             }
             None
         }
@@ -185,8 +253,8 @@ fn compile_dir(files: &[&RuleFile], bad_lines: &mut Vec<BadLine>) -> Option<Giti
 
 fn digest(set: &RuleSet) -> Digest {
     let mut hasher = blake3::Hasher::new();
-    for file in &set.files {
-        for part in [file.dir.as_str(), &file.text] {
+    for file in counted(set) {
+        for part in [file.dir.as_str(), file.text] {
             // The length in front keeps "ab" + "c" apart from "a" + "bc".
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());

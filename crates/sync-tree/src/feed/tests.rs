@@ -265,3 +265,37 @@ fn rules_come_before_the_commit_point_they_belong_to() {
         copy.assert_complete(&scene);
     }
 }
+
+#[test]
+fn rules_that_are_too_long_are_sent_in_part_and_told() {
+    let scene = Scene::start();
+    let full = "#234567\n".repeat(crate::rules::MAX_TEXT_BYTES / 8);
+    scene.write("d/.syncignore", &full);
+    scene.barrier().unwrap();
+    let mut reader = FeedReader::start(scene.tree.index(), &[]).unwrap();
+    let mut read = || {
+        let mut told = (None, None);
+        while let Step::Events(events) = reader.step(&scene.tree).unwrap() {
+            for event in events {
+                match event {
+                    FeedEvent::Rules(rules) => told.0 = rules.files.last().map(|file| file.text.clone()),
+                    FeedEvent::Problems(problems) => told.1 = Some(problems),
+                    _ => {}
+                }
+            }
+        }
+        (told.0.unwrap(), told.1.unwrap())
+    };
+    assert_eq!(read(), (full.clone(), vec![]));
+    // What counts is the same as before; that it is not all must be told nevertheless.
+    scene.write("d/.syncignore", &format!("{full}more\n"));
+    scene.barrier().unwrap();
+    let (text, problems) = read();
+    assert_eq!(text, full);
+    assert_eq!(problems.len(), 1);
+    assert_eq!((problems[0].path.as_str(), problems[0].unknown), ("d/.syncignore", false));
+    assert_eq!(scene.tree.problems(), problems);
+    scene.write("d/.syncignore", "short\n");
+    scene.barrier().unwrap();
+    assert_eq!(read(), ("short\n".to_owned(), vec![]));
+}

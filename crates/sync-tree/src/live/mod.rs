@@ -28,6 +28,7 @@ use crate::{
     index::{Head, Index, IndexError},
     lock::LockError,
     look::{ChangeNote, LookError},
+    rules::{bounded, too_much},
     state::{Reason, StateError},
     watch::{WatcherFactory, start_system_watcher},
 };
@@ -302,16 +303,16 @@ impl LiveTree {
             .then(|| format!("the state is kept in {}: {}", site.state.path.display(), site.state.reason))
     }
 
-    /// The paths that cannot be read at present.
+    /// The paths that cannot be read at present, and the ignore rules that are too much.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
-        or_default(self.index().problems())
+        or_default(problems(&self.index()))
     }
 
-    /// The ignore rules at present.
+    /// The ignore rules at present, as far as they count.
     #[must_use]
     pub fn rule_set(&self) -> RuleSet {
-        or_default(self.index().rule_set())
+        bounded(&or_default(self.index().rule_set()))
     }
 
     /// Ends the loop and waits for it, but for no longer than two seconds: a look ends at the next file, and reading one
@@ -354,6 +355,14 @@ impl Drop for LiveTree {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// What the feed of a tree tells of as problems.
+pub(crate) fn problems(index: &Index) -> Result<Vec<Problem>, IndexError> {
+    // The few that concern rules come first: only so many problems fit a message.
+    let mut problems = too_much(&index.rule_set()?);
+    problems.extend(index.problems()?);
+    Ok(problems)
 }
 
 /// What is shown to people may be missing while the database is in trouble: the loop halts for that anyway.

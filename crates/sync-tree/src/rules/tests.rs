@@ -165,3 +165,55 @@ proptest! {
         }
     }
 }
+
+fn file(dir: &str, text: String) -> RuleFile {
+    RuleFile { dir: TreePath::new(dir).unwrap(), text }
+}
+
+fn size(set: &RuleSet) -> usize {
+    set.files.iter().map(|file| file.dir.as_str().len() + file.text.len() + FILE_BYTES).sum()
+}
+
+fn told(set: &RuleSet) -> Vec<String> {
+    let problems = too_much(set);
+    assert!(problems.iter().all(|problem| !problem.unknown), "the files themselves are known");
+    problems.iter().map(|problem| format!("{}: {}", problem.path, problem.error)).collect()
+}
+
+#[test]
+fn a_text_that_is_too_long_counts_up_to_a_line_end() {
+    let long = format!("first\n{}\nlast\n", "# äöü\n".repeat(MAX_TEXT_BYTES / 8));
+    let set = RuleSet { files: vec![file("", "config".into()), file("d", long), file("e", "other".into())] };
+    let sent = bounded(&set);
+    let text = &sent.files[1].text;
+    assert!(text.len() <= MAX_TEXT_BYTES && text.ends_with("# äöü\n"), "{}", text.len());
+    let rules = Rules::compile(&set);
+    let ignored = |path: &str| rules.is_ignored(&TreePath::new(path).unwrap(), false);
+    assert!(ignored("d/first") && ignored("config") && ignored("e/other"));
+    assert!(!ignored("d/last"));
+    assert_eq!(rules.digest(), Rules::compile(&sent).digest(), "both sides agree");
+    assert_eq!(bounded(&sent), sent);
+    assert_eq!(told(&set), ["d/.syncignore: Only the first 64 KiB of ignore rules are applied"]);
+    assert!(told(&sent).is_empty());
+    let one_line = RuleSet { files: vec![file("", "x".repeat(MAX_TEXT_BYTES + 1))] };
+    assert!(Rules::compile(&one_line).is_empty());
+    let want = ".syncignore: Only the first 64 KiB of ignore rules (or in the configuration) are applied";
+    assert_eq!(told(&one_line), [want]);
+}
+
+#[test]
+fn all_rules_together_fit_one_message() {
+    let text = format!("{}\n", "x".repeat(50_000));
+    let set =
+        RuleSet { files: (0..100).map(|number| file(&format!("d{number:02}"), text.clone())).collect() };
+    let sent = bounded(&set);
+    assert!((MAX_SET_BYTES - 51_000..=MAX_SET_BYTES).contains(&size(&sent)), "{}", size(&sent));
+    assert_eq!(sent.files[..], set.files[..sent.files.len()]);
+    assert_eq!(Rules::compile(&set).digest(), Rules::compile(&sent).digest());
+    let want = format!(
+        "d{}/.syncignore: The share has more than 2 MiB of ignore rules: from here on they are not applied",
+        sent.files.len()
+    );
+    assert_eq!(told(&set), [want]);
+    assert!(told(&sent).is_empty());
+}
