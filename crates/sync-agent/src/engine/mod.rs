@@ -1,6 +1,6 @@
 //! The sync cycle of one target: scan, plan, stage, apply, record.
 //!
-//! Reading order: this file (what a run is), [`store`] (what is known), `phases` and `transfer` (how a plan is carried out),
+//! Reading order: this file (what a run is), `store` (what is known), `phases` and `transfer` (how a plan is carried out),
 //! `record` (how that becomes known). Deciding is not here but in `sync_core::plan`.
 //!
 //! Invariants:
