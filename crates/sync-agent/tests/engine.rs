@@ -8,12 +8,14 @@ use std::{
     time::Duration,
 };
 
-use sync_agent::engine::{AppliedOp, Engine, EngineError, EngineOptions, PullMode, Reporter, Silent, Summary};
+use sync_agent::engine::{
+    AppliedOp, Engine, EngineError, EngineOptions, PullMode, Reporter, Silent, Summary,
+};
 use sync_core::{Halt, TreePath};
 use sync_locations::{LocalFolder, Location};
 use sync_testkit::{
-    ops::Chaos,
     Scratch,
+    ops::Chaos,
     tree::{Tree, assert_same},
 };
 use sync_tree::{
@@ -70,8 +72,11 @@ impl Pair {
     async fn pull_heard(&self) -> Vec<(AppliedOp, String)> {
         let heard = Arc::new(Heard::default());
         let reporter: Arc<dyn Reporter> = heard.clone();
-        let summary =
-            self.engine().pull(&self.remote, PullMode::default(), &reporter, &CancellationToken::new()).await.unwrap();
+        let summary = self
+            .engine()
+            .pull(&self.remote, PullMode::default(), &reporter, &CancellationToken::new())
+            .await
+            .unwrap();
         assert!(summary.equal, "{summary:?}");
         assert_same(self.share.root(), self.target.root());
         let heard = heard.0.lock().unwrap();
@@ -216,7 +221,6 @@ async fn dry_run_counts_and_changes_nothing() {
 /// `ENGINE_SEED=n` runs one other seed.
 #[tokio::test(flavor = "multi_thread")]
 async fn random_operations_always_converge() {
-    let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("debug").try_init();
     let wanted: Option<u64> = std::env::var("ENGINE_SEED").ok().and_then(|seed| seed.parse().ok());
     let seeds = wanted.map_or(0..6, |seed| seed..seed + 1);
     for seed in seeds {
@@ -233,6 +237,8 @@ async fn random_operations_always_converge() {
                     there.step();
                 }
             }
+            // Shown only if the test fails.
+            println!("{:?}", here.log());
             pair.pull().await;
         }
     }

@@ -12,7 +12,7 @@ use sync_tree::apply::{ApplyError, Displaced, Place, Staged};
 use super::{
     AppliedOp, EngineError,
     context::{Context, Dirs},
-    outcome::Outcome,
+    outcome::{Outcome, describe},
     record::{Done, record},
     reporter::Reporter,
 };
@@ -58,9 +58,12 @@ impl<'a> Phases<'a> {
             let failed = result.is_err();
             let (Build::MakeDir { remote, .. } | Build::PutIn { remote, .. }) = build;
             self.settle(result, build.path(), Failed::Remote(remote.id))?;
-            if failed && let Build::PutIn { remote, .. } = build {
-                // It waits in staging. Back with it; if its old place is taken, to the trash.
-                let _ = self.context.applier.put_back(remote.id.0);
+            if failed && let Build::PutIn { remote, from, .. } = build {
+                // It waits in staging. Back with it; if its old place is taken, to the trash. A look finds out which.
+                if let Err(error) = self.context.applier.put_back(remote.id.0) {
+                    tracing::warn!(path = %from, error = describe(&error), "waits in .syncd/staging until the next start");
+                }
+                self.outcome.stale.push(from.parent().unwrap_or_default());
             }
             if self.done.len() >= RECORD {
                 self.flush()?;
@@ -155,6 +158,7 @@ impl<'a> Phases<'a> {
             }
             Clear::TakeOut { local, remote, .. } => {
                 applier.take_out(&at, &self.context.expect(local)?, remote.id.0)?;
+                self.done.push(Done::TakenOut { local: local.clone() });
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use sync_core::{Content, Entry, Node, NodeId};
+use sync_core::{Content, Entry, Name, Node, NodeId};
 use sync_tree::{
     hash::Identity,
     index::{IndexError, IndexTx, IndexedNode},
@@ -18,6 +18,8 @@ pub(super) enum Done {
     Present { remote: Node, over: Option<NodeId>, stat: Stat },
     /// A node is in its new place.
     Moved { remote: Node, local: Node, stat: Stat },
+    /// A node waits in staging; its place is free for another.
+    TakenOut { local: Node },
     /// A node is gone.
     Removed { local: Node },
 }
@@ -63,6 +65,14 @@ fn record_one(tx: &mut IndexTx<'_>, done: &Done, touched: &mut HashSet<NodeId>) 
             }
             agree(tx.sql(), remote, local.id)?;
         }
+        Done::TakenOut { local } => {
+            touched.insert(local.parent);
+            if let Some(known) = tx.get(local.id)? {
+                let mut new = known.clone();
+                new.node.name = waiting_name(local.id);
+                tx.update(&known, &new)?;
+            }
+        }
         Done::Removed { local } => {
             touched.insert(local.parent);
             if let Some(known) = tx.get(local.id)? {
@@ -72,6 +82,12 @@ fn record_one(tx: &mut IndexTx<'_>, done: &Done, touched: &mut HashSet<NodeId>) 
         }
     }
     Ok(())
+}
+
+/// A name that nobody has, for a node between two places. If the run ends here, the node is back in its old place, or in the
+/// trash, when the next one begins, and the next look finds it by its inode or finds it gone.
+fn waiting_name(id: NodeId) -> Name {
+    Name::new(&format!(".syncd waits {}", id.0)).expect("a short name without a slash")
 }
 
 /// The local node as it is on the disk now. Its content was verified on the way, so its identity vouches for it.

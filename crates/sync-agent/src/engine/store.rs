@@ -94,14 +94,6 @@ impl Store {
         self.index.read(|db| Ok(get(db, keys::CURSOR)?.map(|bytes| Cursor(bytes.into()))))
     }
 
-    /// Reads the feed from nothing the next time.
-    pub(crate) fn forget_cursor(&self) -> Result<(), IndexError> {
-        self.write(|tx| {
-            unset(tx.sql(), keys::CURSOR)?;
-            unset(tx.sql(), keys::INCOMING)
-        })
-    }
-
     /// A full tree begins.
     pub(crate) fn begin_tree(&self, share: ShareId, epoch: [u8; 16]) -> Result<(), IndexError> {
         self.write(|tx| {

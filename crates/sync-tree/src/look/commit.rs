@@ -7,9 +7,12 @@ use sync_core::{Kind, NodeId, Problem, TreePath};
 
 use super::{
     ChangeNote, ChangeOp, EMPTIED_FLOOR, Found, LookError, LookLimits, LookReport, Looker, MAX_NOTES, Memory,
-    RESTLESS_LIMIT, Scope, rules::LookRules,
+    RESTLESS_LIMIT, Scope, rules::LookRules, walk::is_gone,
 };
-use crate::index::{Head, IndexTx, IndexedNode};
+use crate::{
+    index::{Head, IndexError, IndexTx, IndexedNode},
+    rooted::StatKind,
+};
 
 /// Rows in one transaction: large enough that commits cost nothing, small enough that the write-ahead log stays small.
 const ROWS_PER_COMMIT: usize = 8192;
@@ -107,7 +110,7 @@ impl<'a> Committer<'a> {
     fn take(&mut self, tx: &mut IndexTx<'_>, found: Found) -> Result<(), LookError> {
         match found {
             Found::Put { path, old, new, moved_from } => {
-                self.put(tx, path, old.as_deref(), &new, moved_from)?
+                self.put(tx, path, old.as_deref(), &new, moved_from)?;
             }
             Found::Vanished { path, node, forgotten } => self.vanished.push((path, node, forgotten)),
             Found::Problem(problem) => self.problems.push(problem),
@@ -152,10 +155,20 @@ impl<'a> Committer<'a> {
         };
         let occupant = tx.child(new.node.parent, &new.node.name)?;
         let occupied = occupant.is_some_and(|occupant| occupant.node.id != new.node.id);
+        // RACE: between two reads of the walkers a node may have left one place and appeared in another, and then both
+        // places claim it. The first one has it; taking it away again would leave that place without a node.
+        let taken = old.zip(current.as_ref()).is_some_and(|(old, current)| {
+            (old.node.parent, &old.node.name) != (current.node.parent, &current.node.name)
+                || (moved_from.is_some() && old.identity.ino != current.identity.ino)
+        });
         // RACE: while directories move about under the walk, one may have been seen in two places: then its directory may
         // have been refused its own place, or lie below itself.
-        if occupied || !self.has_parent(tx, new)? || self.is_above_itself(tx, current.as_ref(), new)? {
-            self.revisit(path);
+        if occupied
+            || taken
+            || !self.has_parent(tx, new)?
+            || self.is_above_itself(tx, current.as_ref(), new)?
+        {
+            self.report.refused.push(path);
             return Ok(());
         }
         let Some(current) = current else {
@@ -252,6 +265,12 @@ impl<'a> Committer<'a> {
         if moved_away {
             return Ok(());
         }
+        // RACE: a walker may have found a name missing for the moment of a rename, and another, that came through the
+        // directory's new path, may have found it unchanged and said nothing. The disk decides, once more.
+        if !forgotten && let Some(place) = self.still_there(tx, &current)? {
+            self.report.refused.push(place);
+            return Ok(());
+        }
         tx.remove(&current)?;
         if current.node.entry.content.is_dir() {
             self.texts.retain(|dir, _| !dir.is_within(&path));
@@ -260,6 +279,19 @@ impl<'a> Committer<'a> {
         let op = if forgotten { ChangeOp::Forgotten } else { ChangeOp::Deleted };
         self.note(op, path, &current);
         Ok(())
+    }
+
+    /// The place of a node, if something is there that may be it.
+    fn still_there(&self, tx: &IndexTx<'_>, node: &IndexedNode) -> Result<Option<TreePath>, LookError> {
+        let looker = self.looker;
+        let place = looker.index.table().path_of(tx.sql(), node.node.id).map_err(IndexError::from)?;
+        let Some(place) = place else { return Ok(None) };
+        let seen = looker.root.open_parent(&place).and_then(|(dir, name)| dir.stat(&name));
+        let gone = match seen {
+            Ok(stat) => stat.kind == StatKind::Other,
+            Err(error) => is_gone(&error),
+        };
+        Ok(if gone { None } else { Some(place) })
     }
 
     /// Problems of places that were not looked at stay; those of places that were are replaced by what was found.
@@ -373,6 +405,7 @@ fn empty_report(head: Head) -> LookReport {
         notes: Vec::new(),
         notes_left_out: 0,
         revisit: Vec::new(),
+        refused: Vec::new(),
         problems_changed: false,
         rules_changed: false,
         moved: Vec::new(),

@@ -141,6 +141,8 @@ pub struct LookReport {
     pub notes_left_out: u64,
     /// Places whose digest nothing vouches for yet, or that never held still: to be looked at again in a while.
     pub revisit: Vec<TreePath>,
+    /// Places whose news contradicted the index, because something moved meanwhile; [`Looker::look`] looks again at once.
+    pub(crate) refused: Vec<TreePath>,
     /// Whether the list of unreadable paths changed.
     pub problems_changed: bool,
     /// Whether the ignore rules changed.
@@ -151,6 +153,23 @@ pub struct LookReport {
     pub gone_dirs: Vec<TreePath>,
     /// Sockets, devices and FIFOs that were seen, at most a thousand.
     pub skipped: Vec<TreePath>,
+}
+
+impl LookReport {
+    /// Adds what a look right after this one found.
+    fn add(&mut self, later: LookReport) {
+        self.head = later.head;
+        let room = MAX_NOTES.saturating_sub(self.notes.len());
+        self.notes_left_out += later.notes_left_out + later.notes.len().saturating_sub(room) as u64;
+        self.notes.extend(later.notes.into_iter().take(room));
+        self.revisit.extend(later.revisit);
+        self.refused.extend(later.refused);
+        self.problems_changed |= later.problems_changed;
+        self.rules_changed |= later.rules_changed;
+        self.moved.extend(later.moved);
+        self.gone_dirs.extend(later.gone_dirs);
+        self.skipped.extend(later.skipped);
+    }
 }
 
 /// How many changes a report names: a console can show no more, and memory stays bounded.
@@ -212,6 +231,21 @@ struct Memory {
     mounts: Mounts,
 }
 
+/// How often a look goes back at once to places whose news contradicted what it had just committed.
+const MAX_AGAIN: usize = 8;
+
+/// The places, everything below them, and the directories above them: what contradicts a place may be any of these.
+fn around(places: &[TreePath]) -> Vec<Dirty> {
+    let mut all = std::collections::BTreeMap::new();
+    for path in places {
+        all.insert(path.clone(), true);
+        for above in std::iter::successors(path.parent(), TreePath::parent).filter(|above| !above.is_root()) {
+            all.entry(above).or_insert(false);
+        }
+    }
+    all.into_iter().map(|(path, deep)| Dirty { path, deep }).collect()
+}
+
 /// How often a file may change under reading before that is called a problem.
 const RESTLESS_LIMIT: u32 = 20;
 
@@ -239,7 +273,19 @@ impl Looker {
         limits: &LookLimits,
     ) -> Result<LookReport, LookError> {
         let mut memory = self.memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        walk::look(self, &mut memory, scope, observer, limits)
+        let mut report = walk::look(self, &mut memory, scope, observer, limits)?;
+        for _ in 0..MAX_AGAIN {
+            if report.refused.is_empty() {
+                break;
+            }
+            let again = Scope::Places(around(&std::mem::take(&mut report.refused)));
+            report.add(walk::look(self, &mut memory, &again, observer, limits)?);
+        }
+        // Somebody moves things about faster than they can be looked at; their events will bring us back.
+        for path in std::mem::take(&mut report.refused) {
+            report.revisit.push(path);
+        }
+        Ok(report)
     }
 
     /// The tree's root.

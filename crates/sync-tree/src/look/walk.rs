@@ -713,7 +713,8 @@ fn own_target(path: TreePath) -> Problem {
     Problem { path, raw_name: Box::default(), error, unknown: true }
 }
 
-fn is_gone(error: &io::Error) -> bool {
+/// Whether an error says that a name is not there.
+pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
