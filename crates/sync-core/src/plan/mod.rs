@@ -1,8 +1,8 @@
 //! What has to be done so that two sides agree.
 //!
 //! [`gather`](gather::gather) looks at the places that may differ and describes each by one [`Slot`]: what the remote, the
-//! base and the local tree have there. [`plan`] turns slots into a [`Plan`], or into a [`Halt`](crate::Halt) if the result looks like
-//! a disaster. Both only read what they are given.
+//! base and the local tree have there. [`plan`] turns slots into a [`Plan`], or into a [`Halt`](crate::Halt) if the result
+//! looks like a disaster. Both only read what they are given.
 //!
 //! A plan is done in phases, and the phases are what makes swaps, cycles and changes of kind safe in any combination:
 //!
