@@ -1,7 +1,9 @@
 # Thin: each target is a line or two. What is longer is in scripts/.
 
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
 # What `make run` serves; for example: make run ARGS="--share photos=/srv/photos"
-ARGS ?= $(if $(wildcard syncd.toml),,--share sample=target/sample)
+ARGS ?= $(if $(wildcard syncd.toml),,--share sample=$(TARGET)/sample)
 
 .PHONY: lint test bench demo run proto-lint clients clean
 
@@ -18,7 +20,7 @@ demo:
 	scripts/demo.sh
 
 run:
-	mkdir -p target/sample && cp -r README.md docs config target/sample
+	mkdir -p $(TARGET)/sample && cp -r README.md docs config $(TARGET)/sample
 	cargo run --release --locked --bin syncd -- $(ARGS)
 
 proto-lint:
