@@ -302,11 +302,8 @@ async fn tell_states_task(share: Arc<Share>, console: Console, stop: Cancellatio
             },
             () = stop.cancelled() => return,
         }
-        let line = console::state_line(&share.name, &known);
-        if matches!(known, TreeState::Halted { .. }) {
-            warn!("{line}");
-        }
-        console.say(line);
+        // The tree logs it too.
+        console.say(console::state_line(&share.name, &known));
     }
 }
 
