@@ -218,9 +218,11 @@ async fn dry_run_counts_and_changes_nothing() {
     assert_same(pair.share.root(), pair.target.root());
 }
 
-/// `ENGINE_SEED=n` runs one other seed.
+/// `ENGINE_SEED=n` runs one other seed, and `RUST_LOG=sync_agent=debug` shows what could not be applied.
 #[tokio::test(flavor = "multi_thread")]
 async fn random_operations_always_converge() {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let _ = tracing_subscriber::fmt().with_test_writer().with_ansi(false).with_env_filter(filter).try_init();
     let wanted: Option<u64> = std::env::var("ENGINE_SEED").ok().and_then(|seed| seed.parse().ok());
     let seeds = wanted.map_or(0..6, |seed| seed..seed + 1);
     for seed in seeds {

@@ -410,6 +410,7 @@ impl Engine {
         };
         let slots = block_in_place(|| store.with_trees(&keeper, |trees| gather(trees, &scope)))?;
         let plan = plan(slots, policy, &guard)?;
+        tracing::trace!(?scope, ?plan, "planned");
         let bytes = plan.files.iter().filter(|put| matches!(put, Put::File { .. })).map(size_of).sum();
         run.reporter.planned(plan.files.len() as u64, bytes);
         Ok((scope, plan))

@@ -39,7 +39,7 @@ pub(super) fn record(store: &Store, batch: &[Done]) -> Result<HashSet<NodeId>, I
 fn record_one(tx: &mut IndexTx<'_>, done: &Done, touched: &mut HashSet<NodeId>) -> Result<(), IndexError> {
     match done {
         Done::Present { remote, over, stat } => {
-            let Some(parent) = local_of(tx.sql(), remote.parent)? else { return Ok(()) };
+            let Some(parent) = parent_of(tx, remote)? else { return Ok(()) };
             touched.insert(parent);
             let known = match over {
                 Some(id) => tx.get(*id)?,
@@ -57,7 +57,7 @@ fn record_one(tx: &mut IndexTx<'_>, done: &Done, touched: &mut HashSet<NodeId>) 
             agree(tx.sql(), remote, id)?;
         }
         Done::Moved { remote, local, stat } => {
-            let Some(parent) = local_of(tx.sql(), remote.parent)? else { return Ok(()) };
+            let Some(parent) = parent_of(tx, remote)? else { return Ok(()) };
             touched.extend([parent, local.parent]);
             if let Some(known) = tx.get(local.id)? {
                 let new = indexed(local.id, parent, remote, stat);
@@ -69,6 +69,8 @@ fn record_one(tx: &mut IndexTx<'_>, done: &Done, touched: &mut HashSet<NodeId>) 
             touched.insert(local.parent);
             if let Some(known) = tx.get(local.id)? {
                 let mut new = known.clone();
+                // At the top: its own directory may be removed before it is put in.
+                new.node.parent = NodeId::ROOT;
                 new.node.name = waiting_name(local.id);
                 tx.update(&known, &new)?;
             }
@@ -82,6 +84,15 @@ fn record_one(tx: &mut IndexTx<'_>, done: &Done, touched: &mut HashSet<NodeId>) 
         }
     }
     Ok(())
+}
+
+/// The local directory that a node is in now. Without one the next look finds the node by itself.
+fn parent_of(tx: &IndexTx<'_>, remote: &Node) -> Result<Option<NodeId>, IndexError> {
+    let parent = local_of(tx.sql(), remote.parent)?;
+    match parent {
+        Some(id) if id != NodeId::ROOT && tx.get(id)?.is_none() => Ok(None),
+        parent => Ok(parent),
+    }
 }
 
 /// A name that nobody has, for a node between two places. If the run ends here, the node is back in its old place, or in the

@@ -394,8 +394,11 @@ impl<T: Trees> Gatherer<'_, T> {
             return Ok(Some(NodeId::ROOT));
         }
         let Some(base) = self.trees.base(remote)? else { return Ok(None) };
-        let local = self.trees.local(base.local)?;
-        Ok(local.filter(|local| local.entry.content.is_dir()).map(|local| local.id))
+        let Some(local) = self.trees.local(base.local)?.filter(|local| local.entry.content.is_dir()) else {
+            return Ok(None);
+        };
+        // The same test as for an arrival, or a directory would be paired here and not there.
+        Ok(self.path(local.parent, T::local)?.map(|_| local.id))
     }
 
     fn agreed_remote(&self, local: NodeId) -> Result<Option<NodeId>, T::Error> {
