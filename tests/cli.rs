@@ -102,7 +102,8 @@ fn verify_reads_everything_and_changes_nothing() {
     let different = agent.json(&["verify"]).expect(3);
     let mut paths: Vec<_> = different.problems().into_iter().map(|(path, _)| path).collect();
     paths.sort();
-    assert_eq!(paths, ["dir 1/sub/file 1", "dir 2/sub/file 2", "unknown"]);
+    // A directory that lost a name has another time than the share's. The root's own is not carried.
+    assert_eq!(paths, ["dir 1/sub/file 1", "dir 2/sub", "dir 2/sub/file 2", "unknown"]);
     assert_eq!(before, lab.target().snapshot());
     assert_report(&different);
     assert!(lab.target().trash().is_empty());
