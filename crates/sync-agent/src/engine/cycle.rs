@@ -8,7 +8,7 @@ use std::{
 
 use sync_core::{
     CommitPoint, FeedEvent, Halt, Problem, TreePath,
-    plan::{Clear, Guard, Plan, Policy, Put, Record, Scope, gather, plan},
+    plan::{Clear, Guard, Plan, Policy, Put, Record, Scope, Slot, gather, plan},
 };
 use sync_locations::{ChangeStream, Location, LocationError};
 use sync_tree::{
@@ -34,10 +34,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What a run has with it.
-struct Run<'a> {
-    remote: &'a Arc<dyn Location>,
-    reporter: &'a Arc<dyn Reporter>,
-    cancel: &'a CancellationToken,
+pub(super) struct Run<'a> {
+    pub remote: &'a Arc<dyn Location>,
+    pub reporter: &'a Arc<dyn Reporter>,
+    pub cancel: &'a CancellationToken,
 }
 
 /// What a run has done up to now.
@@ -97,6 +97,7 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<(), EngineError> {
         let run = Run { remote, reporter, cancel };
+        self.adopt_unrecorded(&run)?;
         let cursor = self.store().cursor()?;
         reporter.phase(Phase::Listing);
         let mut feed = remote.changes(cursor.as_ref(), true).await?;
@@ -186,8 +187,23 @@ impl Engine {
         Ok(())
     }
 
+    /// What a run that was cut off had put in place without recording it came from the share. That is written down while
+    /// the remote tree is still the one it came from, or it would be taken for somebody's own when the share has moved on.
+    fn adopt_unrecorded(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
+        if !self.cut_off {
+            return Ok(());
+        }
+        self.look(&LookScope::Everything, false, run)?;
+        let slots = self.gather(&Scope::Everything)?;
+        let allow = Guard { allow: true, ..Guard::default() };
+        self.keep_records(&plan(slots, Policy::LeftWins, &allow)?)?;
+        self.cut_off = false;
+        Ok(())
+    }
+
     /// Reads the feed to a commit point and looks at the target, both at once where the rules are known.
     async fn catch_up_and_look(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
+        self.adopt_unrecorded(run)?;
         let rules = self.store().index().rule_set()?;
         self.check_root()?;
         let looker = self.looker()?;
@@ -213,7 +229,7 @@ impl Engine {
             let mut feed = run.remote.changes(cursor.as_ref(), false).await?;
             match self.read_to_commit(&mut *feed, run).await? {
                 Taken::Mismatch => {
-                    tracing::warn!("the share's tree does not have its digest; reading it from nothing")
+                    tracing::warn!("the share's tree does not have its digest; reading it from nothing");
                 }
                 Taken::Halted(reason) => return Err(Halt::Share { reason }.into()),
                 Taken::Commit | Taken::More => return Ok(()),
@@ -399,8 +415,6 @@ impl Engine {
         run.reporter.phase(Phase::Planning);
         let store = self.store();
         let scope = if everything { Scope::Everything } else { store.scope()? };
-        let rules = Rules::compile(&store.index().rule_set()?);
-        let keeper = Keeper::new(&rules, &store.remote_problems()?);
         let deleted_since = store.deleted_since(now_secs())?;
         let guard = Guard {
             allow: self.options.allow_mass_delete,
@@ -408,12 +422,18 @@ impl Engine {
             files_then: store.index().head()?.files + deleted_since,
             deleted_since,
         };
-        let slots = block_in_place(|| store.with_trees(&keeper, |trees| gather(trees, &scope)))?;
-        let plan = plan(slots, policy, &guard)?;
+        let plan = plan(self.gather(&scope)?, policy, &guard)?;
         tracing::trace!(?scope, ?plan, "planned");
         let bytes = plan.files.iter().filter(|put| matches!(put, Put::File { .. })).map(size_of).sum();
         run.reporter.planned(plan.files.len() as u64, bytes);
         Ok((scope, plan))
+    }
+
+    fn gather(&self, scope: &Scope) -> Result<Vec<Slot>, EngineError> {
+        let store = self.store();
+        let rules = Rules::compile(&store.index().rule_set()?);
+        let keeper = Keeper::new(&rules, &store.remote_problems()?);
+        Ok(block_in_place(|| store.with_trees(&keeper, |trees| gather(trees, scope)))?)
     }
 
     fn keep_records(&self, plan: &Plan) -> Result<(), EngineError> {
@@ -438,8 +458,7 @@ impl Engine {
         let captured = block_in_place(|| phases.before_files(&plan))?;
         run.reporter.phase(Phase::Transferring);
         let files = std::mem::take(&mut plan.files);
-        let (outcome, failure) =
-            transfer::run(&self.context, files, captured, run.remote, run.reporter, run.cancel).await;
+        let (outcome, failure) = transfer::run(&self.context, files, captured, run).await;
         run.reporter.phase(Phase::Finishing);
         let finished = block_in_place(|| phases.after_files(&plan.finish, &outcome.touched));
         if let Some(failure) = failure {
@@ -492,7 +511,9 @@ impl Engine {
         }
         let failed = problems.len() as u64;
         let changed = tally.synced + failed;
-        let checked = remote.as_ref().map_or(0, |remote| remote.files).max(changed);
+        // A name that cannot be carried has no node, so the share does not count it.
+        let nameless = problems.iter().filter(|problem| !problem.raw_name.is_empty()).count() as u64;
+        let checked = (remote.as_ref().map_or(0, |remote| remote.files) + nameless).max(changed);
         Ok(Summary {
             checked,
             changed,

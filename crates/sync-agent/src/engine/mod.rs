@@ -197,6 +197,8 @@ pub struct Engine {
     /// Problems of single paths that the last runs could not solve.
     failing: Mutex<BTreeMap<sync_core::TreePath, Problem>>,
     first_look_done: bool,
+    /// The last run was cut off, and what it did without recording it is not adopted yet.
+    cut_off: bool,
     _lock: Lock,
 }
 
@@ -222,13 +224,14 @@ impl Engine {
         for recovered in applier.recover()? {
             match recovered {
                 Recovered::PutBack { path } => {
-                    tracing::warn!(%path, "was being moved when an earlier run ended; it is back")
+                    tracing::warn!(%path, "was being moved when an earlier run ended; it is back");
                 }
                 Recovered::Trashed { path } => {
-                    tracing::warn!(%path, "was being moved when an earlier run ended; it is in .syncd/trash")
+                    tracing::warn!(%path, "was being moved when an earlier run ended; it is in .syncd/trash");
                 }
             }
         }
+        let cut_off = store.begin_run()?;
         let context = Context {
             root,
             applier,
@@ -244,6 +247,7 @@ impl Engine {
             looker: None,
             failing: Mutex::default(),
             first_look_done: false,
+            cut_off,
             _lock: lock,
         })
     }
@@ -267,6 +271,11 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        if !self.cut_off
+            && let Err(error) = self.store().end_run()
+        {
+            tracing::debug!(%error, "the next run will look for what this one did");
+        }
         self.context.applier.clean_run();
     }
 }

@@ -126,7 +126,7 @@ impl<'a> Phases<'a> {
                 // The source is not what it was: the content is fetched instead.
                 Err(error) if error.is_fatal() => return Err(error.into()),
                 Err(error) => {
-                    tracing::debug!(path = %capture.from.path, %error, "cannot be copied, will be fetched")
+                    tracing::debug!(path = %capture.from.path, %error, "cannot be copied, will be fetched");
                 }
             }
         }
@@ -154,7 +154,7 @@ impl<'a> Phases<'a> {
                 let (to_dir, to_name) = self.dirs.parent(to)?;
                 let to_place = Place { dir: &to_dir, name: to_name, path: to };
                 let stat = applier.move_new(&at, &to_place, &self.context.expect(local)?)?;
-                self.moved(from, to, local, remote, stat);
+                self.moved(from, to, Done::Moved { remote: remote.clone(), local: local.clone(), stat });
             }
             Clear::TakeOut { local, remote, .. } => {
                 applier.take_out(&at, &self.context.expect(local)?, remote.id.0)?;
@@ -175,24 +175,17 @@ impl<'a> Phases<'a> {
             }
             Build::PutIn { path, from, local, remote } => {
                 let stat = self.context.applier.put_in(remote.id.0, &at)?;
-                self.moved(from, path, local, remote, stat);
+                self.moved(from, path, Done::Moved { remote: remote.clone(), local: local.clone(), stat });
             }
         }
         Ok(())
     }
 
-    fn moved(
-        &mut self,
-        from: &TreePath,
-        to: &TreePath,
-        local: &Node,
-        remote: &Node,
-        stat: sync_tree::rooted::Stat,
-    ) {
+    fn moved(&mut self, from: &TreePath, to: &TreePath, done: Done) {
         self.outcome.renamed += 1;
         self.outcome.synced += 1;
         self.reporter.applied(AppliedOp::Rename, to, Some(from));
-        self.done.push(Done::Moved { remote: remote.clone(), local: local.clone(), stat });
+        self.done.push(done);
     }
 
     fn finish(&mut self, path: &TreePath, remote: &Node) -> Result<(), EngineError> {

@@ -32,6 +32,7 @@ mod keys {
     pub(super) const EVERYTHING: &str = "everything";
     pub(super) const COMMIT: &str = "commit";
     pub(super) const VERIFIED: &str = "verified";
+    pub(super) const RUNNING: &str = "running";
     pub(super) const AGREED_ONCE: &str = "agreed_once";
 }
 
@@ -87,6 +88,20 @@ impl Store {
 
     pub(crate) fn set_share_name(&self, name: &str) -> Result<(), IndexError> {
         self.write(|tx| set(tx.sql(), keys::SHARE_NAME, name.as_bytes()))
+    }
+
+    /// A run begins. Answers whether the last one was cut off: then the disk may be ahead of what is recorded.
+    pub(crate) fn begin_run(&self) -> Result<bool, IndexError> {
+        self.write(|tx| {
+            let cut_off = get(tx.sql(), keys::RUNNING)?.is_some();
+            set(tx.sql(), keys::RUNNING, &[1])?;
+            Ok(cut_off)
+        })
+    }
+
+    /// A run ends with everything recorded that it did.
+    pub(crate) fn end_run(&self) -> Result<(), IndexError> {
+        self.write(|tx| unset(tx.sql(), keys::RUNNING))
     }
 
     /// Where to go on reading the feed.

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     AppliedOp, EngineError,
     context::{Context, Dirs},
+    cycle::Run,
     outcome::Outcome,
     phases::{Failed, displaced_to},
     record::{Done, record},
@@ -105,10 +106,9 @@ pub(super) async fn run(
     context: &Arc<Context>,
     puts: Vec<Put>,
     captured: HashMap<NodeId, Staged>,
-    remote: &Arc<dyn Location>,
-    reporter: &Arc<dyn Reporter>,
-    cancel: &CancellationToken,
+    run: &Run<'_>,
 ) -> (Outcome, Option<EngineError>) {
+    let Run { remote, reporter, cancel } = *run;
     let (fallback, fallen_back) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         context: context.clone(),

@@ -7,7 +7,7 @@ use sync_core::{Kind, NodeId, Problem, TreePath};
 
 use super::{
     ChangeNote, ChangeOp, EMPTIED_FLOOR, Found, LookError, LookLimits, LookReport, Looker, MAX_NOTES, Memory,
-    RESTLESS_LIMIT, Scope, rules::LookRules, walk::is_gone,
+    Put, RESTLESS_LIMIT, Scope, rules::LookRules, walk::is_gone,
 };
 use crate::{
     index::{Head, IndexError, IndexTx, IndexedNode},
@@ -109,9 +109,7 @@ impl<'a> Committer<'a> {
 
     fn take(&mut self, tx: &mut IndexTx<'_>, found: Found) -> Result<(), LookError> {
         match found {
-            Found::Put { path, old, new, moved_from } => {
-                self.put(tx, path, old.as_deref(), &new, moved_from)?;
-            }
+            Found::Put(put) => self.put(tx, put)?,
             Found::Vanished { path, node, forgotten } => self.vanished.push((path, node, forgotten)),
             Found::Problem(problem) => self.problems.push(problem),
             Found::Revisit(path) => self.revisit(path),
@@ -139,14 +137,9 @@ impl<'a> Committer<'a> {
         Ok(())
     }
 
-    fn put(
-        &mut self,
-        tx: &mut IndexTx<'_>,
-        path: TreePath,
-        old: Option<&IndexedNode>,
-        new: &IndexedNode,
-        moved_from: Option<TreePath>,
-    ) -> Result<(), LookError> {
+    fn put(&mut self, tx: &mut IndexTx<'_>, put: Put) -> Result<(), LookError> {
+        let Put { path, old, new, moved_from } = put;
+        let (old, new) = (old.as_deref(), &*new);
         // The walkers read the index beside this transaction. What it holds by now decides: a place that is taken keeps its
         // node, and the next look sorts out the rest.
         let current = match old {

@@ -305,7 +305,7 @@ impl Looker {
 #[derive(Debug)]
 enum Found {
     /// A node is new or looks different.
-    Put { path: TreePath, old: Option<Box<IndexedNode>>, new: Box<IndexedNode>, moved_from: Option<TreePath> },
+    Put(Put),
     /// A name is not in its directory any more, or is ignored from now on.
     Vanished { path: TreePath, node: Box<IndexedNode>, forgotten: bool },
     /// A path cannot be read.
@@ -326,6 +326,16 @@ enum Found {
     Mount(TreePath),
     /// The look cannot go on.
     Broken(LookError),
+}
+
+/// What is in a place now.
+#[derive(Debug)]
+struct Put {
+    path: TreePath,
+    /// What the index had there, or had where it moved from, when it was read.
+    old: Option<Box<IndexedNode>>,
+    new: Box<IndexedNode>,
+    moved_from: Option<TreePath>,
 }
 
 /// The rules a look begins with, by directory.

@@ -16,7 +16,7 @@ use sync_core::{
 };
 
 use super::{
-    Dirty, Found, Here, LookError, LookLimits, LookObserver, LookReport, Looker, Memory, Places, Scope,
+    Dirty, Found, Here, LookError, LookLimits, LookObserver, LookReport, Looker, Memory, Places, Put, Scope,
     commit::{Committer, is_root},
     file::{Seen, Trust, carried_mode, look_at_file, look_at_link},
     mounts::{Boundary, Mounts},
@@ -201,10 +201,6 @@ impl<'a> Walker<'a> {
             Ok(children) => children.into_iter().map(|child| (child.node.name.clone(), child)).collect(),
             Err(error) => return self.send(vec![Found::Broken(error.into())]),
         };
-        if self.is_target_of_this(&visit, &listing) {
-            batch.push(Found::Problem(own_target(visit.here.path)));
-            return batch.flush();
-        }
         self.take_rules(
             &mut visit,
             listing.iter().any(|raw| *raw.name == *SYNCIGNORE.as_bytes()),
@@ -276,7 +272,7 @@ impl<'a> Walker<'a> {
             return None;
         }
         match stat.kind {
-            StatKind::Directory => self.place_dir(visit, place, &stat, known, batch),
+            StatKind::Directory => self.place_dir(visit, Known { place, known }, &stat, batch),
             StatKind::Other => {
                 if let Some(node) = known {
                     batch.push(Found::Vanished {
@@ -289,7 +285,7 @@ impl<'a> Walker<'a> {
                 None
             }
             StatKind::File | StatKind::Symlink => {
-                self.place_file(visit, place, &stat, known, batch);
+                self.place_file(visit, Known { place, known }, &stat, batch);
                 None
             }
         }
@@ -311,14 +307,8 @@ impl<'a> Walker<'a> {
         }
     }
 
-    fn place_file(
-        &self,
-        visit: &Visit,
-        place: Place,
-        stat: &Stat,
-        known: Option<IndexedNode>,
-        batch: &mut Batch<'_, '_>,
-    ) {
+    fn place_file(&self, visit: &Visit, place: Known, stat: &Stat, batch: &mut Batch<'_, '_>) {
+        let Known { place, known } = place;
         let seen = if stat.kind == StatKind::File {
             look_at_file(&visit.dir, &place.name, stat, known.as_ref(), &self.trust)
         } else {
@@ -349,17 +339,17 @@ impl<'a> Walker<'a> {
             None if stat.nlink == 1 => self.claim(stat.ino, |node| node.entry.content == entry.content),
             _ => None,
         };
-        self.put(place, known, claim, Sight { entry, identity, vouched }, batch);
+        self.put(Known { place, known }, claim, Sight { entry, identity, vouched }, batch);
     }
 
     fn place_dir(
         &self,
         visit: &Visit,
-        place: Place,
+        place: Known,
         stat: &Stat,
-        known: Option<IndexedNode>,
         batch: &mut Batch<'_, '_>,
     ) -> Option<Visit> {
+        let Known { place, known } = place;
         let dir = match visit.dir.open_dir(&place.name) {
             Ok(dir) => dir,
             Err(error) if is_gone(&error) => {
@@ -369,10 +359,18 @@ impl<'a> Walker<'a> {
             Err(error) => {
                 // Known or not, the directory itself was seen; only what is in it cannot be.
                 batch.push(self.unreadable(place.path.clone(), &error));
-                self.put(place, known, None, dir_sight(stat), batch);
+                self.put(Known { place, known }, None, dir_sight(stat), batch);
                 return None;
             }
         };
+        if self.is_target_of_this(&dir) {
+            if let Some(node) = known {
+                let (path, node) = (place.path.clone(), Box::new(node));
+                batch.push(Found::Vanished { path, node, forgotten: true });
+            }
+            batch.push(Found::Skipped(place.path));
+            return None;
+        }
         let existed_dir =
             known.as_ref().filter(|known| known.node.entry.content.is_dir()).map(|known| known.node.id);
         if !self.may_enter(&place.path, stat.dev != visit.dev, existed_dir, batch) {
@@ -385,7 +383,7 @@ impl<'a> Walker<'a> {
         let claim = if known.is_none() { self.claim_dir(stat.ino, &dir) } else { None };
         let existed = known.is_some() || claim.is_some();
         let path = place.path.clone();
-        let id = self.put(place, known, claim, dir_sight(stat), batch)?;
+        let id = self.put(Known { place, known }, claim, dir_sight(stat), batch)?;
         Some(Visit {
             here: Here { id, path },
             dir,
@@ -435,12 +433,12 @@ impl<'a> Walker<'a> {
     /// Says what is in a place now. Answers the node's id, or nothing if the index failed.
     fn put(
         &self,
-        place: Place,
-        known: Option<IndexedNode>,
+        place: Known,
         claim: Option<(IndexedNode, TreePath)>,
         sight: Sight,
         batch: &mut Batch<'_, '_>,
     ) -> Option<NodeId> {
+        let Known { place, known } = place;
         let (old, moved_from) = match claim {
             Some((node, from)) => (Some(node), Some(from)),
             None => (known, None),
@@ -458,12 +456,12 @@ impl<'a> Walker<'a> {
         let node = Node { id, parent: place.parent, name: place.name, entry: sight.entry };
         let new = IndexedNode { node, identity: sight.identity, vouched: sight.vouched };
         if old.as_ref() != Some(&new) {
-            batch.push(Found::Put {
+            batch.push(Found::Put(Put {
                 path: place.path,
                 old: old.map(Box::new),
                 new: Box::new(new),
                 moved_from,
-            });
+            }));
         }
         Some(id)
     }
@@ -562,14 +560,12 @@ impl<'a> Walker<'a> {
         visit.overrides = Arc::new(overrides);
     }
 
-    fn is_target_of_this(&self, visit: &Visit, listing: &[crate::rooted::RawDirEntry]) -> bool {
-        if !self.rules.own
-            || is_root(visit.here.id)
-            || !listing.iter().any(|raw| *raw.name == *STATE_DIR.as_bytes())
-        {
+    /// Whether a directory is a target of this very share: serving it would put the share into itself.
+    fn is_target_of_this(&self, dir: &Dir) -> bool {
+        if !self.rules.own {
             return false;
         }
-        let text = visit.dir.open_dir(STATE_DIR).and_then(|dir| read_text(&dir, TARGET_OF));
+        let text = dir.open_dir(STATE_DIR).and_then(|state| read_text(&state, TARGET_OF));
         text.is_ok_and(|text| text.trim() == self.index.share_id().to_hex())
     }
 
@@ -588,7 +584,10 @@ impl<'a> Walker<'a> {
             if self.rules.compiled.is_ignored(&parent, true) {
                 continue;
             }
-            if let Some((dir, here)) = self.known_dir(&parent)? {
+            // A directory may have become a target since it was listed; then it is its own place that changed.
+            let known =
+                self.known_dir(&parent)?.filter(|(dir, _)| parent.is_root() || !self.is_target_of_this(dir));
+            if let Some((dir, here)) = known {
                 self.look_at_names(tasks, dir, here, names)?;
             } else if let Some((above, name)) = parent.split() {
                 todo.entry(above).or_default().insert(name.to_owned(), true);
@@ -680,7 +679,7 @@ impl<'a> Walker<'a> {
         if let Some(known) = self.index.node(here.id)? {
             let place =
                 Place { path: here.path.clone(), parent: known.node.parent, name: known.node.name.clone() };
-            self.put(place, Some(known), None, dir_sight(stat), batch);
+            self.put(Known { place, known: Some(known) }, None, dir_sight(stat), batch);
         }
         Ok(())
     }
@@ -691,6 +690,12 @@ struct Place {
     path: TreePath,
     parent: NodeId,
     name: Name,
+}
+
+/// A name, and the node that the index has there.
+struct Known {
+    place: Place,
+    known: Option<IndexedNode>,
 }
 
 /// What was seen there.
@@ -706,11 +711,6 @@ fn dir_sight(stat: &Stat) -> Sight {
     // A directory's ctime moves with everything in it and vouches for nothing; only the inode counts.
     let identity = Identity { ino: stat.ino, size: 0, mtime: stat.mtime, ctime: Time::default() };
     Sight { entry, identity, vouched: true }
-}
-
-fn own_target(path: TreePath) -> Problem {
-    let error = "it is a target of this very share, so it is not served".to_owned();
-    Problem { path, raw_name: Box::default(), error, unknown: true }
 }
 
 /// Whether an error says that a name is not there.
