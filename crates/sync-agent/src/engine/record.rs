@@ -1,6 +1,6 @@
 //! Writes down what was done. Only what is on the disk is recorded, and only after the flush that the durability asks for.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use sync_core::{Content, Entry, Name, Node, NodeId};
 use sync_tree::{
@@ -9,7 +9,7 @@ use sync_tree::{
     rooted::{Stat, StatKind},
 };
 
-use super::store::{Store, agree, drop_base_of_local, local_of};
+use super::store::{Store, agree, agree_anew, drop_base_of_local, local_of};
 
 /// One thing that was done.
 #[derive(Debug)]
@@ -27,71 +27,100 @@ pub(super) enum Done {
 /// Records a batch in one transaction. Answers the local directories in which something was changed.
 pub(super) fn record(store: &Store, batch: &[Done]) -> Result<HashSet<NodeId>, IndexError> {
     let (touched, _) = store.index().write(|tx| {
-        let mut touched = HashSet::new();
+        let mut recorder = Recorder { tx, touched: HashSet::new(), parents: HashMap::new() };
         for done in batch {
-            record_one(tx, done, &mut touched)?;
+            recorder.one(done)?;
         }
-        Ok::<_, IndexError>(touched)
+        Ok::<_, IndexError>(recorder.touched)
     })?;
     Ok(touched)
 }
 
-fn record_one(tx: &mut IndexTx<'_>, done: &Done, touched: &mut HashSet<NodeId>) -> Result<(), IndexError> {
-    match done {
-        Done::Present { remote, over, stat } => {
-            let Some(parent) = parent_of(tx, remote)? else { return Ok(()) };
-            touched.insert(parent);
-            let known = match over {
-                Some(id) => tx.get(*id)?,
-                None => tx.child(parent, &remote.name)?,
-            };
-            let id = match &known {
-                Some(known) => known.node.id,
-                None => tx.new_id()?,
-            };
-            let new = indexed(id, parent, remote, stat);
-            match &known {
-                Some(known) => drop(tx.update(known, &new)?),
-                None => tx.insert(&new)?,
-            }
-            agree(tx.sql(), remote, id)?;
-        }
-        Done::Moved { remote, local, stat } => {
-            let Some(parent) = parent_of(tx, remote)? else { return Ok(()) };
-            touched.extend([parent, local.parent]);
-            if let Some(known) = tx.get(local.id)? {
-                let new = indexed(local.id, parent, remote, stat);
-                tx.update(&known, &new)?;
-            }
-            agree(tx.sql(), remote, local.id)?;
-        }
-        Done::TakenOut { local } => {
-            touched.insert(local.parent);
-            if let Some(known) = tx.get(local.id)? {
-                let mut new = known.clone();
-                // At the top: its own directory may be removed before it is put in.
-                new.node.parent = NodeId::ROOT;
-                new.node.name = waiting_name(local.id);
-                tx.update(&known, &new)?;
-            }
-        }
-        Done::Removed { local } => {
-            touched.insert(local.parent);
-            if let Some(known) = tx.get(local.id)? {
-                tx.remove(&known)?;
-            }
-            drop_base_of_local(tx.sql(), local.id)?;
-        }
-    }
-    Ok(())
+/// One batch on its way into the index.
+struct Recorder<'t, 'a> {
+    tx: &'t mut IndexTx<'a>,
+    touched: HashSet<NodeId>,
+    /// The local directories of remote ones: a batch has many files of few directories.
+    parents: HashMap<NodeId, Option<NodeId>>,
 }
 
-/// The local directory that a node is in now. Without one the next look finds the node by itself.
-fn parent_of(tx: &IndexTx<'_>, remote: &Node) -> Result<Option<NodeId>, IndexError> {
-    let parent = local_of(tx.sql(), remote.parent)?;
-    match parent {
-        Some(id) if id != NodeId::ROOT && tx.get(id)?.is_none() => Ok(None),
-        parent => Ok(parent),
+impl Recorder<'_, '_> {
+    fn one(&mut self, done: &Done) -> Result<(), IndexError> {
+        match done {
+            Done::Present { remote, over, stat } => self.present(remote, *over, stat),
+            Done::Moved { remote, local, stat } => self.moved(remote, local, stat),
+            Done::TakenOut { local } => self.taken_out(local),
+            Done::Removed { local } => self.removed(local),
+        }
+    }
+
+    fn present(&mut self, remote: &Node, over: Option<NodeId>, stat: &Stat) -> Result<(), IndexError> {
+        let Some(parent) = self.parent_of(remote)? else { return Ok(()) };
+        self.touched.insert(parent);
+        let known = match over {
+            Some(id) => self.tx.get(id)?,
+            None => self.tx.child(parent, &remote.name)?,
+        };
+        match known {
+            Some(known) => {
+                let id = known.node.id;
+                self.tx.update(&known, &indexed(id, parent, remote, stat))?;
+                agree(self.tx.sql(), remote, id)?;
+            }
+            None => {
+                let id = self.tx.new_id()?;
+                self.tx.insert(&indexed(id, parent, remote, stat))?;
+                agree_anew(self.tx.sql(), remote, id)?;
+            }
+        }
+        self.parents.remove(&remote.id);
+        Ok(())
+    }
+
+    fn moved(&mut self, remote: &Node, local: &Node, stat: &Stat) -> Result<(), IndexError> {
+        let Some(parent) = self.parent_of(remote)? else { return Ok(()) };
+        self.touched.extend([parent, local.parent]);
+        if let Some(known) = self.tx.get(local.id)? {
+            self.tx.update(&known, &indexed(local.id, parent, remote, stat))?;
+        }
+        agree(self.tx.sql(), remote, local.id)?;
+        self.parents.clear();
+        Ok(())
+    }
+
+    fn taken_out(&mut self, local: &Node) -> Result<(), IndexError> {
+        self.touched.insert(local.parent);
+        if let Some(known) = self.tx.get(local.id)? {
+            let mut new = known.clone();
+            // At the top: its own directory may be removed before it is put in.
+            new.node.parent = NodeId::ROOT;
+            new.node.name = waiting_name(local.id);
+            self.tx.update(&known, &new)?;
+        }
+        Ok(())
+    }
+
+    fn removed(&mut self, local: &Node) -> Result<(), IndexError> {
+        self.touched.insert(local.parent);
+        if let Some(known) = self.tx.get(local.id)? {
+            self.tx.remove(&known)?;
+        }
+        drop_base_of_local(self.tx.sql(), local.id)?;
+        self.parents.clear();
+        Ok(())
+    }
+
+    /// The local directory that a node is in now. Without one the next look finds the node by itself.
+    fn parent_of(&mut self, remote: &Node) -> Result<Option<NodeId>, IndexError> {
+        if let Some(known) = self.parents.get(&remote.parent) {
+            return Ok(*known);
+        }
+        let parent = match local_of(self.tx.sql(), remote.parent)? {
+            Some(id) if id != NodeId::ROOT && self.tx.get(id)?.is_none() => None,
+            parent => parent,
+        };
+        self.parents.insert(remote.parent, parent);
+        Ok(parent)
     }
 }
 

@@ -360,7 +360,10 @@ impl Store {
         self.index.read(|db| {
             let db = db.unchecked_transaction()?;
             let remote = self.replicas[current(&db)?].table();
-            work(&StoreTrees { db: &db, remote, local: self.index.table(), keeper })
+            let local = self.index.table();
+            // Most files of a first pull are asked for in vain otherwise.
+            let has_files = !local.page(&db, NodeId::ROOT, 1)?.is_empty();
+            work(&StoreTrees { db: &db, remote, local, has_files, keeper })
         })
     }
 
@@ -390,6 +393,7 @@ pub(crate) struct StoreTrees<'a> {
     db: &'a Connection,
     remote: &'a NodeTable,
     local: &'a NodeTable,
+    has_files: bool,
     keeper: &'a Keeper<'a>,
 }
 
@@ -437,6 +441,9 @@ impl Trees for StoreTrees<'_> {
     }
 
     fn local_with(&self, digest: &Digest) -> rusqlite::Result<Option<NodeId>> {
+        if !self.has_files {
+            return Ok(None);
+        }
         Ok(self.local.with_digest(self.db, digest, 1)?.first().map(|row| row.node.id))
     }
 
@@ -454,6 +461,11 @@ pub(crate) fn agree(db: &Connection, remote: &Node, local: NodeId) -> rusqlite::
     // A local node is agreed on with one remote node at most.
     db.prepare_cached("DELETE FROM base WHERE local = ?1 AND id <> ?2")?
         .execute([local.0.cast_signed(), remote.id.0.cast_signed()])?;
+    agree_anew(db, remote, local)
+}
+
+/// The same for a local node that was just made: nothing can have been agreed on about it.
+pub(crate) fn agree_anew(db: &Connection, remote: &Node, local: NodeId) -> rusqlite::Result<()> {
     let (kind, content): (i64, Option<&[u8]>) = match &remote.entry.content {
         Content::File { digest, .. } => (1, Some(&digest.0)),
         Content::Directory => (2, None),

@@ -86,6 +86,7 @@ impl Worker {
             tracing::info!(root = %site.root.path().display(), "the tree is no longer halted");
         }
         self.publish(report.head, report.problems_changed, report.rules_changed);
+        tell_skipped(&report.skipped);
         if !first && !report.notes.is_empty() {
             // Nobody listening is no failure.
             let _ = self.shared.changes.send(Arc::new(report.notes.clone()));
@@ -179,6 +180,17 @@ impl Worker {
             status.state = state;
             changed
         });
+    }
+}
+
+/// Says what is not carried: whoever misses it at the other end should find out why.
+fn tell_skipped(skipped: &[TreePath]) {
+    const NAMED: usize = 5;
+    for path in skipped.iter().take(NAMED) {
+        tracing::info!(%path, "left out: a socket, device or FIFO, or a target of this share");
+    }
+    if skipped.len() > NAMED {
+        tracing::info!(more = skipped.len() - NAMED, "more are left out");
     }
 }
 
