@@ -8,7 +8,7 @@ use common::{LATER, Lab, SHARE, SOON, SYNC_AGENT, SYNCD, assert_clear, expect_co
 use sync_testkit::{
     eventually,
     programs::{Agent, DaemonSpec, PATIENCE},
-    tree::{PathBytes, assert_same},
+    tree::{Compare, PathBytes, assert_same, differences, snapshot},
 };
 
 /// The pull halts, says so, and leaves the target as it was.
@@ -34,6 +34,49 @@ fn eventually_pulls(agent: &Agent) {
         outcome if outcome.code == Some(0) => Ok(()),
         outcome => Err(format!("exit code {:?}: {}", outcome.code, outcome.stderr)),
     });
+}
+
+#[test]
+fn a_share_made_anew_with_other_content_halts_and_loses_nothing() {
+    let lab = Lab::new();
+    fill(&lab.share, 40);
+    let daemon = lab.daemon();
+    lab.agent(&daemon.url()).pull().expect(0);
+    drop(daemon);
+    // As if the disk was not mounted: an empty directory, without the state that was in it.
+    std::fs::rename(lab.share.root(), lab.path("away")).expect("the share is moved away");
+    std::fs::create_dir(lab.share.root()).expect("an empty directory in its place");
+    let daemon = lab.daemon();
+    lab.agent(&daemon.url()).pull().expect(4);
+    assert!(lab.target().has("dir 0/sub/file 0"), "nothing was deleted");
+}
+
+#[test]
+fn a_share_inside_its_target_is_left_alone() {
+    let lab = Lab::new();
+    fill(&lab.share, 5);
+    let daemon = lab.daemon();
+    let before = snapshot(lab.share.root());
+    // The directory that holds the share.
+    lab.agent_into(&daemon.url(), ".").pull();
+    let left = differences(&before, &snapshot(lab.share.root()), Compare::default());
+    assert!(left.is_empty(), "the share is untouched: {left:#?}");
+    // The share itself.
+    lab.agent_into(&daemon.url(), "share").pull().expect(1);
+}
+
+#[test]
+fn an_accept_that_nothing_waits_for_lets_nothing_through() {
+    let lab = Lab::new();
+    fill(&lab.share, 12);
+    let mut daemon = lab.daemon();
+    lab.agent(&daemon.url()).pull().expect(0);
+    accept(&lab);
+    lab.agent(&daemon.url()).pull().expect(0);
+    daemon.stop();
+    lab.share.empty();
+    daemon.restart();
+    lab.agent(&daemon.url()).pull().expect(4);
 }
 
 #[test]

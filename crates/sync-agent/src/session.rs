@@ -10,8 +10,9 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use sync_cli::report::message_of;
-use sync_core::{Halt, ShareId};
+use sync_core::{Halt, Problem, ShareId};
 use sync_locations::{ConnectOptions, Location, LocationError, RemoteSyncd};
+use sync_tree::apply::ApplyError;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -228,6 +229,12 @@ impl<'a> Session<'a> {
                 Err(error @ EngineError::Halt(Halt::OtherShare { .. })) => return Err(error),
                 Err(EngineError::Halt(halt)) => {
                     self.talk.halted(&halt);
+                    self.unless_cancelled(sleep(self.patience.halt)).await?;
+                    continue;
+                }
+                // Somebody makes room, or gives the disk back: that is waited for like a halt.
+                Err(EngineError::Apply(error @ (ApplyError::Full { .. } | ApplyError::ReadOnly { .. }))) => {
+                    self.talk.problem(&Problem::new(error.path().clone(), &error));
                     self.unless_cancelled(sleep(self.patience.halt)).await?;
                     continue;
                 }

@@ -380,6 +380,7 @@ impl Engine {
         policy: Policy,
         tally: &mut Tally,
     ) -> Result<Outcome, EngineError> {
+        self.check_root()?;
         let (scope, plan) = self.plan(policy, false, run)?;
         self.keep_records(&plan)?;
         let deletions = plan.deletions();

@@ -34,7 +34,7 @@ use sync_tree::{
     durable,
     index::{Index, IndexError},
     lock::{Lock, LockError},
-    look::{LookError, Looker, RulePolicy, TARGET_OF},
+    look::{LookError, Looker, RulePolicy, SHARE_ID, TARGET_OF, small_text},
     rooted::{Dir, Root},
     state::{StateDir, StateError},
 };
@@ -218,8 +218,14 @@ impl Engine {
         let store = Store::open(Index::open(&state.path.join(DATABASE))?)?;
         check_share(&store, &options.share)?;
         let id = options.share_id.to_hex();
-        durable::write(&work.dir, TARGET_OF, id.as_bytes(), 0o600)
-            .map_err(|source| EngineError::target(&options.target, "write into .syncd", source))?;
+        if small_text(&work.dir, SHARE_ID).is_some_and(|share| share == id) {
+            let source = io::Error::other("it is the share itself");
+            return Err(EngineError::target(&options.target, "make a share its own target", source));
+        }
+        if small_text(&work.dir, TARGET_OF).is_none_or(|share| share != id) {
+            durable::write(&work.dir, TARGET_OF, id.as_bytes(), 0o600)
+                .map_err(|source| EngineError::target(&options.target, "write into .syncd", source))?;
+        }
         let applier = Applier::open(root.clone(), &work, apply_options(&options)?)?;
         for recovered in applier.recover()? {
             match recovered {

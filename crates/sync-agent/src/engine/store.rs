@@ -33,6 +33,7 @@ mod keys {
     pub(super) const COMMIT: &str = "commit";
     pub(super) const VERIFIED: &str = "verified";
     pub(super) const RUNNING: &str = "running";
+    pub(super) const OTHER_SHARE: &str = "other_share";
     pub(super) const AGREED_ONCE: &str = "agreed_once";
 }
 
@@ -117,6 +118,9 @@ impl Store {
             self.replicas[spare].reset(db)?;
             set(db, keys::INCOMING, &[1])?;
             set(db, keys::INCOMING_EPOCH, &epoch)?;
+            if get(db, keys::SHARE_ID)?.is_some_and(|known| known != share.0) {
+                set(db, keys::OTHER_SHARE, &[1])?;
+            }
             set(db, keys::SHARE_ID, &share.0)?;
             unset(db, keys::CURSOR)
         })
@@ -169,6 +173,13 @@ impl Store {
         let epoch = get(db, keys::INCOMING_EPOCH)?.unwrap_or_default();
         if get(db, keys::EPOCH)?.as_ref() != Some(&epoch) {
             rename_base(db, self.replicas[old].table(), self.replicas[new].table())?;
+        }
+        // Another share under the old name: what it lacks it never had. That is the target's own now, so it goes to the trash
+        // and counts for the guard, as on a first run.
+        if get(db, keys::OTHER_SHARE)?.is_some() {
+            db.execute("DELETE FROM base WHERE id < 0", [])?;
+            unset(db, keys::AGREED_ONCE)?;
+            unset(db, keys::OTHER_SHARE)?;
         }
         set(db, keys::EPOCH, &epoch)?;
         set(db, keys::REPLICA, &[new as u8])?;

@@ -76,6 +76,10 @@ impl Worker {
             // What was accepted is what the tree is measured by from now on: the next look must not halt it again.
             self.recent = Recent::default();
         }
+        // Nothing waits for a person's word now, so one that is there must not let a later disaster through.
+        if !self.awaits_accept() && self.take_accept(site) {
+            tracing::warn!("an `accept` was thrown away: nothing is halted");
+        }
         self.recent.note(now, report.head.files);
         self.schedule(site, batch, report, took);
         let again = self.rewatch_moved(batch, report);

@@ -7,9 +7,10 @@ use std::{
 
 use super::{LiveOptions, TreeError};
 use crate::{
+    durable,
     index::Index,
     lock::Lock,
-    look::{Looker, RulePolicy},
+    look::{Looker, RulePolicy, SHARE_ID, small_text},
     rooted::{Dir, Root},
     serve::Handles,
     state::{StateDir, StateOptions, state_home},
@@ -44,6 +45,14 @@ impl Site {
         let lock = Lock::acquire(&state.dir, LOCK)?;
         let index = Index::open(&state.path.join(DATABASE))?;
         let policy = RulePolicy::Own { config: options.ignore.clone() };
+        // So that an agent whose target this directory lies in leaves it alone.
+        let id = index.share_id().to_hex();
+        if let Some(work) = &state.work
+            && small_text(&work.dir, SHARE_ID).is_none_or(|known| known != id)
+        {
+            durable::write(&work.dir, SHARE_ID, id.as_bytes(), 0o600)
+                .map_err(|source| TreeError::StateFile { path: state.path.join(SHARE_ID), source })?;
+        }
         // The clock must be the one of the tree's own file system.
         let clock_dir = state.work.as_ref().map_or(&state.dir, |work| &work.dir);
         let looker = Looker::new(root.clone(), clock_dir, index.clone(), policy)?;

@@ -30,6 +30,10 @@ use crate::{
 /// How often an `accept` is looked for while something waits for one.
 pub(super) const ACCEPT_EVERY: Duration = Duration::from_secs(1);
 
+/// How long the other half of a rename may take, and how long a stream of renames is waited for.
+const RENAME_WAIT: Duration = Duration::from_millis(5);
+const RENAME_WAIT_MOST: Duration = Duration::from_millis(50);
+
 /// The loop's own state. Only its thread touches it.
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
@@ -240,8 +244,7 @@ impl Worker {
                 Due::Places(paths) => paths.into_iter().for_each(|path| set.mark(path, false)),
             }
         }
-        let events_due =
-            mail.first.zip(mail.last).is_some_and(|(first, last)| self.pace.due(first, last) <= now);
+        let events_due = self.events_at(mail).is_some_and(|at| at <= now);
         if barrier.is_some() || events_due || set.is_everything() {
             vanished = std::mem::take(&mut mail.vanished);
             self.add_events(mail.take_dirty().take(), barrier.is_some(), now, &mut set);
@@ -274,11 +277,21 @@ impl Worker {
         }
     }
 
+    /// When the events that came are looked at. What left a place may be about to appear in another, and only a look that
+    /// sees both knows it for one and the same; so after such an event a little more is waited for.
+    fn events_at(&self, mail: &Mail) -> Option<Instant> {
+        let (first, last) = mail.first.zip(mail.last)?;
+        let due = self.pace.due(first, last);
+        if mail.vanished.is_empty() {
+            return Some(due);
+        }
+        Some(due.max((last + RENAME_WAIT).min(first + RENAME_WAIT_MOST)))
+    }
+
     fn wake_at(&mut self, mail: &Mail) -> Instant {
         let polled = self.poll_all.is_some() || !self.places.polled().is_empty();
-        let events = mail.first.zip(mail.last).map(|(first, last)| self.pace.due(first, last));
         let candidates = [
-            events,
+            self.events_at(mail),
             self.later.next(),
             polled.then(|| self.polls.next()),
             self.barrier.as_ref().map(Barrier::deadline),

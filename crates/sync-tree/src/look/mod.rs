@@ -33,7 +33,8 @@ use crate::{
 };
 
 use mounts::Mounts;
-pub use walk::TARGET_OF;
+pub use rules::small_text;
+pub use walk::{SHARE_ID, TARGET_OF};
 
 /// What to look at.
 #[derive(Debug, Clone)]
@@ -220,6 +221,8 @@ pub struct Looker {
     clock: FsClock,
     index: Index,
     policy: RulePolicy,
+    /// The share that this tree is a target of: its own directory, if it lies in here, is left alone.
+    target_of: Option<String>,
     memory: Mutex<Memory>,
 }
 
@@ -259,7 +262,8 @@ impl Looker {
         let clock = FsClock::open(state)
             .map_err(|source| LookError::Root { path: root.path().display().to_string(), source })?;
         let memory = Mutex::new(Memory { restless: HashMap::new(), mounts });
-        Ok(Self { root, clock, index, policy, memory })
+        let target_of = small_text(state, TARGET_OF);
+        Ok(Self { root, clock, index, policy, target_of, memory })
     }
 
     /// Compares and commits.

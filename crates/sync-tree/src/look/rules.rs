@@ -53,6 +53,12 @@ fn rule_set(config: &RuleFile, texts: &RuleTexts) -> RuleSet {
     RuleSet { files: std::iter::once(config.clone()).chain(own).collect() }
 }
 
+/// A short text in a state directory, if it is there.
+#[must_use]
+pub fn small_text(dir: &Dir, name: &str) -> Option<String> {
+    read_text(dir, name).ok().map(|text| text.trim().to_owned())
+}
+
 /// The text of a directory's rule file.
 pub(super) fn read_text(dir: &Dir, name: &str) -> std::io::Result<String> {
     let file = dir.open_file(name)?;

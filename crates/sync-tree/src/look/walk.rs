@@ -20,7 +20,7 @@ use super::{
     commit::{Committer, is_root},
     file::{Seen, Trust, carried_mode, look_at_file, look_at_link},
     mounts::{Boundary, Mounts},
-    rules::{LookRules, read_text},
+    rules::{LookRules, read_text, small_text},
 };
 use crate::{
     hash::Identity,
@@ -42,6 +42,9 @@ const PART: usize = 256;
 /// The file in a target's state directory that says which share it is a target of.
 pub const TARGET_OF: &str = "target-of";
 
+/// The file in a share's state directory that says which share it is.
+pub const SHARE_ID: &str = "share-id";
+
 /// One look: walkers on threads of their own, the committer on this one.
 pub(super) fn look(
     looker: &Looker,
@@ -61,6 +64,7 @@ pub(super) fn look(
         accept: limits.accept_emptied,
         trust: Trust { began, distrust: limits.distrust },
         rules: &rules,
+        target_of: looker.target_of.clone(),
         stop: AtomicBool::new(false),
         claimed: Mutex::new(HashSet::new()),
         found,
@@ -86,6 +90,7 @@ struct Walker<'a> {
     accept: bool,
     trust: Trust,
     rules: &'a LookRules,
+    target_of: Option<String>,
     stop: AtomicBool,
     /// Nodes that were found in a new place: each can be found only once.
     claimed: Mutex<HashSet<NodeId>>,
@@ -363,7 +368,7 @@ impl<'a> Walker<'a> {
                 return None;
             }
         };
-        if self.is_target_of_this(&dir) {
+        if self.is_other_end(&dir) {
             if let Some(node) = known {
                 let (path, node) = (place.path.clone(), Box::new(node));
                 batch.push(Found::Vanished { path, node, forgotten: true });
@@ -560,13 +565,15 @@ impl<'a> Walker<'a> {
         visit.overrides = Arc::new(overrides);
     }
 
-    /// Whether a directory is a target of this very share: serving it would put the share into itself.
-    fn is_target_of_this(&self, dir: &Dir) -> bool {
-        if !self.rules.own {
-            return false;
+    /// Whether a directory is the other end: a target of this share, or the share of this target. Taking it in would put the
+    /// tree into itself, or make a pull take the share apart.
+    fn is_other_end(&self, dir: &Dir) -> bool {
+        let Ok(state) = dir.open_dir(STATE_DIR) else { return false };
+        if self.rules.own {
+            small_text(&state, TARGET_OF).is_some_and(|share| share == self.index.share_id().to_hex())
+        } else {
+            self.target_of.is_some() && small_text(&state, SHARE_ID) == self.target_of
         }
-        let text = dir.open_dir(STATE_DIR).and_then(|state| read_text(&state, TARGET_OF));
-        text.is_ok_and(|text| text.trim() == self.index.share_id().to_hex())
     }
 
     fn run_places<'s>(&'s self, tasks: &rayon::Scope<'s>, places: &[Dirty]) -> Result<(), LookError> {
@@ -586,7 +593,7 @@ impl<'a> Walker<'a> {
             }
             // A directory may have become a target since it was listed; then it is its own place that changed.
             let known =
-                self.known_dir(&parent)?.filter(|(dir, _)| parent.is_root() || !self.is_target_of_this(dir));
+                self.known_dir(&parent)?.filter(|(dir, _)| parent.is_root() || !self.is_other_end(dir));
             if let Some((dir, here)) = known {
                 self.look_at_names(tasks, dir, here, names)?;
             } else if let Some((above, name)) = parent.split() {
