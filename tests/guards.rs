@@ -1,5 +1,7 @@
 //! What looks like a disaster is refused, and nothing is lost by it; a person decides.
 
+#![allow(clippy::disallowed_methods, reason = "tests make and move their own directories")]
+
 mod common;
 
 use std::time::Duration;

@@ -238,7 +238,12 @@ impl Worker {
         if polls {
             self.add_polled(&mut set);
         }
-        for due in [Some(self.later.due(now)), barrier.map(|_| self.later.changed())].into_iter().flatten() {
+        let root = self.shared.site().root.clone();
+        let is_there =
+            |path: &TreePath| root.open_parent(path).and_then(|(dir, name)| dir.stat(&name)).is_ok();
+        for due in
+            [Some(self.later.due(now, is_there)), barrier.map(|_| self.later.changed())].into_iter().flatten()
+        {
             match due {
                 Due::Everything => set.mark_everything(),
                 Due::Places(paths) => paths.into_iter().for_each(|path| set.mark(path, false)),
@@ -279,7 +284,7 @@ impl Worker {
 
     /// When the events that came are looked at. What left a place may be about to appear in another, and only a look that
     /// sees both knows it for one and the same; so after such an event a little more is waited for.
-    fn events_at(&self, mail: &Mail) -> Option<Instant> {
+    fn events_at(&mut self, mail: &Mail) -> Option<Instant> {
         let (first, last) = mail.first.zip(mail.last)?;
         let due = self.pace.due(first, last);
         if mail.vanished.is_empty() {
