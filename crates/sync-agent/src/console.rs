@@ -224,6 +224,7 @@ fn op_word(op: AppliedOp) -> &'static str {
 
 impl Reporter for Console {
     fn phase(&self, phase: Phase) {
+        tracing::debug!(?phase, "begins");
         self.progress.phase(phase);
     }
 

@@ -45,6 +45,8 @@ fn run(cli: &AgentCli) -> ExitCode {
     };
     // Dropped last: what is logged meanwhile is written.
     let (settings, _guard) = settings;
+    sync_tree::platform::raise_open_files()
+        .unwrap_or_else(|error| tracing::debug!(%error, "the limit of open files stays as it is"));
     let invocation = Invocation { settings, console, allow_mass_delete: cli.allow_mass_delete };
     match &cli.command {
         AgentCommand::Status => commands::status::run(&invocation),

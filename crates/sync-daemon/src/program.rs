@@ -51,6 +51,8 @@ fn run(cli: &DaemonCli) -> anyhow::Result<()> {
     for warning in &warnings {
         warn!("{warning}");
     }
+    sync_tree::platform::raise_open_files()
+        .unwrap_or_else(|error| tracing::debug!(%error, "the limit of open files stays as it is"));
     match &cli.command {
         None => serve(settings),
         Some(DaemonCommand::Check) => check(&settings),

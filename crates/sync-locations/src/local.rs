@@ -11,7 +11,7 @@ use sync_tree::{
     feed::{FeedReader, Step},
     index::IndexError,
     live::{BarrierError, LiveTree, TreeState},
-    serve::{ServeError, ServedFile},
+    serve::{Packer, ServeError, ServedFile},
 };
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
@@ -303,6 +303,10 @@ async fn answer_task(
 
 /// Answers wants until there are enough bytes; gives back the rest. Blocks.
 fn pack(tree: &LiveTree, wants: Vec<Want>) -> Result<(Vec<Answer>, Vec<Want>), LocationError> {
+    tree.pack(|packer| pack_with(packer, wants)).map_err(index_error)?
+}
+
+fn pack_with(packer: &Packer<'_>, wants: Vec<Want>) -> Result<(Vec<Answer>, Vec<Want>), LocationError> {
     let mut payload = Vec::new();
     let mut found = Vec::new();
     let mut wants = wants.into_iter();
@@ -310,7 +314,7 @@ fn pack(tree: &LiveTree, wants: Vec<Want>) -> Result<(Vec<Answer>, Vec<Want>), L
         && let Some(want) = wants.next()
     {
         let start = payload.len();
-        let result = match tree.read_packed(want.node, &want.digest, MAX_PACKED_BYTES, &mut payload) {
+        let result = match packer.append(want.node, &want.digest, MAX_PACKED_BYTES, &mut payload) {
             Ok(_) => Ok(start..payload.len()),
             Err(error) => {
                 payload.truncate(start);

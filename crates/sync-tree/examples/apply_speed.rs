@@ -68,7 +68,7 @@ fn work_task(root: &Root, applier: &Applier, thread: usize, files: usize) -> Res
             let path = path.join(&name);
             let place = Place { dir: &dir, name: &name, path: &path };
             applier.place(
-                applier.stage_bytes(&bytes, &digest)?,
+                applier.stage_bytes(&bytes, &digest, 0o644)?,
                 &place,
                 &entry,
                 &expect,

@@ -19,6 +19,7 @@ use std::{
     },
 };
 
+use rusqlite::Connection;
 use sync_core::{Content, Digest, Hint, Node, NodeId, TreePath};
 
 use crate::{
@@ -132,21 +133,31 @@ impl Known {
     }
 }
 
-impl LiveTree {
+/// Reads small files, as one moment's index knows them: a look-up in a transaction that is open costs half of one that opens
+/// its own.
+#[derive(Debug)]
+pub struct Packer<'a> {
+    tree: &'a LiveTree,
+    site: &'a Site,
+    db: &'a Connection,
+}
+
+impl Packer<'_> {
     /// Appends a small file's bytes to `out`, if they are those of `digest`. Answers how many they are. Leaves `out` as
     /// it was if there is an error. Blocks.
     ///
     /// # Errors
     /// See [`ServeError`].
-    pub fn read_packed(
+    pub fn append(
         &self,
         id: NodeId,
         digest: &Digest,
         max: u64,
         out: &mut Vec<u8>,
     ) -> Result<u64, ServeError> {
-        let site = self.site();
-        let known = find(&site, id, Some(digest))?;
+        let site = self.site;
+        let known = site.index.table().get(self.db, id).map_err(IndexError::from)?;
+        let known = asked_for(known, Some(digest))?;
         if known.size > max {
             return Err(ServeError::TooLarge);
         }
@@ -160,12 +171,26 @@ impl LiveTree {
             out.truncate(start);
             site.handles.forget(known.node.parent);
         }
-        let result = open_parent(&site, &known).and_then(|dir| append(&dir, &known, out));
+        let result = open_parent(site, &known).and_then(|dir| append(&dir, &known, out));
         if let Ok(true) = result {
             return Ok(known.size);
         }
         out.truncate(start);
-        Err(self.refusal(&site, &known, result.err()))
+        Err(self.tree.refusal(site, &known, result.err()))
+    }
+}
+
+impl LiveTree {
+    /// Lets `work` read small files. It should not take long: what is read from the index stays as it was when it began.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn pack<T>(&self, work: impl FnOnce(&Packer<'_>) -> T) -> Result<T, IndexError> {
+        let site = self.site();
+        site.index.read(|db| {
+            let db = db.unchecked_transaction()?;
+            Ok(work(&Packer { tree: self, site: &site, db: &db }))
+        })
     }
 
     /// Opens a file for sending it piece by piece; with a digest, only if the index knows it by that. Blocks.
@@ -206,7 +231,11 @@ impl LiveTree {
 }
 
 fn find(site: &Site, id: NodeId, digest: Option<&Digest>) -> Result<Known, ServeError> {
-    let known = Known::new(site.index.node(id)?.ok_or(ServeError::NoSuchNode)?)?;
+    asked_for(site.index.node(id)?, digest)
+}
+
+fn asked_for(found: Option<IndexedNode>, digest: Option<&Digest>) -> Result<Known, ServeError> {
+    let known = Known::new(found.ok_or(ServeError::NoSuchNode)?)?;
     // The index is newer than the question: the feed tells.
     if digest.is_some_and(|digest| *digest != known.digest) { Err(ServeError::Changed) } else { Ok(known) }
 }

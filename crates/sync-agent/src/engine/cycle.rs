@@ -33,6 +33,9 @@ const MAX_ROUNDS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// From so many files on a first run writes its index in bulk.
+const BULK_FILES: usize = 1000;
+
 /// What a run has with it.
 pub(super) struct Run<'a> {
     pub remote: &'a Arc<dyn Location>,
@@ -388,7 +391,7 @@ impl Engine {
             Outcome::default()
         } else {
             self.store().unset_verified()?;
-            self.carry_out(plan, run).await?
+            self.carry_out_in_bulk(plan, run).await?
         };
         self.forget_solved(&scope, &outcome);
         self.store().settled(&scope, &outcome.left_remote)?;
@@ -451,6 +454,16 @@ impl Engine {
             Ok::<_, sync_tree::index::IndexError>(())
         })?;
         Ok(())
+    }
+
+    async fn carry_out_in_bulk(&mut self, plan: Plan, run: &Run<'_>) -> Result<Outcome, EngineError> {
+        if plan.files.len() < BULK_FILES {
+            return self.carry_out(plan, run).await;
+        }
+        self.store().index().begin_bulk()?;
+        let outcome = self.carry_out(plan, run).await;
+        block_in_place(|| self.store().index().end_bulk())?;
+        outcome
     }
 
     async fn carry_out(&mut self, mut plan: Plan, run: &Run<'_>) -> Result<Outcome, EngineError> {

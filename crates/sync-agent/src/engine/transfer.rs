@@ -381,7 +381,8 @@ impl<'a> Worker<'a> {
             Job::Pack(files) => {
                 for (at, bytes) in files {
                     if let Some((put, _, digest)) = self.shared.wanted(at) {
-                        let staged = self.shared.context.applier.stage_bytes(&bytes, &digest);
+                        let mode = put.remote().entry.mode;
+                        let staged = self.shared.context.applier.stage_bytes(&bytes, &digest, mode);
                         self.shared.reporter.bytes(put.path(), bytes.len() as u64);
                         self.hold(at, staged);
                     }

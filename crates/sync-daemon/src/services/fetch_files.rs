@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use sync_core::{Digest, NodeId};
-use sync_tree::serve::ServeError;
+use sync_tree::serve::{Packer, ServeError};
 use sync_wire::{MAX_PAYLOAD_BYTES, v1};
 use tokio::{sync::mpsc::OwnedPermit, task::JoinSet};
 use tokio_stream::StreamExt as _;
@@ -138,6 +138,10 @@ async fn pack_and_send(work: Arc<Work>, out: Sender<Answers>) -> Result<usize, R
 
 /// Packs what waits into one message, up to its size. Blocks.
 fn pack(work: &Work) -> Result<Answers, RequestError> {
+    work.share.tree.pack(|packer| pack_with(work, packer))?
+}
+
+fn pack_with(work: &Work, packer: &Packer<'_>) -> Result<Answers, RequestError> {
     let mut payload = Vec::new();
     let mut files = Vec::new();
     let mut words = 0;
@@ -146,18 +150,23 @@ fn pack(work: &Work) -> Result<Answers, RequestError> {
         if payload.capacity() == 0 {
             payload.reserve_exact(BYTES_IN_A_MESSAGE + BYTES_IN_A_MESSAGE / 8);
         }
-        let file = answer_one(work, &want, &mut payload)?;
+        let file = answer_one(packer, &want, work.largest_file, &mut payload)?;
         words += file.error.as_ref().map_or(0, |error| error.message.len());
         files.push(file);
     }
     Ok(Answers { files, payload: Bytes::from(payload) })
 }
 
-fn answer_one(work: &Work, want: &v1::Want, payload: &mut Vec<u8>) -> Result<v1::FetchedFile, RequestError> {
+fn answer_one(
+    packer: &Packer<'_>,
+    want: &v1::Want,
+    largest_file: u64,
+    payload: &mut Vec<u8>,
+) -> Result<v1::FetchedFile, RequestError> {
     let digest = Digest::from_slice(&want.digest);
     let digest = digest.ok_or(RequestError::Malformed { what: "a want without a digest of 32 bytes" })?;
     let start = payload.len();
-    let read = work.share.tree.read_packed(NodeId(want.node_id), &digest, work.largest_file, payload);
+    let read = packer.append(NodeId(want.node_id), &digest, largest_file, payload);
     Ok(match read {
         Ok(size) => v1::FetchedFile { number: want.number, size, error: None },
         Err(error) => {

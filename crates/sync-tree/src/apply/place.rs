@@ -1,10 +1,13 @@
 //! Staged content gets its name in the tree.
 
-use std::io;
+use std::{fs::File, io};
 
 use sync_core::{Content, Entry};
 
-use super::{Applier, ApplyError, Displaced, Durability, Expect, Place, Staged, Step, journal, stage::Temp};
+use super::{
+    Applier, ApplyError, Displaced, Durability, Expect, Place, Staged, Step, journal,
+    stage::{Parts, Temp},
+};
 use crate::rooted::{Stat, StatKind, set_file_mode, set_file_times, stat_file};
 
 /// What is carried of a mode. Set-id and sticky bits never come from another machine.
@@ -38,17 +41,25 @@ impl Applier {
         displaced: Displaced,
     ) -> Result<Stat, ApplyError> {
         let failed = |source| at.failed("prepare the new file", source);
-        let (mut temp, file) = staged.into_parts().map_err(failed)?;
-        set_file_mode(&file, entry.mode & MODE_BITS).map_err(failed)?;
+        let Parts { temp, file, mode } = staged.into_parts().map_err(failed)?;
+        if mode != Some(entry.mode & MODE_BITS) {
+            set_file_mode(&file, entry.mode & MODE_BITS).map_err(failed)?;
+        }
         set_file_times(&file, entry.mtime).map_err(failed)?;
         if self.durability == Durability::File {
             file.sync_all().map_err(failed)?;
         }
-        if *expect == Expect::Nothing {
-            self.put(&mut temp, at)?;
-        } else {
-            let ino = stat_file(&file).map_err(failed)?.ino;
-            self.replace(&mut temp, ino, &Swap { at, expect, displaced })?;
+        match (temp, expect) {
+            (Some(mut temp), Expect::Nothing) => self.put(&mut temp, at)?,
+            (None, Expect::Nothing) => self.name(&file, at)?,
+            (temp, _) => {
+                let ino = stat_file(&file).map_err(failed)?.ino;
+                let mut temp = match temp {
+                    Some(temp) => temp,
+                    None => self.staging.name(&file).map_err(failed)?,
+                };
+                self.replace(&mut temp, ino, &Swap { at, expect, displaced })?;
+            }
         }
         stat_file(&file).map_err(|source| at.failed("look at the new file", source))
     }
@@ -104,6 +115,12 @@ impl Applier {
         temp.dir.rename_new(&temp.name, at.dir, at.name).map_err(|error| self.refused(at, error))?;
         temp.ours = false;
         Ok(())
+    }
+
+    /// Gives a file without a name its first one, which is the check that the place is free.
+    fn name(&self, file: &File, at: &Place<'_>) -> Result<(), ApplyError> {
+        self.step(Step::Checked);
+        at.dir.link_unnamed(file, at.name).map_err(|error| self.refused(at, error))
     }
 
     fn replace(&self, temp: &mut Temp, ino: u64, swap: &Swap<'_>) -> Result<(), ApplyError> {

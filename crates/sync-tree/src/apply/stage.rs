@@ -3,6 +3,9 @@
 //! They lie in `staging/RUN/LANE/`: a directory per run, so that leftovers of an ended run are known for what they are, and
 //! a few lanes in it, so that threads do not wait for each other's directory. Only what we wrote ourselves is ever in a
 //! lane; it may be deleted at any time.
+//!
+//! Small files have no name at all until they get their final one, where the system can do that: two changes of
+//! directories less for each file, and a kill leaves nothing behind.
 
 use std::{
     fs::File,
@@ -16,7 +19,7 @@ use std::{
 
 use sync_core::{Digest, TreePath};
 
-use super::{Applier, ApplyError, make_or_open};
+use super::{Applier, ApplyError, make_or_open, place::MODE_BITS};
 use crate::{
     hash::{self, Identity},
     platform,
@@ -26,9 +29,12 @@ use crate::{
 /// More than the threads that usually write.
 const LANES: usize = 8;
 
-/// So many staged files keep their handle; those beyond are closed and opened again, so that a large batch does not reach
-/// the limit of open files (often 1,024).
-const MAX_HELD: usize = 256;
+/// At most so many staged files keep their handle. Those beyond have a name and are closed and opened again.
+const MOST_HELD: usize = 4096;
+/// And at most this part of the files that the process may have open.
+const HELD_PART: usize = 4;
+/// What is held where the system does not say how many files may be open.
+const HELD_UNKNOWN: usize = 256;
 
 /// The steps in which runs of zeros are looked for. They become holes.
 const HOLE_BYTES: usize = 64 * 1024;
@@ -47,11 +53,23 @@ pub(super) struct Staging {
     lanes: [OnceLock<Dir>; LANES],
     next: AtomicU64,
     held: Arc<AtomicUsize>,
+    pub(super) most_held: usize,
+    pub(super) unnamed: OnceLock<Option<u16>>,
 }
 
 impl Staging {
     pub(super) fn new(dir: Dir, run: String) -> Self {
-        Self { dir, run, lanes: Default::default(), next: AtomicU64::new(0), held: Arc::default() }
+        Self {
+            dir,
+            run,
+            lanes: Default::default(),
+            next: AtomicU64::new(0),
+            held: Arc::default(),
+            most_held: platform::most_open_files()
+                .map_or(HELD_UNKNOWN, |most| most / HELD_PART)
+                .min(MOST_HELD),
+            unnamed: OnceLock::new(),
+        }
     }
 
     pub(super) fn dir(&self) -> &Dir {
@@ -74,8 +92,42 @@ impl Staging {
 
     /// A name for a temporary file that nothing else has.
     pub(super) fn fresh(&self) -> io::Result<Temp> {
-        let name = format!("{:x}", self.next.fetch_add(1, Ordering::Relaxed));
-        Ok(Temp { dir: self.lane()?.clone(), name, ours: false })
+        Ok(Temp { dir: self.lane()?.clone(), name: self.fresh_name(), ours: false })
+    }
+
+    /// The mode bits that a new file gets here if it asks for all, provided that files can be made without a name and be
+    /// given one later.
+    fn unnamed(&self, lane: &Dir) -> Option<u16> {
+        *self.unnamed.get_or_init(|| {
+            let kept = self.try_unnamed(lane);
+            kept.inspect_err(|error| tracing::debug!(%error, "small files get a name while they are staged"))
+                .ok()
+        })
+    }
+
+    fn try_unnamed(&self, lane: &Dir) -> io::Result<u16> {
+        let file = lane.create_unnamed(MODE_BITS)?;
+        let name = self.fresh_name();
+        lane.link_unnamed(&file, &name)?;
+        lane.remove_file(&name)?;
+        Ok(stat_file(&file)?.mode & MODE_BITS)
+    }
+
+    /// Gives a file without a name one in staging.
+    pub(super) fn name(&self, file: &File) -> io::Result<Temp> {
+        let mut temp = self.fresh()?;
+        temp.dir.link_unnamed(file, &temp.name)?;
+        temp.ours = true;
+        Ok(temp)
+    }
+
+    fn hold(&self) -> Option<Held> {
+        let guard = Held(self.held.clone());
+        (self.held.fetch_add(1, Ordering::Relaxed) < self.most_held).then_some(guard)
+    }
+
+    fn fresh_name(&self) -> String {
+        format!("{:x}", self.next.fetch_add(1, Ordering::Relaxed))
     }
 
     /// This thread's lane.
@@ -114,13 +166,6 @@ impl Drop for Temp {
 #[derive(Debug)]
 struct Held(Arc<AtomicUsize>);
 
-impl Held {
-    fn one_more(held: &Arc<AtomicUsize>) -> Option<Self> {
-        let guard = Self(held.clone());
-        (held.fetch_add(1, Ordering::Relaxed) < MAX_HELD).then_some(guard)
-    }
-}
-
 impl Drop for Held {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
@@ -137,15 +182,39 @@ pub struct StagedFile {
     size: u64,
     /// Up to where the file was written; less than `size` if it ends with a hole.
     written: u64,
-    held: Arc<AtomicUsize>,
+    held: Option<Held>,
 }
 
 /// A complete, verified file that waits for its place. Dropping it removes it.
 #[derive(Debug)]
-pub struct Staged {
-    pub(super) temp: Temp,
-    file: Option<File>,
-    held: Option<Held>,
+pub struct Staged(Kept);
+
+/// How a staged file is kept. A held one counts against the open files.
+#[derive(Debug)]
+enum Kept {
+    /// By its handle alone.
+    Unnamed(Unnamed),
+    /// By its name and a handle.
+    Open { temp: Temp, file: File, _held: Held },
+    /// By its name.
+    Closed { temp: Temp },
+}
+
+#[derive(Debug)]
+struct Unnamed {
+    file: File,
+    /// The mode that it was made with, if the system gave it that.
+    mode: Option<u16>,
+    _held: Held,
+}
+
+/// What [`Applier::place`](super::Applier) needs of a staged file.
+pub(super) struct Parts {
+    /// Its name, if it has one.
+    pub(super) temp: Option<Temp>,
+    pub(super) file: File,
+    /// The mode that it is known to have.
+    pub(super) mode: Option<u16>,
 }
 
 impl StagedFile {
@@ -187,7 +256,7 @@ impl StagedFile {
         if self.written < size {
             self.file.set_len(size).map_err(write_failed)?;
         }
-        Ok(Staged::new(self.temp, self.file, &self.held))
+        Ok(Staged::named(self.temp, self.file, self.held))
     }
 }
 
@@ -210,27 +279,29 @@ fn next_run(bytes: &[u8], at: u64) -> (usize, bool) {
 }
 
 impl Staged {
-    fn new(temp: Temp, file: File, held: &Arc<AtomicUsize>) -> Self {
-        let held = Held::one_more(held);
-        Self { temp, file: held.is_some().then_some(file), held }
+    fn named(temp: Temp, file: File, held: Option<Held>) -> Self {
+        Self(match held {
+            Some(held) => Kept::Open { temp, file, _held: held },
+            None => Kept::Closed { temp },
+        })
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
-        match &self.file {
-            Some(file) => file.sync_data(),
-            None => self.temp.dir.open_file(&self.temp.name)?.sync_data(),
+        match &self.0 {
+            Kept::Unnamed(Unnamed { file, .. }) | Kept::Open { file, .. } => file.sync_data(),
+            Kept::Closed { temp } => temp.dir.open_file(&temp.name)?.sync_data(),
         }
     }
 
-    /// The name and a handle of the file.
-    pub(super) fn into_parts(self) -> io::Result<(Temp, File)> {
-        let Self { temp, file, held } = self;
-        drop(held);
-        let file = match file {
-            Some(file) => file,
-            None => temp.dir.open_file(&temp.name)?,
-        };
-        Ok((temp, file))
+    pub(super) fn into_parts(self) -> io::Result<Parts> {
+        Ok(match self.0 {
+            Kept::Unnamed(Unnamed { file, mode, .. }) => Parts { temp: None, file, mode },
+            Kept::Open { temp, file, .. } => Parts { temp: Some(temp), file, mode: None },
+            Kept::Closed { temp } => {
+                let file = temp.dir.open_file(&temp.name)?;
+                Parts { temp: Some(temp), file, mode: None }
+            }
+        })
     }
 }
 
@@ -241,23 +312,26 @@ impl Applier {
     /// Staging cannot be written.
     pub fn stage(&self) -> Result<StagedFile, ApplyError> {
         let (temp, file) = self.create()?;
-        let held = self.staging.held.clone();
+        let held = self.staging.hold();
         Ok(StagedFile { temp, file, hasher: blake3::Hasher::new(), size: 0, written: 0, held })
     }
 
-    /// Stages a whole file that is in memory.
+    /// Stages a whole file that is in memory. It saves a step later if `mode` is the mode that it will have in its place.
     ///
     /// # Errors
     /// The bytes have another digest, or the disk is full or failed.
-    pub fn stage_bytes(&self, bytes: &[u8], digest: &Digest) -> Result<Staged, ApplyError> {
+    pub fn stage_bytes(&self, bytes: &[u8], digest: &Digest, mode: u16) -> Result<Staged, ApplyError> {
         if Digest::of(bytes) != *digest {
             return Err(ApplyError::Digest { path: TreePath::root() });
         }
-        let (temp, file) = self.create()?;
-        if !bytes.is_empty() {
-            file.write_all_at(bytes, 0).map_err(write_failed)?;
+        let write = |file: &File| file.write_all_at(bytes, 0).map_err(write_failed);
+        if let Some(unnamed) = self.create_unnamed(mode)? {
+            write(&unnamed.file)?;
+            return Ok(Staged(Kept::Unnamed(unnamed)));
         }
-        Ok(Staged::new(temp, file, &self.staging.held))
+        let (temp, file) = self.create()?;
+        write(&file)?;
+        Ok(Staged::named(temp, file, self.staging.hold()))
     }
 
     /// Stages a copy of a file of the target; blocks are shared where the file system can do that.
@@ -286,7 +360,7 @@ impl Applier {
         if size <= COPY_AT_ONCE_BYTES {
             let len = usize::try_from(size).map_err(|_| mismatch())?;
             return hash::with_buffer(|buffer| match source.read_exact_at(&mut buffer[..len], 0) {
-                Ok(()) => self.stage_bytes(&buffer[..len], digest),
+                Ok(()) => self.stage_bytes(&buffer[..len], digest, TEMP_MODE),
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(mismatch()),
                 Err(error) => Err(failed(error)),
             });
@@ -298,7 +372,19 @@ impl Applier {
         if hashed.read != size || hashed.digest != *digest {
             return Err(mismatch());
         }
-        Ok(Staged::new(temp, file, &self.staging.held))
+        Ok(Staged::named(temp, file, self.staging.hold()))
+    }
+
+    /// A new file without a name, with this mode where the system gives it that. `None` where there can be none, or where
+    /// too many are held.
+    fn create_unnamed(&self, mode: u16) -> Result<Option<Unnamed>, ApplyError> {
+        let failed = |source| ApplyError::of_state("write into .syncd/staging", source);
+        let lane = self.staging.lane().map_err(failed)?;
+        let Some(kept) = self.staging.unnamed(lane) else { return Ok(None) };
+        let Some(held) = self.staging.hold() else { return Ok(None) };
+        let mode = mode & MODE_BITS;
+        let file = lane.create_unnamed(mode).map_err(failed)?;
+        Ok(Some(Unnamed { file, mode: (mode & !kept == 0).then_some(mode), _held: held }))
     }
 
     fn create(&self) -> Result<(Temp, File), ApplyError> {

@@ -9,6 +9,7 @@
 //! * A removed node leaves a tombstone; a removed directory's covers what was below it, except what had been moved there.
 //! * Readers have connections of their own and never wait for the writer.
 
+mod bulk;
 mod replica;
 mod schema;
 mod sums;

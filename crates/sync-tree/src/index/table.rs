@@ -134,11 +134,7 @@ impl NodeTable {
              CREATE INDEX {name}_gone ON {name} (gone_at) WHERE gone_at IS NOT NULL;"
         ))?;
         if local {
-            db.execute_batch(&format!(
-                "CREATE INDEX {name}_seq ON {name} (seq);
-                 CREATE INDEX {name}_ino ON {name} (ino);
-                 CREATE INDEX {name}_content ON {name} (content);"
-            ))?;
+            self.make_searchable(db)?;
         }
         db.execute(
             &format!(
@@ -148,6 +144,25 @@ impl NodeTable {
             [DirSum::default().to_bytes()],
         )?;
         Ok(())
+    }
+
+    /// Makes the indexes by change, inode and content, unless they are there.
+    pub(crate) fn make_searchable(&self, db: &Connection) -> rusqlite::Result<()> {
+        let name = &self.name;
+        db.execute_batch(&format!(
+            "CREATE INDEX IF NOT EXISTS {name}_seq ON {name} (seq);
+             CREATE INDEX IF NOT EXISTS {name}_ino ON {name} (ino);
+             CREATE INDEX IF NOT EXISTS {name}_content ON {name} (content);"
+        ))
+    }
+
+    /// Removes these indexes: making them in the end is cheaper than keeping them while a whole tree is written.
+    pub(crate) fn make_unsearchable(&self, db: &Connection) -> rusqlite::Result<()> {
+        let name = &self.name;
+        db.execute_batch(&format!(
+            "DROP INDEX IF EXISTS {name}_seq; DROP INDEX IF EXISTS {name}_ino; \
+             DROP INDEX IF EXISTS {name}_content;"
+        ))
     }
 
     /// Removes the table.

@@ -10,7 +10,7 @@ use std::{
 use rustix::{
     fs::{
         AtFlags, CWD, FileType, Mode, OFlags, RawDir, RawMode, RenameFlags, chmodat, copy_file_range, fchmod,
-        fstat, fstatfs, ftruncate, ioctl_ficlone, openat, renameat_with, syncfs,
+        fstat, fstatfs, ftruncate, ioctl_ficlone, linkat, openat, renameat_with, syncfs,
     },
     io::Errno,
 };
@@ -130,6 +130,29 @@ fn copy_in_kernel(from: &File, to: &File, size: u64) -> io::Result<u64> {
         }
     }
     Ok(done)
+}
+
+pub(crate) fn create_unnamed(dir: BorrowedFd<'_>, mode: Mode) -> io::Result<File> {
+    match openat(dir, ".", OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
+        // What kernels and file systems say that do not know it.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+        other => Ok(other?.into()),
+    }
+}
+
+pub(crate) fn link_unnamed(file: &File, to: Place<'_>) -> io::Result<()> {
+    // Kernels before 6.10 allow this to privileged processes only, and say that there is no such thing.
+    match linkat(file, "", to.dir, to.name, AtFlags::EMPTY_PATH) {
+        Err(Errno::NOENT | Errno::PERM | Errno::INVAL) => link_through_proc(file, to),
+        other => Ok(other?),
+    }
+}
+
+pub(super) fn link_through_proc(file: &File, to: Place<'_>) -> io::Result<()> {
+    let held = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(linkat(CWD, held, to.dir, to.name, AtFlags::SYMLINK_FOLLOW)?)
 }
 
 pub(crate) fn is_network_fs(fd: BorrowedFd<'_>) -> io::Result<bool> {

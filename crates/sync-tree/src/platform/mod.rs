@@ -5,7 +5,10 @@
 
 use std::{fs::File, io, os::fd::BorrowedFd};
 
-use rustix::fs::{FileType, OFlags};
+use rustix::{
+    fs::{FileType, Mode, OFlags},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -63,6 +66,38 @@ pub(crate) fn sync_fs(fd: BorrowedFd<'_>) -> io::Result<()> {
 pub fn copy(from: &File, to: &File, size: u64) -> io::Result<u64> {
     system::copy(from, to, size)
 }
+
+/// Makes a file that has no name yet on the file system of `dir`; `Unsupported` where there is no such thing.
+pub(crate) fn create_unnamed(dir: BorrowedFd<'_>, mode: Mode) -> io::Result<File> {
+    system::create_unnamed(dir, mode)
+}
+
+/// Gives such a file its first name, which must not exist: `AlreadyExists` otherwise.
+pub(crate) fn link_unnamed(file: &File, to: Place<'_>) -> io::Result<()> {
+    system::link_unnamed(file, to)
+}
+
+/// How many files this process may have open, if there is a limit.
+pub(crate) fn most_open_files() -> Option<usize> {
+    usize::try_from(getrlimit(Resource::Nofile).current?).ok()
+}
+
+/// Lets this process have as many files open as its user may allow it. The usual first limit of 1,024 is there for programs
+/// that use `select`, and is soon reached by a server with many clients.
+///
+/// # Errors
+/// The system refuses; the old limit stays.
+pub fn raise_open_files() -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(ENOUGH_FILES).min(ENOUGH_FILES);
+    if limit.current.is_none_or(|current| current >= most) {
+        return Ok(());
+    }
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: Some(most), ..limit })?)
+}
+
+/// More is not asked for: some systems refuse what is beyond a limit of their own.
+const ENOUGH_FILES: u64 = 65_536;
 
 /// Whether the file system that holds `fd` lives on another machine (or may, like FUSE): memory-mapped databases and
 /// change events cannot be relied on there.

@@ -96,6 +96,16 @@ pub(crate) fn copy(from: &File, to: &File, size: u64) -> io::Result<u64> {
     copy_from(from, to, 0, size)
 }
 
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn create_unnamed(_dir: BorrowedFd<'_>, _mode: Mode) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn link_unnamed(_file: &File, _to: Place<'_>) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Unknown here; the user chooses `state_dir` where it matters.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn is_network_fs(_fd: BorrowedFd<'_>) -> io::Result<bool> {

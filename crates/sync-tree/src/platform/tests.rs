@@ -90,3 +90,23 @@ fn a_local_disk_is_no_network_file_system() {
     let tmp = tempfile::tempdir().unwrap();
     assert!(!super::is_network_fs(fs::File::open(tmp.path()).unwrap().as_fd()).unwrap());
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_without_a_name_gets_one_only_where_nothing_is() {
+    use super::{create_unnamed, link_unnamed, linux};
+
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = fs::File::open(tmp.path()).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    let link: [fn(&fs::File, Place<'_>) -> std::io::Result<()>; 2] = [link_unnamed, linux::link_through_proc];
+    for (number, link) in link.into_iter().enumerate() {
+        let Ok(file) = create_unnamed(dir.as_fd(), mode) else { return };
+        let name = format!("file {number}");
+        let place = Place { dir: dir.as_fd(), name: &name };
+        link(&file, place).unwrap();
+        let other = create_unnamed(dir.as_fd(), mode).unwrap();
+        assert_eq!(link(&other, place).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), number + 1);
+    }
+}

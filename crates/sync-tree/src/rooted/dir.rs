@@ -139,6 +139,23 @@ impl Dir {
         Ok(openat(&*self.0, one_name(name)?, flags, meta::mode(mode))?.into())
     }
 
+    /// Makes a new file without a name on this directory's file system, open for reading and writing. The umask is applied
+    /// to `mode`.
+    ///
+    /// # Errors
+    /// The directory may not be written; `Unsupported` where there is no such thing.
+    pub(crate) fn create_unnamed(&self, mode: u16) -> io::Result<File> {
+        platform::create_unnamed(self.0.as_fd(), meta::mode(mode))
+    }
+
+    /// Gives a file that was made without a name its first one, where nothing may be.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if something is there; this directory may not be written, or is on another file system.
+    pub(crate) fn link_unnamed(&self, file: &File, name: &str) -> io::Result<()> {
+        platform::link_unnamed(file, self.place(name)?)
+    }
+
     /// Opens a file of our own for reading and writing, and makes it if it is missing. For the state directory only.
     pub(crate) fn open_or_create(&self, name: &str, mode: u16) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;

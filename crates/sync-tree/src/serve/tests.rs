@@ -9,6 +9,16 @@ fn digest_of(scene: &Scene, path: &str) -> (NodeId, Digest) {
     (node.id, digest)
 }
 
+fn read_packed(
+    scene: &Scene,
+    id: NodeId,
+    digest: &Digest,
+    max: u64,
+    out: &mut Vec<u8>,
+) -> Result<u64, ServeError> {
+    scene.tree.pack(|packer| packer.append(id, digest, max, out)).unwrap()
+}
+
 fn read_all(file: &mut ServedFile) -> Vec<u8> {
     let mut all = Vec::new();
     let mut part = [0; 1000];
@@ -47,11 +57,11 @@ fn small_files_are_packed_one_after_the_other() {
     for number in (0..600).chain([3, 1, 2]) {
         let (id, digest) = digest_of(&scene, &format!("d{number}/f"));
         let content = format!("content {number}");
-        assert_eq!(scene.tree.read_packed(id, &digest, 100, &mut out).unwrap(), content.len() as u64);
+        assert_eq!(read_packed(&scene, id, &digest, 100, &mut out).unwrap(), content.len() as u64);
         want.extend(content.bytes());
     }
     let (id, digest) = digest_of(&scene, "empty");
-    assert_eq!(scene.tree.read_packed(id, &digest, 0, &mut out).unwrap(), 0);
+    assert_eq!(read_packed(&scene, id, &digest, 0, &mut out).unwrap(), 0);
     assert_eq!(out, want);
     assert!(scene.tree.site().handles.lock().len() <= MOST_HANDLES);
 }
@@ -70,7 +80,7 @@ fn what_cannot_be_packed_leaves_the_buffer_alone() {
         (id, Digest::of(b"other"), 100, "has changed"),
         (id, digest, 6, "too large"),
     ] {
-        let error = scene.tree.read_packed(id, &digest, max, &mut out).unwrap_err();
+        let error = read_packed(&scene, id, &digest, max, &mut out).unwrap_err();
         assert!(error.to_string().contains(want), "{error}");
     }
     assert_eq!(out, b"before");
@@ -92,7 +102,7 @@ fn a_changed_file_is_never_served_as_the_old_one_and_is_looked_at_again() {
     fs::create_dir(scene.root.join("dir")).unwrap();
     let mut out = Vec::new();
     for ((id, digest), name) in known.iter().zip(names) {
-        let error = scene.tree.read_packed(*id, digest, 100, &mut out).unwrap_err();
+        let error = read_packed(&scene, *id, digest, 100, &mut out).unwrap_err();
         assert!(
             matches!(error, ServeError::Changed | ServeError::NoSuchNode | ServeError::NotAFile),
             "{name}: {error}"
@@ -112,14 +122,14 @@ fn a_replaced_directory_is_found_again() {
     scene.barrier().unwrap();
     let mut out = Vec::new();
     let (id, digest) = digest_of(&scene, "d/f");
-    scene.tree.read_packed(id, &digest, 100, &mut out).unwrap();
+    read_packed(&scene, id, &digest, 100, &mut out).unwrap();
     // The held handle is now on another directory.
     fs::rename(scene.root.join("d"), scene.root.with_extension("aside")).unwrap();
     scene.write("d/f", "another content");
     scene.barrier().unwrap();
     let (id, digest) = digest_of(&scene, "d/f");
     out.clear();
-    scene.tree.read_packed(id, &digest, 100, &mut out).unwrap();
+    read_packed(&scene, id, &digest, 100, &mut out).unwrap();
     assert_eq!(out, b"another content");
 }
 

@@ -56,10 +56,32 @@ fn target() -> Target {
 }
 
 fn target_with(durability: Durability) -> Target {
+    target_that_keeps(durability, Keeping::AsItCan)
+}
+
+/// How staged files are kept.
+#[derive(Debug, Clone, Copy)]
+enum Keeping {
+    /// Without a name, where the system can do that.
+    AsItCan,
+    /// With a name and a handle.
+    Open,
+    /// With a name only, as beyond the limit of open files.
+    Closed,
+}
+
+const KEEPING: [Keeping; 3] = [Keeping::AsItCan, Keeping::Open, Keeping::Closed];
+
+fn target_that_keeps(durability: Durability, keeping: Keeping) -> Target {
     let tmp = tempfile::tempdir().unwrap();
     let root = Root::open(tmp.path()).unwrap();
-    let applier = Arc::new(applier(&root, durability, RUN));
-    Target { path: root.path().to_owned(), root, applier, _tmp: tmp }
+    let mut applier = applier(&root, durability, RUN);
+    match keeping {
+        Keeping::AsItCan => {}
+        Keeping::Open => applier.staging.unnamed = None.into(),
+        Keeping::Closed => applier.staging.most_held = 0,
+    }
+    Target { path: root.path().to_owned(), root, applier: Arc::new(applier), _tmp: tmp }
 }
 
 fn applier(root: &Root, durability: Durability, run: &str) -> Applier {
@@ -119,7 +141,7 @@ impl Target {
     }
 
     fn stage(&self, text: &str) -> Staged {
-        self.applier.stage_bytes(text.as_bytes(), &Digest::of(text.as_bytes())).unwrap()
+        self.applier.stage_bytes(text.as_bytes(), &Digest::of(text.as_bytes()), 0o644).unwrap()
     }
 
     fn place(&self, path: &str, text: &str, expect: &Expect, what: Displaced) -> Result<Stat, ApplyError> {

@@ -6,8 +6,9 @@ use super::*;
 
 #[test]
 fn a_new_file_has_bytes_mode_and_time_and_staging_is_empty_again() {
-    for durability in [Durability::None, Durability::Batch, Durability::File] {
-        let target = target_with(durability);
+    let all = [Durability::None, Durability::Batch, Durability::File];
+    for (durability, keeping) in all.into_iter().flat_map(|one| KEEPING.map(|keeping| (one, keeping))) {
+        let target = target_that_keeps(durability, keeping);
         for (name, mode, want) in
             [("a", 0o644, 0o644), ("b", 0o4755, 0o755), ("c", 0o000, 0), ("名 🎉", 0o600, 0o600)]
         {
@@ -34,7 +35,7 @@ fn a_new_file_has_bytes_mode_and_time_and_staging_is_empty_again() {
 fn bytes_that_are_not_the_announced_ones_never_get_a_name() {
     let target = target();
     let other = Digest::of(b"other");
-    assert!(matches!(target.applier.stage_bytes(b"text", &other), Err(ApplyError::Digest { .. })));
+    assert!(matches!(target.applier.stage_bytes(b"text", &other, 0o644), Err(ApplyError::Digest { .. })));
     for (append, size, digest) in
         [("text", 4, other), ("tex", 4, Digest::of(b"text")), ("texts", 4, Digest::of(b"text"))]
     {
@@ -77,7 +78,11 @@ fn files_in_parts_and_with_holes_are_byte_for_byte_the_same() {
 
 #[test]
 fn more_staged_files_than_may_be_open() {
-    let target = target_with(Durability::Batch);
+    let tmp = tempfile::tempdir().unwrap();
+    let root = Root::open(tmp.path()).unwrap();
+    let mut applier = applier(&root, Durability::Batch, RUN);
+    applier.staging.most_held = 100;
+    let target = Target { path: root.path().to_owned(), root, applier: Arc::new(applier), _tmp: tmp };
     let staged: Vec<Staged> = (0..400).map(|i| target.stage(&i.to_string())).collect();
     target.applier.flush_staged(&staged.iter().collect::<Vec<_>>()).unwrap();
     target.applier.flush_staged(&staged.iter().skip(390).collect::<Vec<_>>()).unwrap();
@@ -89,6 +94,16 @@ fn more_staged_files_than_may_be_open() {
         assert_eq!((stat.mode, stat.mtime), (0o640, TIME));
         assert_eq!(target.read(&format!("f{i}")), i.to_string());
     }
+}
+
+#[test]
+fn a_small_file_that_waits_for_its_place_has_no_name_where_that_can_be() {
+    let target = target();
+    let staged = target.stage("text");
+    let unnamed = target.root.dir().create_unnamed(0o600).is_ok();
+    assert_eq!(target.staging().is_empty(), unnamed);
+    drop(staged);
+    assert_eq!(target.staging(), []);
 }
 
 /// What is in a place, or expected there.
@@ -124,8 +139,9 @@ fn make(target: &Target, path: &str, thing: Thing) {
 fn every_kind_is_replaced_only_if_it_was_expected() {
     for expected in [Thing::Nothing, Thing::File, Thing::Link] {
         for found in THINGS {
-            for link in [false, true] {
-                let target = target();
+            let files = KEEPING.map(|keeping| (false, keeping));
+            for (link, keeping) in files.into_iter().chain([(true, Keeping::AsItCan)]) {
+                let target = target_that_keeps(Durability::None, keeping);
                 make(&target, "sample", expected);
                 let expect =
                     if expected == Thing::Nothing { Expect::Nothing } else { target.expect("sample") };
@@ -149,7 +165,7 @@ fn every_kind_is_replaced_only_if_it_was_expected() {
                 } else {
                     target.place("p", "new", &expect, Displaced::Delete)
                 };
-                let context = format!("expected {expected:?}, found {found:?}, link {link}");
+                let context = format!("expected {expected:?}, found {found:?}, link {link}, {keeping:?}");
                 if found == expected {
                     let stat = done.unwrap_or_else(|error| panic!("{context}: {error:?}"));
                     assert_eq!(stat, target.stat("p"), "{context}");
