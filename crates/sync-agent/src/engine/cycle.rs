@@ -15,7 +15,7 @@ use sync_tree::{
     look::{Dirty, LookLimits, NoObserver, Scope as LookScope},
     rules::Rules,
 };
-use tokio::task::block_in_place;
+use tokio::{sync::mpsc, task::block_in_place};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -32,9 +32,6 @@ const MAX_ROUNDS: u32 = 8;
 /// The pause before the second round; it doubles from there.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// From so many files on a first run writes its index in bulk.
-const BULK_FILES: usize = 1000;
 
 /// What a run has with it.
 pub(super) struct Run<'a> {
@@ -384,14 +381,10 @@ impl Engine {
         tally: &mut Tally,
     ) -> Result<Outcome, EngineError> {
         self.check_root()?;
-        let (scope, plan) = self.plan(policy, false, run)?;
-        self.keep_records(&plan)?;
-        let deletions = plan.deletions();
-        let outcome = if plan.is_empty() {
-            Outcome::default()
+        let (scope, deletions, outcome) = if self.store().is_blank()? {
+            (Scope::Everything, 0, self.fill(run).await?)
         } else {
-            self.store().unset_verified()?;
-            self.carry_out_in_bulk(plan, run).await?
+            self.planned_round(run, policy).await?
         };
         self.forget_solved(&scope, &outcome);
         self.store().settled(&scope, &outcome.left_remote)?;
@@ -408,6 +401,22 @@ impl Engine {
         tally.renamed += outcome.renamed;
         tally.bytes_total += outcome.bytes_total;
         Ok(outcome)
+    }
+
+    /// Answers what was planned for, how many files that deletes, and what came of it.
+    async fn planned_round(
+        &mut self,
+        run: &Run<'_>,
+        policy: Policy,
+    ) -> Result<(Scope, u64, Outcome), EngineError> {
+        let (scope, plan) = self.plan(policy, false, run)?;
+        self.keep_records(&plan)?;
+        let deletions = plan.deletions();
+        if plan.is_empty() {
+            return Ok((scope, deletions, Outcome::default()));
+        }
+        self.store().unset_verified()?;
+        Ok((scope, deletions, self.carry_out(plan, run).await?))
     }
 
     fn plan(
@@ -456,23 +465,13 @@ impl Engine {
         Ok(())
     }
 
-    async fn carry_out_in_bulk(&mut self, plan: Plan, run: &Run<'_>) -> Result<Outcome, EngineError> {
-        if plan.files.len() < BULK_FILES {
-            return self.carry_out(plan, run).await;
-        }
-        self.store().index().begin_bulk()?;
-        let outcome = self.carry_out(plan, run).await;
-        block_in_place(|| self.store().index().end_bulk())?;
-        outcome
-    }
-
     async fn carry_out(&mut self, mut plan: Plan, run: &Run<'_>) -> Result<Outcome, EngineError> {
         let context = self.context.clone();
         let mut phases = Phases::new(&context, run.reporter.as_ref());
         let captured = block_in_place(|| phases.before_files(&plan))?;
         run.reporter.phase(Phase::Transferring);
         let files = std::mem::take(&mut plan.files);
-        let (outcome, failure) = transfer::run(&self.context, files, captured, run).await;
+        let (outcome, failure) = transfer::run(&self.context, in_one_part(files), captured, run).await;
         run.reporter.phase(Phase::Finishing);
         let finished = block_in_place(|| phases.after_files(&plan.finish, &outcome.touched));
         if let Some(failure) = failure {
@@ -560,11 +559,18 @@ impl Engine {
 /// A target may be emptied by its owner, and a pull then fills it again.
 const LIMITS: LookLimits = LookLimits { files_recently: 0, accept_emptied: true, distrust: false };
 
+fn in_one_part(files: Vec<Put>) -> mpsc::Receiver<Vec<Put>> {
+    let (parts, queue) = mpsc::channel(1);
+    // It has room for one, and its receiver is right here.
+    let _ = parts.try_send(files);
+    queue
+}
+
 fn size_of(put: &Put) -> u64 {
     put.remote().entry.content.size()
 }
 
-fn cut() -> EngineError {
+pub(super) fn cut() -> EngineError {
     LocationError::Cut { source: "the stream ended".into() }.into()
 }
 

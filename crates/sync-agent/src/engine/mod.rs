@@ -11,6 +11,7 @@
 
 mod context;
 mod cycle;
+mod fill;
 mod outcome;
 mod phases;
 mod record;

@@ -73,6 +73,11 @@ impl<'a> Phases<'a> {
         Ok(captured)
     }
 
+    /// What came of it, and the local directories in which something was changed.
+    pub(super) fn into_parts(self) -> (Outcome, HashSet<NodeId>) {
+        (self.outcome, self.touched)
+    }
+
     /// Phase 5, and the times of all directories in which something was changed.
     pub(super) fn after_files(
         &mut self,

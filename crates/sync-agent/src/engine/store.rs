@@ -15,7 +15,7 @@ use sync_core::{
     plan::{Base, Keep, Scope, Trees},
 };
 use sync_tree::{
-    index::{Index, IndexError, IndexTx, NodeTable, Replica},
+    index::{Index, IndexError, IndexTx, IndexedNode, NodeTable, Replica},
     rules::Rules,
 };
 
@@ -362,6 +362,28 @@ impl Store {
         self.write(|tx| unset(tx.sql(), keys::VERIFIED))
     }
 
+    /// Whether there is a whole tree to bring and nothing is here or was ever agreed on.
+    pub(crate) fn is_blank(&self) -> Result<bool, IndexError> {
+        self.index.read(|db| {
+            let agreed =
+                db.query_row("SELECT EXISTS (SELECT 1 FROM base)", [], |row| row.get::<_, bool>(0))?;
+            let is_empty = self.index.table().page(db, NodeId::ROOT, 1)?.is_empty();
+            Ok(!agreed && is_empty && get(db, keys::EVERYTHING)?.is_some())
+        })
+    }
+
+    /// Runs a read over the remote tree, which is asked for what is in a directory.
+    pub(crate) fn with_remote_children<T>(
+        &self,
+        work: impl FnOnce(&dyn Fn(NodeId) -> rusqlite::Result<Vec<Node>>) -> rusqlite::Result<T>,
+    ) -> Result<T, IndexError> {
+        self.index.read(|db| {
+            let db = db.unchecked_transaction()?;
+            let remote = self.replicas[current(&db)?].table();
+            work(&|id| nodes(remote.children(&db, id)?))
+        })
+    }
+
     /// Runs a read over the three trees.
     pub(crate) fn with_trees<T>(
         &self,
@@ -416,7 +438,7 @@ impl Trees for StoreTrees<'_> {
     }
 
     fn remote_children(&self, id: NodeId) -> rusqlite::Result<Vec<Node>> {
-        Ok(self.remote.children(self.db, id)?.into_iter().map(|row| row.node).collect())
+        nodes(self.remote.children(self.db, id)?)
     }
 
     fn remote_child(&self, parent: NodeId, name: &Name) -> rusqlite::Result<Option<Node>> {
@@ -428,7 +450,7 @@ impl Trees for StoreTrees<'_> {
     }
 
     fn local_children(&self, id: NodeId) -> rusqlite::Result<Vec<Node>> {
-        Ok(self.local.children(self.db, id)?.into_iter().map(|row| row.node).collect())
+        nodes(self.local.children(self.db, id)?)
     }
 
     fn local_child(&self, parent: NodeId, name: &Name) -> rusqlite::Result<Option<Node>> {
@@ -465,6 +487,10 @@ impl Trees for StoreTrees<'_> {
         }
         self.keeper.rules.is_ignored(path, is_dir).then_some(Keep::Ignored)
     }
+}
+
+fn nodes(rows: Vec<IndexedNode>) -> rusqlite::Result<Vec<Node>> {
+    Ok(rows.into_iter().map(|row| row.node).collect())
 }
 
 /// Both sides have this node now.

@@ -1,8 +1,8 @@
 //! Phase 4: files and links, many at a time.
 //!
-//! Fetchers bring bytes, workers verify, stage and place them, one recorder writes down what is in place. All queues
-//! between them are bounded, so the slowest of network, disk and index sets the pace and memory does not grow with the
-//! number or size of files.
+//! Items come in parts. A sorter gives each item to whoever brings its bytes, fetchers bring them, workers verify, stage and
+//! place them, one recorder writes down what is in place. The queues between them are bounded, and so is the number of parts
+//! at work, so the slowest of network, disk and index sets the pace and memory does not grow with the number or size of files.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,16 +12,19 @@ use std::{
 
 use bytes::Bytes;
 use sync_core::{
-    Content, Digest, NodeId,
+    Content, Digest, Node, NodeId,
     plan::{Over, Put, Source},
 };
-use sync_locations::{FetchFailure, Location, LocationError, Want};
+use sync_locations::{Answer, FetchFailure, Location, LocationError, Want};
 use sync_tree::{
     apply::{ApplyError, Displaced, Durability, Expect, Place, Staged},
     rooted::Dir,
 };
 use tokio::{
-    sync::mpsc::{self, Receiver, Sender},
+    sync::{
+        OwnedSemaphorePermit, Semaphore,
+        mpsc::{self, Receiver, Sender, UnboundedReceiver, UnboundedSender},
+    },
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -50,28 +53,69 @@ const BATCH_WAIT: Duration = Duration::from_millis(50);
 const RECORDS_AHEAD: usize = 16;
 const RECORD_ROWS: usize = 4096;
 
+/// What is to be done, a part at a time. While parts are left, no more than this many are worked on: of a large plan only
+/// these few are in memory.
+pub(super) const PARTS_AT_WORK: usize = 16;
+
+/// A part of a plan. It is gone when the last of its items is settled.
+struct Part {
+    puts: Vec<Put>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// One file or link of a part.
+#[derive(Clone)]
+struct Item {
+    part: Arc<Part>,
+    at: usize,
+}
+
+impl Item {
+    fn put(&self) -> &Put {
+        &self.part.puts[self.at]
+    }
+
+    fn node(&self) -> &Node {
+        self.put().remote()
+    }
+
+    /// The size and digest of what is wanted, if it is a file.
+    fn content(&self) -> Option<(u64, Digest)> {
+        match self.node().entry.content {
+            Content::File { size, digest } => Some((size, digest)),
+            _ => None,
+        }
+    }
+
+    fn is_fetched(&self) -> bool {
+        matches!(self.put(), Put::File { source: Source::Fetch, .. })
+    }
+}
+
 /// Work for a worker.
 enum Job {
     /// Small files whose bytes are here.
-    Pack(Vec<(usize, Bytes)>),
+    Pack(Vec<(Item, Bytes)>),
     /// A large file that is staged.
-    Staged(usize, Staged),
+    Staged(Item, Staged),
     /// Something that needs no bytes from outside.
-    Local(usize),
+    Local(Item),
 }
+
+/// What came of a local job: nothing more to do, or a file that has to be fetched because its local source failed.
+type LocalAnswer = Option<Item>;
 
 /// What all parts share.
 struct Shared {
     context: Arc<Context>,
-    puts: Vec<Put>,
     captured: Mutex<HashMap<NodeId, Staged>>,
     reporter: Arc<dyn Reporter>,
     outcome: Mutex<Outcome>,
     failure: Mutex<Option<EngineError>>,
     /// Cancelled by the first failure that ends the whole run, and by whoever runs it.
     stop: CancellationToken,
-    /// Files whose local source failed, to be fetched after all.
-    fallback: mpsc::UnboundedSender<usize>,
+    /// Each local job answers once.
+    answers: mpsc::UnboundedSender<LocalAnswer>,
 }
 
 impl Shared {
@@ -91,34 +135,26 @@ impl Shared {
         }
         self.outcome().place_failed(&error, put.path(), Failed::Remote(put.remote().id));
     }
-
-    fn wanted(&self, at: usize) -> Option<(&Put, u64, Digest)> {
-        let put = &self.puts[at];
-        match put.remote().entry.content {
-            Content::File { size, digest } => Some((put, size, digest)),
-            _ => None,
-        }
-    }
 }
 
-/// Brings all these files and links into place. What was done is recorded, and said, also if the run fails.
+/// Brings all these files and links into place, part by part as they come. What was done is recorded, and said, also if the
+/// run fails.
 pub(super) async fn run(
     context: &Arc<Context>,
-    puts: Vec<Put>,
+    parts: Receiver<Vec<Put>>,
     captured: HashMap<NodeId, Staged>,
     run: &Run<'_>,
 ) -> (Outcome, Option<EngineError>) {
     let Run { remote, reporter, cancel } = *run;
-    let (fallback, fallen_back) = mpsc::unbounded_channel();
+    let (answers, answered) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         context: context.clone(),
-        puts,
         captured: Mutex::new(captured),
         reporter: reporter.clone(),
         outcome: Mutex::new(Outcome::default()),
         failure: Mutex::new(None),
         stop: cancel.child_token(),
-        fallback,
+        answers,
     });
     let (jobs, job_queue) = mpsc::channel(JOBS_AHEAD);
     let (records, record_queue) = crossbeam_channel::bounded(RECORDS_AHEAD);
@@ -133,7 +169,7 @@ pub(super) async fn run(
     let recorder = shared.clone();
     blocking.spawn_blocking(move || record_all(&recorder, &record_queue));
 
-    feed_jobs(&shared, remote, jobs, fallen_back).await;
+    feed_jobs(&shared, remote, jobs, Incoming { parts, answered }).await;
     while let Some(joined) = blocking.join_next().await {
         if let Err(panic) = joined {
             std::panic::resume_unwind(panic.into_panic());
@@ -144,145 +180,212 @@ pub(super) async fn run(
     (outcome, failure.or_else(|| cancel.is_cancelled().then_some(EngineError::Cancelled)))
 }
 
-/// Sorts the files by where their bytes come from and brings them to the workers.
-async fn feed_jobs(
-    shared: &Arc<Shared>,
-    remote: &Arc<dyn Location>,
-    jobs: Sender<Job>,
-    mut fallen_back: mpsc::UnboundedReceiver<usize>,
-) {
-    let mut plain = Vec::new();
-    let (mut small, mut large) = (Vec::new(), Vec::new());
-    for (at, put) in shared.puts.iter().enumerate() {
-        match put {
-            Put::File { source: Source::Fetch, remote: node, .. } => {
-                let is_small = node.entry.content.size() <= remote.max_packed_bytes();
-                if is_small { small.push(at) } else { large.push(at) }
-            }
-            _ => plain.push(at),
-        }
-    }
-    let local = async {
-        for at in &plain {
-            if shared.stop.is_cancelled() || jobs.send(Job::Local(*at)).await.is_err() {
+/// Where items come from: new parts, and local jobs whose source failed.
+struct Incoming {
+    parts: Receiver<Vec<Put>>,
+    answered: mpsc::UnboundedReceiver<LocalAnswer>,
+}
+
+/// Sorts the items by where their bytes come from and brings them to the workers.
+async fn feed_jobs(shared: &Arc<Shared>, remote: &Arc<dyn Location>, jobs: Sender<Job>, incoming: Incoming) {
+    let (small, small_queue) = mpsc::unbounded_channel();
+    let (large, large_queue) = mpsc::unbounded_channel();
+    let (local, mut local_queue) = mpsc::unbounded_channel();
+    let sorter = Sorter {
+        shared,
+        most_packed: remote.max_packed_bytes(),
+        small,
+        large: large.clone(),
+        local,
+        waiting: 0,
+    };
+    let bring_local = async {
+        while let Some(item) = local_queue.recv().await {
+            if shared.stop.is_cancelled() || jobs.send(Job::Local(item)).await.is_err() {
                 return;
             }
         }
     };
-    let (_, too_large, ()) = tokio::join!(
-        local,
-        fetch_small(shared, remote, small, &jobs),
-        fetch_large(shared, remote, large, &jobs)
+    tokio::join!(
+        sorter.run(incoming),
+        bring_local,
+        fetch_small(shared, remote, (small_queue, large), &jobs),
+        fetch_large(shared, remote, large_queue, &jobs)
     );
-    fetch_large(shared, remote, too_large, &jobs).await;
-    // The workers are done with local sources when they have taken a last, empty job each; only then is the list of what
-    // must be fetched after all complete.
-    drop_local_phase(shared, remote, &jobs, &mut fallen_back, plain.len()).await;
 }
 
-/// Fetches what could not be copied from a local source. Each local job answers once, with its number or with `DONE`.
-async fn drop_local_phase(
-    shared: &Arc<Shared>,
-    remote: &Arc<dyn Location>,
-    jobs: &Sender<Job>,
-    fallen_back: &mut mpsc::UnboundedReceiver<usize>,
-    expected: usize,
-) {
-    let mut again = Vec::new();
-    for _ in 0..expected {
-        tokio::select! {
-            () = shared.stop.cancelled() => return,
-            answer = fallen_back.recv() => match answer {
-                Some(DONE) | None => {}
-                Some(at) => again.push(at),
-            },
+/// Gives every item to whoever brings its bytes.
+struct Sorter<'a> {
+    shared: &'a Arc<Shared>,
+    most_packed: u64,
+    small: UnboundedSender<Item>,
+    large: UnboundedSender<Item>,
+    local: UnboundedSender<Item>,
+    /// Local jobs that have not answered yet.
+    waiting: usize,
+}
+
+impl Sorter<'_> {
+    /// Ends when there are no more parts and every local job has answered; whatever it gave out is then complete.
+    async fn run(mut self, mut incoming: Incoming) {
+        let permits = Arc::new(Semaphore::new(PARTS_AT_WORK));
+        let mut open = true;
+        while open || self.waiting > 0 {
+            let next_part = async {
+                let permit = permits.clone().acquire_owned().await.ok();
+                (incoming.parts.recv().await, permit)
+            };
+            tokio::select! {
+                () = self.shared.stop.cancelled() => return,
+                (puts, permit) = next_part, if open => match puts {
+                    Some(puts) => self.sort(Part { puts, _permit: permit }),
+                    None => open = false,
+                },
+                answer = incoming.answered.recv(), if self.waiting > 0 => {
+                    self.waiting -= 1;
+                    if let Some(item) = answer.flatten() {
+                        self.fetch(item);
+                    }
+                }
+            }
         }
     }
-    let (small, large) = again
-        .into_iter()
-        .partition(|at| shared.puts[*at].remote().entry.content.size() <= remote.max_packed_bytes());
-    let too_large = fetch_small(shared, remote, small, jobs).await;
-    fetch_large(shared, remote, large, jobs).await;
-    fetch_large(shared, remote, too_large, jobs).await;
+
+    fn sort(&mut self, part: Part) {
+        let part = Arc::new(part);
+        for at in 0..part.puts.len() {
+            let item = Item { part: part.clone(), at };
+            if item.is_fetched() {
+                self.fetch(item);
+            } else {
+                self.waiting += 1;
+                let _ = self.local.send(item);
+            }
+        }
+    }
+
+    /// Whoever should take it may be gone, but only if the run is over.
+    fn fetch(&self, item: Item) {
+        let is_small = item.node().entry.content.size() <= self.most_packed;
+        let _ = if is_small { self.small.send(item) } else { self.large.send(item) };
+    }
 }
 
-/// A local job that needs nothing more.
-const DONE: usize = usize::MAX;
-
-/// Fetches small files, packed. Answers those that turned out to be too large for that.
+/// Fetches small files, packed. Those that turn out to be too large for that are passed on.
 async fn fetch_small(
     shared: &Arc<Shared>,
     remote: &Arc<dyn Location>,
-    small: Vec<usize>,
+    (mut small, large): (UnboundedReceiver<Item>, UnboundedSender<Item>),
     jobs: &Sender<Job>,
-) -> Vec<usize> {
-    if small.is_empty() {
-        return Vec::new();
-    }
-    match fetch_packed(shared, remote, small, jobs).await {
-        Ok(too_large) => too_large,
-        Err(error) => {
-            shared.fail(error.into());
-            Vec::new()
-        }
-    }
-}
-
-async fn fetch_packed(
-    shared: &Arc<Shared>,
-    remote: &Arc<dyn Location>,
-    small: Vec<usize>,
-    jobs: &Sender<Job>,
-) -> Result<Vec<usize>, LocationError> {
+) {
+    // Without any there is nothing to ask for.
+    let Some(first) = small.recv().await else { return };
+    let asked = Asked::default();
     let (wants, want_queue) = mpsc::channel(WANTS_AHEAD);
     let ask = async {
-        for at in small {
-            let Some((put, _, digest)) = shared.wanted(at) else { continue };
-            let want = Want { number: at as u64, node: put.remote().id, digest };
-            if wants.send(want).await.is_err() {
+        let mut next = Some(first);
+        while let Some(item) = next {
+            if let Some(want) = asked.want(item)
+                && wants.send(want).await.is_err()
+            {
                 break;
             }
+            next = small.recv().await;
         }
         drop(wants);
     };
     let take = async {
-        let mut too_large = Vec::new();
-        let mut answers = remote.fetch_packed(want_queue).await?;
-        loop {
-            let next = tokio::select! {
-                () = shared.stop.cancelled() => return Ok(too_large),
-                next = answers.next() => next,
-            };
-            let Some(batch) = next else { return Ok(too_large) };
-            let mut pack = Vec::new();
-            for answer in batch? {
-                let at = usize::try_from(answer.number).unwrap_or(usize::MAX);
-                let Some((put, ..)) = shared.puts.get(at).and_then(|_| shared.wanted(at)) else { continue };
-                match answer.result {
-                    Ok(bytes) => pack.push((at, bytes)),
-                    Err(FetchFailure::TooLarge) => too_large.push(at),
-                    Err(FetchFailure::Changed) => shared.outcome().fetch_changed(put.path(), put.remote().id),
-                    Err(error) => shared.outcome().fetch_failed(put.path(), put.remote().id, error),
+        let taken =
+            take_packed(shared, remote, want_queue, |answers| asked.sort(shared, answers, &large), jobs);
+        match taken.await {
+            Err(error) => shared.fail(error.into()),
+            Ok(()) if asked.is_any() && !shared.stop.is_cancelled() => shared.fail(super::cycle::cut()),
+            Ok(()) => {}
+        }
+        // Nobody asks for more.
+        drop(large);
+    };
+    tokio::join!(take, ask);
+}
+
+/// The items that are asked for and not answered yet, by the number that they were given.
+#[derive(Default)]
+struct Asked(Mutex<(u64, HashMap<u64, Item>)>);
+
+impl Asked {
+    fn lock(&self) -> std::sync::MutexGuard<'_, (u64, HashMap<u64, Item>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_any(&self) -> bool {
+        !self.lock().1.is_empty()
+    }
+
+    fn want(&self, item: Item) -> Option<Want> {
+        let (_, digest) = item.content()?;
+        let node = item.node().id;
+        let (next, items) = &mut *self.lock();
+        let number = *next;
+        *next += 1;
+        items.insert(number, item);
+        Some(Want { number, node, digest })
+    }
+
+    /// Answers the files whose bytes are here; the others are passed on or noted as failed.
+    fn sort(
+        &self,
+        shared: &Shared,
+        answers: Vec<Answer>,
+        large: &UnboundedSender<Item>,
+    ) -> Vec<(Item, Bytes)> {
+        let mut pack = Vec::with_capacity(answers.len());
+        let mut asked = self.lock();
+        for answer in answers {
+            // Nobody may answer what was not asked, or twice.
+            let Some(item) = asked.1.remove(&answer.number) else { continue };
+            match answer.result {
+                Ok(bytes) => pack.push((item, bytes)),
+                Err(FetchFailure::TooLarge) => drop(large.send(item)),
+                Err(FetchFailure::Changed) => {
+                    shared.outcome().fetch_changed(item.put().path(), item.node().id);
                 }
-            }
-            if !pack.is_empty() && jobs.send(Job::Pack(pack)).await.is_err() {
-                return Ok(too_large);
+                Err(error) => shared.outcome().fetch_failed(item.put().path(), item.node().id, error),
             }
         }
-    };
-    let (taken, ()) = tokio::join!(take, ask);
-    taken
+        pack
+    }
+}
+
+async fn take_packed(
+    shared: &Arc<Shared>,
+    remote: &Arc<dyn Location>,
+    wants: Receiver<Want>,
+    sort: impl Fn(Vec<Answer>) -> Vec<(Item, Bytes)>,
+    jobs: &Sender<Job>,
+) -> Result<(), LocationError> {
+    let mut answers = remote.fetch_packed(wants).await?;
+    loop {
+        let next = tokio::select! {
+            () = shared.stop.cancelled() => return Ok(()),
+            next = answers.next() => next,
+        };
+        let Some(batch) = next else { return Ok(()) };
+        let pack = sort(batch?);
+        if !pack.is_empty() && jobs.send(Job::Pack(pack)).await.is_err() {
+            return Ok(());
+        }
+    }
 }
 
 /// Fetches large files, as many at a time as the concurrency allows.
 async fn fetch_large(
     shared: &Arc<Shared>,
     remote: &Arc<dyn Location>,
-    large: Vec<usize>,
+    mut large: UnboundedReceiver<Item>,
     jobs: &Sender<Job>,
 ) {
     let mut running = JoinSet::new();
-    for at in large {
+    while let Some(item) = large.recv().await {
         while running.len() >= shared.context.concurrency.max(1) {
             running.join_next().await;
         }
@@ -290,26 +393,26 @@ async fn fetch_large(
             break;
         }
         let (shared, remote, jobs) = (shared.clone(), remote.clone(), jobs.clone());
-        running.spawn(async move { fetch_one_task(&shared, &remote, at, &jobs).await });
+        running.spawn(async move { fetch_one_task(&shared, &remote, item, &jobs).await });
     }
     while running.join_next().await.is_some() {}
 }
 
-async fn fetch_one_task(shared: &Arc<Shared>, remote: &Arc<dyn Location>, at: usize, jobs: &Sender<Job>) {
-    let Some((put, size, digest)) = shared.wanted(at) else { return };
-    let (path, id) = (put.path(), put.remote().id);
+async fn fetch_one_task(shared: &Arc<Shared>, remote: &Arc<dyn Location>, item: Item, jobs: &Sender<Job>) {
+    let Some((size, _)) = item.content() else { return };
+    let (path, id) = (item.put().path(), item.node().id);
     shared.reporter.file_started(path, size);
     let fetched = tokio::select! {
         () = shared.stop.cancelled() => return,
-        fetched = fetch_one(shared, remote, at, size, &digest) => fetched,
+        fetched = fetch_one(shared, remote, &item) => fetched,
     };
     match fetched {
-        Ok(staged) => drop(jobs.send(Job::Staged(at, staged)).await),
+        Ok(staged) => drop(jobs.send(Job::Staged(item, staged)).await),
         Err(EngineError::Location(LocationError::Changed)) => shared.outcome().fetch_changed(path, id),
         Err(EngineError::Location(error)) if !error.is_transient() => {
             shared.outcome().fetch_failed(path, id, super::outcome::describe(&error));
         }
-        Err(EngineError::Apply(error)) => shared.place_failed(error.about(path), put),
+        Err(EngineError::Apply(error)) => shared.place_failed(error.about(path), item.put()),
         Err(error) => shared.fail(error),
     }
 }
@@ -317,16 +420,14 @@ async fn fetch_one_task(shared: &Arc<Shared>, remote: &Arc<dyn Location>, at: us
 async fn fetch_one(
     shared: &Arc<Shared>,
     remote: &Arc<dyn Location>,
-    at: usize,
-    size: u64,
-    digest: &Digest,
+    item: &Item,
 ) -> Result<Staged, EngineError> {
-    let put = &shared.puts[at];
-    let mut stream = remote.fetch_file(put.remote().id, digest, 0).await?;
+    let Some((size, digest)) = item.content() else { return Err(LocationError::Changed.into()) };
+    let mut stream = remote.fetch_file(item.node().id, &digest, 0).await?;
     let mut file = Some(shared.context.applier.stage()?);
     while let Some(bytes) = stream.next().await {
         let bytes = bytes?;
-        shared.reporter.bytes(put.path(), bytes.len() as u64);
+        shared.reporter.bytes(item.put().path(), bytes.len() as u64);
         let Some(mut staged) = file.take() else { break };
         // More than was announced: the digest would say so in the end, but the disk might be full by then.
         if staged.size() + bytes.len() as u64 > size {
@@ -340,7 +441,6 @@ async fn fetch_one(
         );
     }
     let Some(file) = file else { return Err(EngineError::Cancelled) };
-    let digest = *digest;
     tokio::task::spawn_blocking(move || file.finish(size, &digest))
         .await
         .map_err(|error| EngineError::Broken { reason: error.to_string() })?
@@ -351,7 +451,7 @@ async fn fetch_one(
 struct Worker<'a> {
     shared: &'a Shared,
     dirs: Dirs<'a>,
-    batch: Vec<(usize, Staged)>,
+    batch: Vec<(Item, Staged)>,
     batch_bytes: u64,
     records: crossbeam_channel::Sender<Vec<Done>>,
 }
@@ -379,12 +479,12 @@ impl<'a> Worker<'a> {
     fn take(&mut self, job: Job) {
         match job {
             Job::Pack(files) => {
-                for (at, bytes) in files {
-                    if let Some((put, _, digest)) = self.shared.wanted(at) {
-                        let mode = put.remote().entry.mode;
+                for (item, bytes) in files {
+                    if let Some((_, digest)) = item.content() {
+                        let mode = item.node().entry.mode;
                         let staged = self.shared.context.applier.stage_bytes(&bytes, &digest, mode);
-                        self.shared.reporter.bytes(put.path(), bytes.len() as u64);
-                        self.hold(at, staged);
+                        self.shared.reporter.bytes(item.put().path(), bytes.len() as u64);
+                        self.hold(item, staged);
                     }
                 }
                 // Without flushes there is nothing to collect for.
@@ -392,19 +492,18 @@ impl<'a> Worker<'a> {
                     self.place_batch();
                 }
             }
-            Job::Staged(at, staged) => self.hold(at, Ok(staged)),
-            Job::Local(at) => self.local(at),
+            Job::Staged(item, staged) => self.hold(item, Ok(staged)),
+            Job::Local(item) => self.local(item),
         }
     }
 
-    fn hold(&mut self, at: usize, staged: Result<Staged, ApplyError>) {
-        let put = &self.shared.puts[at];
+    fn hold(&mut self, item: Item, staged: Result<Staged, ApplyError>) {
         match staged {
             Ok(staged) => {
-                self.batch_bytes += put.remote().entry.content.size();
-                self.batch.push((at, staged));
+                self.batch_bytes += item.node().entry.content.size();
+                self.batch.push((item, staged));
             }
-            Err(error) => self.shared.place_failed(error.about(put.path()), put),
+            Err(error) => self.shared.place_failed(error.about(item.put().path()), item.put()),
         }
         if self.batch.len() >= BATCH_FILES || self.batch_bytes >= BATCH_BYTES {
             self.place_batch();
@@ -412,10 +511,9 @@ impl<'a> Worker<'a> {
     }
 
     /// What needs no bytes from outside: copies, captured files, links, metadata.
-    fn local(&mut self, at: usize) {
-        let put = &self.shared.puts[at];
-        let mut answer = DONE;
-        match put {
+    fn local(&mut self, item: Item) {
+        let mut answer = None;
+        match item.put() {
             Put::File { source, remote, .. } => {
                 let staged = match source {
                     Source::Copy(copy) => self.copy(copy, remote),
@@ -424,17 +522,17 @@ impl<'a> Worker<'a> {
                     }
                 };
                 match staged {
-                    Some(staged) => self.hold(at, Ok(staged)),
-                    None => answer = at,
+                    Some(staged) => self.hold(item.clone(), Ok(staged)),
+                    None => answer = Some(item.clone()),
                 }
             }
-            Put::Link { .. } | Put::Metadata { .. } => match self.place_plain(put) {
+            put @ (Put::Link { .. } | Put::Metadata { .. }) => match self.place_plain(put) {
                 Ok(done) => drop(self.records.send(vec![done])),
                 Err(EngineError::Apply(error)) => self.shared.place_failed(error, put),
                 Err(error) => self.shared.fail(error),
             },
         }
-        let _ = self.shared.fallback.send(answer);
+        let _ = self.shared.answers.send(answer);
     }
 
     fn copy(&self, copy: &sync_core::plan::Copy, remote: &sync_core::Node) -> Option<Staged> {
@@ -496,8 +594,8 @@ impl<'a> Worker<'a> {
         }
         let mut done = Vec::with_capacity(batch.len());
         let mut dirs: HashMap<NodeId, Dir> = HashMap::new();
-        for (at, staged) in batch {
-            let put = &self.shared.puts[at];
+        for (item, staged) in batch {
+            let put = item.put();
             match self.place_file(put, staged, &mut dirs) {
                 Ok(one) => done.push(one),
                 Err(EngineError::Apply(error)) => self.shared.place_failed(error, put),

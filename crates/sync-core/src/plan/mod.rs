@@ -15,11 +15,13 @@
 //! What a plan cannot know is checked when it is carried out: every action names what must be in the place.
 
 pub mod decide;
+pub mod fill;
 pub mod gather;
 mod phases;
 pub mod slot;
 
 pub use decide::{Decision, Policy, Side, decide};
+pub use fill::Filling;
 pub use gather::{Keep, Scope, Trees, gather};
 pub use phases::plan;
 pub use slot::{Arrival, Base, Copy, Slot};

@@ -1,0 +1,106 @@
+//! A first run into an empty target: planned and carried out a part at a time, so that files come while later ones are still
+//! being planned, and so that memory does not grow with the tree.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use sync_core::{
+    NodeId,
+    plan::{Filling, Finish, Guard, Policy, Put, plan},
+};
+use tokio::{sync::mpsc, task::block_in_place};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Engine, EngineError, Phase, Reporter, context::Context, cycle::Run, outcome::Outcome, phases::Phases,
+    transfer,
+};
+
+/// Places in one part, at least.
+const PART: usize = 2048;
+/// Parts that are planned and wait.
+const PARTS_AHEAD: usize = 2;
+
+/// Plans parts and makes their directories.
+struct Filler {
+    context: Arc<Context>,
+    reporter: Arc<dyn Reporter>,
+    cancel: CancellationToken,
+    parts: mpsc::Sender<Vec<Put>>,
+}
+
+/// What is left to do when all files are in place.
+#[derive(Default)]
+struct Filled {
+    finish: Vec<Finish>,
+    outcome: Outcome,
+    touched: HashSet<NodeId>,
+}
+
+impl Engine {
+    /// Fills an empty target with the whole share.
+    pub(super) async fn fill(&mut self, run: &Run<'_>) -> Result<Outcome, EngineError> {
+        if let Some(remote) = self.store().remote()? {
+            run.reporter.planned(remote.files, remote.bytes);
+        }
+        run.reporter.phase(Phase::Transferring);
+        self.store().unset_verified()?;
+        self.store().index().begin_bulk()?;
+        let filled = self.fill_in_parts(run).await;
+        block_in_place(|| self.store().index().end_bulk())?;
+        filled
+    }
+
+    async fn fill_in_parts(&mut self, run: &Run<'_>) -> Result<Outcome, EngineError> {
+        let (parts, queue) = mpsc::channel(PARTS_AHEAD);
+        let (context, reporter, cancel) = (self.context.clone(), run.reporter.clone(), run.cancel.clone());
+        let filler = Filler { context, reporter, cancel, parts };
+        let filling = tokio::task::spawn_blocking(move || filler.run());
+        let (outcome, failure) = transfer::run(&self.context, queue, HashMap::new(), run).await;
+        let (filled, unfilled) =
+            filling.await.map_err(|error| EngineError::Broken { reason: error.to_string() })?;
+        run.reporter.phase(Phase::Finishing);
+        let mut all = filled.outcome;
+        all.merge(outcome);
+        all.touched.extend(filled.touched);
+        let mut phases = Phases::new(&self.context, run.reporter.as_ref());
+        let finished = block_in_place(|| phases.after_files(&filled.finish, &all.touched));
+        if let Some(failure) = failure.or(unfilled) {
+            return Err(failure);
+        }
+        finished?;
+        all.merge(phases.outcome);
+        Ok(all)
+    }
+}
+
+impl Filler {
+    /// Ends early if the transfer does: that says why.
+    fn run(self) -> (Filled, Option<EngineError>) {
+        let mut phases = Phases::new(&self.context, self.reporter.as_ref());
+        let mut finish = Vec::new();
+        let failure = self.all_parts(&mut phases, &mut finish).err();
+        let (outcome, touched) = phases.into_parts();
+        (Filled { finish, outcome, touched }, failure)
+    }
+
+    fn all_parts(&self, phases: &mut Phases<'_>, finish: &mut Vec<Finish>) -> Result<(), EngineError> {
+        // Nothing can be deleted or put aside here.
+        let nothing = Guard { allow: true, ..Guard::default() };
+        let mut filling = Filling::default();
+        while !self.cancel.is_cancelled() {
+            let slots =
+                self.context.store.with_remote_children(|children| filling.next_part(PART, children))?;
+            let Some(slots) = slots else { return Ok(()) };
+            let plan = plan(slots, Policy::LeftWins, &nothing)?;
+            phases.before_files(&plan)?;
+            finish.extend(plan.finish);
+            if self.parts.blocking_send(plan.files).is_err() {
+                return Ok(());
+            }
+        }
+        Err(EngineError::Cancelled)
+    }
+}
