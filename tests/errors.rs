@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Lab, SHARE, SYNC_AGENT, SYNCD, assert_clear, expect_code, fill};
+use common::{Lab, SHARE, SYNC_AGENT, SYNCD, assert_clear, counts, expect_code, fill};
 use sync_testkit::{
     host::{SmallDisk, skip, without_privileges},
     programs::{Agent, DaemonSpec, PATIENCE},
@@ -133,6 +133,35 @@ fn a_file_that_the_daemon_cannot_read_is_a_problem_and_the_rest_goes_on() {
     lab.share.placed("secret").mode(0o000);
     agent.pull();
     assert_eq!(lab.target().read("secret"), b"version 1");
+}
+
+#[test]
+fn what_the_daemon_cannot_read_is_counted_and_listed_once() {
+    let Some(prefix) = without_privileges() else { return skip("permission bits mean nothing to this user") };
+    let lab = Lab::new();
+    fill(&lab.share, 10);
+    lab.share.file("secret", "never read").mode(0o000);
+    lab.share.file("closed/file", "never listed");
+    lab.share.placed("closed").mode(0o000);
+    lab.share.file("read once", "version 1");
+    let daemon = lab.spec().through(prefix).start();
+    // Known to the daemon from now on, and to no agent.
+    lab.share.placed("read once").mode(0o000);
+    let keys = ["checked", "changed", "synced", "failed", "unchanged"];
+    // Ten files and a link can be brought, two files cannot; a directory is a problem and no file.
+    for (command, counted) in [
+        (&["pull", "--dry-run"][..], [13, 13, 11, 2, 0]),
+        (&["pull"], [13, 13, 11, 2, 0]),
+        (&["pull"], [13, 2, 0, 2, 11]),
+        (&["verify"], [13, 2, 0, 2, 11]),
+    ] {
+        let outcome = lab.agent(&daemon.url()).json(command).expect(3);
+        let mut paths: Vec<_> = outcome.problems().into_iter().map(|(path, _)| path).collect();
+        paths.sort();
+        assert_eq!(paths, ["closed", "read once", "secret"], "{command:?}: {}", outcome.stdout);
+        assert_eq!(counts(&outcome, keys), counted, "{command:?}: {}", outcome.stdout);
+    }
+    lab.share.placed("closed").mode(0o755);
 }
 
 #[test]

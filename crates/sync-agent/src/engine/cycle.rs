@@ -7,7 +7,7 @@ use std::{
 };
 
 use sync_core::{
-    CommitPoint, FeedEvent, Halt, Problem, TreePath,
+    CommitPoint, FeedEvent, Halt, Problem, RuleSet, TreePath,
     plan::{Clear, Guard, Plan, Policy, Put, Record, Scope, Slot, gather, plan},
 };
 use sync_locations::{ChangeStream, Location, LocationError};
@@ -19,7 +19,9 @@ use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Engine, EngineError, Phase, PullMode, Reporter, Summary, now_secs,
+    Engine, EngineError, Phase, PullMode, Reporter, Summary,
+    counts::{FailedFiles, one_for_each_place},
+    now_secs,
     outcome::Outcome,
     phases::Phases,
     store::{Keeper, Verified, agree, drop_base},
@@ -151,12 +153,12 @@ impl Engine {
         let (_, plan) = self.plan(Policy::LeftWins, true, &run)?;
         let mut summary = self.summary(&run, &Tally::default())?;
         let differences = differences(&plan);
-        summary.changed = plan.files.len() as u64;
-        summary.failed = summary.changed;
-        summary.unchanged = summary.checked.saturating_sub(summary.changed);
         summary.equal = summary.equal && differences.is_empty();
-        summary.problems.extend(differences);
-        Ok(summary)
+        let mut failed = self.failed_files(&summary.problems)?;
+        failed.listed.extend(plan.files.iter().map(|put| put.path().clone()));
+        summary.problems = one_for_each_place(summary.problems.into_iter().chain(differences));
+        summary.failed = failed.count();
+        Ok(summary.balanced())
     }
 
     /// Applies what is pending at a commit point of a live feed.
@@ -173,9 +175,6 @@ impl Engine {
         self.look_at_stale(&outcome)?;
         if !outcome.wants_another_round() {
             let summary = self.summary(run, &tally)?;
-            for problem in &outcome.problems {
-                run.reporter.problem(problem);
-            }
             if summary.equal || !summary.problems.is_empty() {
                 run.reporter.caught_up(&summary);
             } else {
@@ -493,7 +492,18 @@ impl Engine {
         let mut problems = self.store().remote_problems()?;
         problems.extend(self.store().index().problems()?);
         problems.extend(self.failing().values().cloned());
-        Ok(problems)
+        Ok(one_for_each_place(problems))
+    }
+
+    fn failed_files(&self, problems: &[Problem]) -> Result<FailedFiles, EngineError> {
+        if problems.is_empty() {
+            return Ok(FailedFiles::default());
+        }
+        let store = self.store();
+        let remote = store.remote_problems()?;
+        // Only what the share has is asked for, and no rule keeps anything out of that.
+        let keeper = Keeper { rules: &Rules::compile(&RuleSet::default()), unknown: Vec::new() };
+        Ok(store.with_trees(&keeper, |trees| FailedFiles::among(trees, problems, &remote))?)
     }
 
     fn is_equal(&self) -> Result<bool, EngineError> {
@@ -510,18 +520,13 @@ impl Engine {
         if let (true, Some(remote)) = (equal, &remote) {
             self.store().set_verified(Verified { at_secs: now_secs(), root_digest: remote.root_digest })?;
         }
-        let failed = problems.len() as u64;
-        let changed = tally.synced + failed;
-        // A name that cannot be carried has no node, so the share does not count it.
-        let nameless = problems.iter().filter(|problem| !problem.raw_name.is_empty()).count() as u64;
-        let checked = (remote.as_ref().map_or(0, |remote| remote.files) + nameless).max(changed);
-        Ok(Summary {
+        let failed = self.failed_files(&problems)?;
+        // What the server cannot describe has no node, so the share does not count it.
+        let checked = remote.as_ref().map_or(0, |remote| remote.files) + failed.unlisted;
+        let summary = Summary {
             checked,
-            changed,
             synced: tally.synced,
-            failed,
-            unchanged: checked - changed,
-            skipped: 0,
+            failed: failed.count(),
             deleted: tally.deleted,
             renamed: tally.renamed,
             bytes_received: run.remote.bytes_received(),
@@ -530,7 +535,9 @@ impl Engine {
             root_digest: remote.map(|remote| remote.root_digest),
             problems,
             equal,
-        })
+            ..Summary::default()
+        };
+        Ok(summary.balanced())
     }
 
     /// What a pull would do.
@@ -538,8 +545,11 @@ impl Engine {
         let renamed =
             plan.clear.iter().filter(|clear| matches!(clear, Clear::Move { .. } | Clear::TakeOut { .. }));
         let renamed = renamed.count() as u64;
-        let bytes_total = plan.files.iter().filter(|put| matches!(put, Put::File { .. })).map(size_of).sum();
-        let synced = plan.files.len() as u64 + renamed;
+        // What the server cannot read now is known to fail.
+        let failed = self.failed_files(&self.problems()?)?;
+        let possible = || plan.files.iter().filter(|put| !failed.listed.contains(put.path()));
+        let bytes_total = possible().filter(|put| matches!(put, Put::File { .. })).map(size_of).sum();
+        let synced = possible().count() as u64 + renamed;
         self.summary(run, &Tally { synced, deleted: plan.deletions(), renamed, bytes_total })
     }
 }

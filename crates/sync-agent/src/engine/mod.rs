@@ -10,6 +10,7 @@
 //! * Nothing is planned twice in one run without looking again at what was in the way.
 
 mod context;
+mod counts;
 mod cycle;
 mod outcome;
 mod phases;
@@ -90,11 +91,11 @@ pub struct Summary {
     pub changed: u64,
     /// Brought into place, moved ones included.
     pub synced: u64,
-    /// Could not be.
+    /// Could not be. A directory that cannot be read is a problem, and counts as none.
     pub failed: u64,
     /// Were as they should be.
     pub unchanged: u64,
-    /// Are of a kind that is not carried.
+    /// Are of a kind that is not carried. Always 0: the server says nothing about them.
     pub skipped: u64,
     /// Removed from the target.
     pub deleted: u64,
@@ -112,6 +113,17 @@ pub struct Summary {
     pub problems: Vec<Problem>,
     /// The digests of share and target were compared and are the same.
     pub equal: bool,
+}
+
+impl Summary {
+    /// Makes the sums right: changed are those synced and failed, and what is checked are those and the unchanged. A file
+    /// that changed meanwhile may have been synced more than once.
+    fn balanced(mut self) -> Self {
+        self.changed = self.synced + self.failed;
+        self.checked = self.checked.max(self.changed);
+        self.unchanged = self.checked - self.changed;
+        self
+    }
 }
 
 /// Why a run ended early.

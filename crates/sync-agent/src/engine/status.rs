@@ -10,7 +10,7 @@ use sync_tree::{
     state::{StateDir, StateOptions},
 };
 
-use super::{DATABASE, EngineError, LOCK, store};
+use super::{DATABASE, EngineError, LOCK, counts::one_for_each_place, store};
 
 /// What a target's state says.
 #[derive(Debug, Clone, Default)]
@@ -79,8 +79,8 @@ fn read_database(path: &Path, report: &mut StatusReport) -> Result<(), EngineErr
         report.last_verified =
             store::verified_of(&db)?.map(|verified| (verified.at_secs, verified.root_digest));
         report.pending = store::pending_count_of(&db)?;
-        report.problems = store::remote_problems_of(&db)?;
-        report.problems.extend(sync_tree::index::problems_in(&db)?);
+        let local = sync_tree::index::problems_in(&db)?;
+        report.problems = one_for_each_place(store::remote_problems_of(&db)?.into_iter().chain(local));
         if let Some(remote) = store::remote_of_status(&db)? {
             report.files = remote.files;
             report.bytes = remote.bytes;
