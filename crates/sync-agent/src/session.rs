@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     backoff::{Failures, Pauses, chance},
     console::Talk,
-    engine::{Engine, EngineError, Phase, PullMode, Reporter, Summary},
+    engine::{Done, Engine, EngineError, Phase, PullMode, Reporter, Summary},
     failure::advised,
 };
 
@@ -73,6 +73,8 @@ impl Dial for DialSyncd {
 pub(crate) trait Work {
     /// Does a job over one connection.
     fn run<'a>(&'a mut self, job: Job, with: &'a With) -> Soon<'a, Result<Summary, EngineError>>;
+    /// What the last job did, also if it failed.
+    fn done(&self) -> Done;
     /// Follows over one connection.
     fn follow<'a>(&'a mut self, with: &'a With) -> Soon<'a, Result<(), EngineError>>;
 }
@@ -97,6 +99,10 @@ impl Work for Engine {
             Job::Pull(mode) => Box::pin(self.pull(&with.remote, mode, &with.reporter, &with.cancel)),
             Job::Verify => Box::pin(self.verify(&with.remote, &with.reporter, &with.cancel)),
         }
+    }
+
+    fn done(&self) -> Done {
+        self.done()
     }
 
     fn follow<'a>(&'a mut self, with: &'a With) -> Soon<'a, Result<(), EngineError>> {
@@ -154,6 +160,8 @@ pub(crate) struct Session<'a> {
     pub share: Option<String>,
     /// Bytes of all connections that are over.
     pub received: u64,
+    /// What was done over all of them.
+    pub done: Done,
     work: Option<(ShareId, Box<dyn Work>)>,
 }
 
@@ -177,7 +185,8 @@ impl<'a> Session<'a> {
         talk: Arc<dyn Talk>,
     ) -> Self {
         let cancel = CancellationToken::new();
-        Self { dial, open, patience, talk, cancel, share: None, received: 0, work: None }
+        let (share, received, done, work) = (None, 0, Done::default(), None);
+        Self { dial, open, patience, talk, cancel, share, received, done, work }
     }
 
     /// Does a job, over as many connections as it takes.
@@ -194,8 +203,12 @@ impl<'a> Session<'a> {
             let result = self.work().run(job, &with).await;
             let bytes = dialed.location.bytes_received();
             self.received += bytes;
+            let (before, done) = (self.done, self.work().done());
+            self.done += done;
             match result {
-                Ok(summary) => return Ok(Summary { bytes_received: self.received, ..summary }),
+                Ok(summary) => {
+                    return Ok(Summary { bytes_received: self.received, ..summary }.after(before));
+                }
                 Err(EngineError::Location(error)) if error.is_transient() => {
                     let losses = renewed(&mut losses, Some(self.patience.again), began.elapsed(), bytes);
                     dialed = self.dial_again(losses, error).await?;

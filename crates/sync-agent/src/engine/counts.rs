@@ -3,9 +3,40 @@
 //! A problem is about a place, and not every place is a file of the share: a directory that cannot be listed, or something of
 //! the target's own that cannot be removed, is listed as a problem and counted as nothing.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, ops::AddAssign};
 
 use sync_core::{Kind, NodeId, Problem, TreePath, plan::Trees};
+
+use super::outcome::Outcome;
+
+/// What was done, however it ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Files and links that were brought into place, moved ones included.
+    pub synced: u64,
+    /// Those that were removed.
+    pub deleted: u64,
+    /// Those that were moved instead of brought.
+    pub renamed: u64,
+    /// The sizes of the files that were brought.
+    pub bytes_total: u64,
+}
+
+impl Done {
+    pub(super) fn add(&mut self, outcome: &Outcome) {
+        let Outcome { synced, deleted, renamed, bytes_total, .. } = *outcome;
+        *self += Self { synced, deleted, renamed, bytes_total };
+    }
+}
+
+impl AddAssign for Done {
+    fn add_assign(&mut self, more: Self) {
+        self.synced += more.synced;
+        self.deleted += more.deleted;
+        self.renamed += more.renamed;
+        self.bytes_total += more.bytes_total;
+    }
+}
 
 /// One place, also one whose name is not UTF-8.
 type Spot = (TreePath, Box<[u8]>);

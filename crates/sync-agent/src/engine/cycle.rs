@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Engine, EngineError, Phase, PullMode, Reporter, Summary,
-    counts::{FailedFiles, one_for_each_place},
+    counts::{Done, FailedFiles, one_for_each_place},
     now_secs,
     outcome::Outcome,
     phases::Phases,
@@ -40,15 +40,6 @@ pub(super) struct Run<'a> {
     pub remote: &'a Arc<dyn Location>,
     pub reporter: &'a Arc<dyn Reporter>,
     pub cancel: &'a CancellationToken,
-}
-
-/// What a run has done up to now.
-#[derive(Default)]
-struct Tally {
-    synced: u64,
-    deleted: u64,
-    renamed: u64,
-    bytes_total: u64,
 }
 
 /// What the end of a piece of the feed was.
@@ -73,19 +64,19 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<Summary, EngineError> {
         let run = Run { remote, reporter, cancel };
+        self.done = Done::default();
         self.catch_up_and_look(&run).await?;
-        let mut tally = Tally::default();
         if mode.dry_run {
             let (_, plan) = self.plan(Policy::LeftWins, mode.full, &run)?;
             return self.intended(&plan, &run);
         }
         if mode.full {
             self.store().distrust_everything()?;
-            let outcome = self.one_round(&run, Policy::LeftWinsAnew, &mut tally).await?;
+            let outcome = self.one_round(&run, Policy::LeftWinsAnew).await?;
             self.look_at_stale(&outcome)?;
         }
-        self.rounds(&run, &mut tally).await?;
-        self.summary(&run, &tally)
+        self.rounds(&run).await?;
+        self.summary(&run, self.done)
     }
 
     /// Keeps the target equal for as long as one feed lasts.
@@ -151,7 +142,7 @@ impl Engine {
         self.catch_up(&run).await?;
         self.look(&LookScope::Everything, true, &run)?;
         let (_, plan) = self.plan(Policy::LeftWins, true, &run)?;
-        let mut summary = self.summary(&run, &Tally::default())?;
+        let mut summary = self.summary(&run, Done::default())?;
         let differences = differences(&plan);
         summary.equal = summary.equal && differences.is_empty();
         let mut failed = self.failed_files(&summary.problems)?;
@@ -163,8 +154,8 @@ impl Engine {
 
     /// Applies what is pending at a commit point of a live feed.
     async fn settle_commit(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
-        let mut tally = Tally::default();
-        let outcome = match self.one_round(run, Policy::LeftWins, &mut tally).await {
+        self.done = Done::default();
+        let outcome = match self.one_round(run, Policy::LeftWins).await {
             // A halt stops the deleting, not the following: the share may come back.
             Err(EngineError::Halt(halt)) => {
                 run.reporter.halted(&halt);
@@ -174,7 +165,7 @@ impl Engine {
         };
         self.look_at_stale(&outcome)?;
         if !outcome.wants_another_round() {
-            let summary = self.summary(run, &tally)?;
+            let summary = self.summary(run, self.done)?;
             if summary.equal || !summary.problems.is_empty() {
                 run.reporter.caught_up(&summary);
             } else {
@@ -328,10 +319,10 @@ impl Engine {
     }
 
     /// Plans and applies until nothing is in the way any more.
-    async fn rounds(&mut self, run: &Run<'_>, tally: &mut Tally) -> Result<(), EngineError> {
+    async fn rounds(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
         let mut pause = FIRST_PAUSE;
         for round in 1..=MAX_ROUNDS {
-            let outcome = self.one_round(run, Policy::LeftWins, tally).await?;
+            let outcome = self.one_round(run, Policy::LeftWins).await?;
             self.look_at_stale(&outcome)?;
             if !outcome.wants_another_round() {
                 if self.is_equal()? || !self.problems()?.is_empty() || round == MAX_ROUNDS {
@@ -373,12 +364,7 @@ impl Engine {
     }
 
     /// Plans what is pending and carries it out.
-    async fn one_round(
-        &mut self,
-        run: &Run<'_>,
-        policy: Policy,
-        tally: &mut Tally,
-    ) -> Result<Outcome, EngineError> {
+    async fn one_round(&mut self, run: &Run<'_>, policy: Policy) -> Result<Outcome, EngineError> {
         self.check_root()?;
         let (scope, plan) = self.plan(policy, false, run)?;
         self.keep_records(&plan)?;
@@ -399,10 +385,6 @@ impl Engine {
         } else {
             self.store().count_deletions(now_secs(), deletions)?;
         }
-        tally.synced += outcome.synced;
-        tally.deleted += outcome.deleted;
-        tally.renamed += outcome.renamed;
-        tally.bytes_total += outcome.bytes_total;
         Ok(outcome)
     }
 
@@ -455,18 +437,25 @@ impl Engine {
     async fn carry_out(&mut self, mut plan: Plan, run: &Run<'_>) -> Result<Outcome, EngineError> {
         let context = self.context.clone();
         let mut phases = Phases::new(&context, run.reporter.as_ref());
-        let captured = block_in_place(|| phases.before_files(&plan))?;
+        let captured = match block_in_place(|| phases.before_files(&plan)) {
+            Ok(captured) => captured,
+            Err(failure) => {
+                self.done.add(&phases.outcome);
+                return Err(failure);
+            }
+        };
         run.reporter.phase(Phase::Transferring);
         let files = std::mem::take(&mut plan.files);
         let (outcome, failure) = transfer::run(&self.context, files, captured, run).await;
         run.reporter.phase(Phase::Finishing);
         let finished = block_in_place(|| phases.after_files(&plan.finish, &outcome.touched));
+        let mut all = phases.outcome;
+        all.merge(outcome);
+        self.done.add(&all);
         if let Some(failure) = failure {
             return Err(failure);
         }
         finished?;
-        let mut all = phases.outcome;
-        all.merge(outcome);
         Ok(all)
     }
 
@@ -513,7 +502,7 @@ impl Engine {
             && self.store().pending_count()? == 0)
     }
 
-    fn summary(&self, run: &Run<'_>, tally: &Tally) -> Result<Summary, EngineError> {
+    fn summary(&self, run: &Run<'_>, done: Done) -> Result<Summary, EngineError> {
         let remote = self.store().remote()?;
         let problems = self.problems()?;
         let equal = self.is_equal()?;
@@ -525,12 +514,12 @@ impl Engine {
         let checked = remote.as_ref().map_or(0, |remote| remote.files) + failed.unlisted;
         let summary = Summary {
             checked,
-            synced: tally.synced,
+            synced: done.synced,
             failed: failed.count(),
-            deleted: tally.deleted,
-            renamed: tally.renamed,
+            deleted: done.deleted,
+            renamed: done.renamed,
             bytes_received: run.remote.bytes_received(),
-            bytes_total: tally.bytes_total,
+            bytes_total: done.bytes_total,
             cursor: remote.as_ref().map(|remote| remote.cursor.clone()),
             root_digest: remote.map(|remote| remote.root_digest),
             problems,
@@ -550,7 +539,7 @@ impl Engine {
         let possible = || plan.files.iter().filter(|put| !failed.listed.contains(put.path()));
         let bytes_total = possible().filter(|put| matches!(put, Put::File { .. })).map(size_of).sum();
         let synced = possible().count() as u64 + renamed;
-        self.summary(run, &Tally { synced, deleted: plan.deletions(), renamed, bytes_total })
+        self.summary(run, Done { synced, deleted: plan.deletions(), renamed, bytes_total })
     }
 }
 

@@ -40,6 +40,7 @@ use sync_tree::{
     state::{StateDir, StateError},
 };
 
+pub use counts::Done;
 pub use reporter::{AppliedOp, Phase, Reporter, Silent};
 pub use status::{StatusReport, status};
 
@@ -116,6 +117,22 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// The same run, seen from before what earlier calls of it did.
+    #[must_use]
+    pub fn after(mut self, before: Done) -> Self {
+        self.synced += before.synced;
+        self.deleted += before.deleted;
+        self.renamed += before.renamed;
+        self.bytes_total += before.bytes_total;
+        self.balanced()
+    }
+
+    /// All that is known of a run that did not come to its end.
+    #[must_use]
+    pub fn unfinished(done: Done, bytes_received: u64) -> Self {
+        Self { bytes_received, ..Self::default() }.after(done)
+    }
+
     /// Makes the sums right: changed are those synced and failed, and what is checked are those and the unchanged. A file
     /// that changed meanwhile may have been synced more than once.
     fn balanced(mut self) -> Self {
@@ -209,6 +226,8 @@ pub struct Engine {
     /// Problems of single paths that the last runs could not solve.
     failing: Mutex<BTreeMap<sync_core::TreePath, Problem>>,
     first_look_done: bool,
+    /// What the present or last call did, or in following the last round.
+    done: Done,
     /// The last run was cut off, and what it did without recording it is not adopted yet.
     cut_off: bool,
     _lock: Lock,
@@ -265,9 +284,16 @@ impl Engine {
             looker: None,
             failing: Mutex::default(),
             first_look_done: false,
+            done: Done::default(),
             cut_off,
             _lock: lock,
         })
+    }
+
+    /// What the last pull did, also if it failed.
+    #[must_use]
+    pub fn done(&self) -> Done {
+        self.done
     }
 
     fn store(&self) -> &Store {

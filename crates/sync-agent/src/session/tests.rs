@@ -49,7 +49,16 @@ impl Work for Pretend {
     fn run<'a>(&'a mut self, _: Job, _: &'a With) -> Soon<'a, Result<Summary, EngineError>> {
         *self.0.jobs.borrow_mut() += 1;
         let next = self.0.works.borrow_mut().pop_front();
-        Box::pin(async { next.map_or_else(|| Ok(Summary { equal: true, ..Summary::default() }), Err) })
+        Box::pin(async {
+            next.map_or_else(
+                || Ok(Summary { equal: true, synced: 2, deleted: 1, checked: 5, ..Summary::default() }),
+                Err,
+            )
+        })
+    }
+
+    fn done(&self) -> Done {
+        Done { synced: 2, deleted: 1, renamed: 1, bytes_total: 10 }
     }
 
     fn follow<'a>(&'a mut self, with: &'a With) -> Soon<'a, Result<(), EngineError>> {
@@ -188,6 +197,21 @@ fn a_pull_goes_on_over_the_next_connection() {
     let asked = stage.script.asked.borrow();
     assert_eq!(asked[0], None);
     assert!(asked[1..].iter().all(|share| share.as_deref() == Some("docs")));
+}
+
+#[test]
+fn what_was_done_over_all_connections_counts() {
+    let stage = Stage::new([], [cut().into(), cut().into()]);
+    let all = stage.pull().unwrap();
+    assert_eq!((all.synced, all.changed, all.checked, all.unchanged), (6, 6, 6, 0), "{all:?}");
+    assert_eq!((all.deleted, all.renamed, all.bytes_total), (3, 2, 20), "{all:?}");
+    // Also if it comes to nothing in the end.
+    let stage = Stage::new([], [cut().into(), EngineError::Digest]);
+    let done = stage.play(async |session| {
+        session.run(Job::Verify).await.unwrap_err();
+        session.done
+    });
+    assert_eq!(done, Done { synced: 4, deleted: 2, renamed: 2, bytes_total: 20 });
 }
 
 #[test]
