@@ -10,9 +10,9 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use sync_cli::report::message_of;
-use sync_core::{Halt, Problem, ShareId};
+use sync_core::{Halt, Problem, ShareId, TreePath};
 use sync_locations::{ConnectOptions, Location, LocationError, RemoteSyncd};
-use sync_tree::apply::ApplyError;
+use sync_tree::{apply::ApplyError, index::IndexError, look::LookError};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -246,8 +246,8 @@ impl<'a> Session<'a> {
                     continue;
                 }
                 // Somebody makes room, or gives the disk back: that is waited for like a halt.
-                Err(EngineError::Apply(error @ (ApplyError::Full { .. } | ApplyError::ReadOnly { .. }))) => {
-                    self.talk.problem(&Problem::new(error.path().clone(), &error));
+                Err(error) if let Some(problem) = passing(&error) => {
+                    self.talk.problem(&problem);
                     self.unless_cancelled(sleep(self.patience.halt)).await?;
                     continue;
                 }
@@ -347,6 +347,29 @@ impl<'a> Session<'a> {
         }
     }
 }
+
+/// What ends a pull, and is worth waiting for while following: somebody can put it right meanwhile.
+fn passing(error: &EngineError) -> Option<Problem> {
+    let (path, advice) = match error {
+        EngineError::Apply(error @ ApplyError::Full { .. }) => (error.path().clone(), MAKE_ROOM),
+        EngineError::Apply(error @ ApplyError::ReadOnly { .. }) => {
+            (error.path().clone(), "remount it for writing; following then goes on by itself")
+        }
+        // The notes are on the same disk, unless they have a place of their own.
+        EngineError::Index(IndexError::Database { source })
+        | EngineError::Look(LookError::Index(IndexError::Database { source }))
+            if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) =>
+        {
+            let text = format!("The disk is full: cannot write down what is done ({MAKE_ROOM})");
+            return Some(Problem::new(TreePath::root(), text));
+        }
+        _ => return None,
+    };
+    Some(Problem::new(path, format!("{error} ({advice})")))
+}
+
+const MAKE_ROOM: &str =
+    "free some space: .syncd/trash holds what was replaced; following then goes on by itself";
 
 /// The row that a loss belongs to: a new one after a good connection.
 fn renewed(row: &mut Option<Losses>, patience: Option<Duration>, held: Duration, bytes: u64) -> &mut Losses {

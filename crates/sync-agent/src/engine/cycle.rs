@@ -373,7 +373,10 @@ impl Engine {
             Outcome::default()
         } else {
             self.store().unset_verified()?;
-            self.carry_out(plan, run).await?
+            let carried_out = self.carry_out(plan, run).await;
+            // What is in place and could not be written down is the share's all the same, see `adopt_unrecorded`.
+            self.cut_off |= matches!(carried_out, Err(EngineError::Index(_)));
+            carried_out?
         };
         self.forget_solved(&scope, &outcome);
         self.store().settled(&scope, &outcome.left_remote)?;

@@ -259,6 +259,31 @@ fn following_waits_through_a_halt_but_not_for_another_share() {
 }
 
 #[test]
+fn following_waits_for_a_disk_and_says_what_to_do() {
+    let path = || sync_core::TreePath::new("a/b").unwrap();
+    let full = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(13), None);
+    let errors = [
+        EngineError::Apply(ApplyError::Full { path: path() }),
+        EngineError::Apply(ApplyError::ReadOnly { path: path() }),
+        EngineError::Index(full.into()),
+    ];
+    let stage = Stage::new([], errors);
+    assert!(stage.follow().is_ok());
+    assert_eq!(
+        stage.heard()[1..],
+        [
+            "The disk is full: cannot write a/b (free some space: .syncd/trash holds what was replaced; following then goes on by itself)",
+            "The file system is read-only: cannot change a/b (remount it for writing; following then goes on by itself)",
+            "The disk is full: cannot write down what is done (free some space: .syncd/trash holds what was replaced; following then goes on by itself)",
+        ]
+    );
+    assert_eq!(*stage.script.jobs.borrow(), 4);
+    // What nobody can put right meanwhile ends it.
+    let corrupt = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(11), None);
+    assert!(Stage::new([], [EngineError::Index(corrupt.into())]).follow().is_err());
+}
+
+#[test]
 fn a_share_that_was_made_anew_is_opened_anew() {
     let stage = Stage::new([Ok("docs"), Ok("docs made anew")], [cut().into()]);
     stage.pull().unwrap();
