@@ -161,6 +161,47 @@ fn a_follower_killed_again_and_again_ends_equal() {
 }
 
 #[test]
+fn edits_in_the_target_survive_an_agent_killed_again_and_again() {
+    let lab = Lab::new();
+    fill(&lab.share, 140);
+    let (_daemon, agent) = lab.pulled();
+    let (outside, beside) = (lab.tree("outside"), lab.tree("."));
+    let mut rng = Rng::new(53);
+    let mut written = Vec::new();
+    for round in 0..14 {
+        let mut agent = agent.start(&[if rng.chance(50) { "follow" } else { "pull" }]);
+        for number in 0..6 {
+            moment(Duration::from_millis(rng.below(20) as u64));
+            // The share changes the same files, and others. Each place is edited once: an own later edit is no loss.
+            let at = round * 6 + number;
+            let file = format!("dir {}/sub/file {at}", at % 7);
+            if rng.chance(50) {
+                lab.share.file(&file, format!("the share's {at}"));
+            }
+            let (place, text) = match number {
+                0 => (format!("my own {at}"), format!("only mine {at}")),
+                1 => (format!("my dir {at}/my own"), format!("mine too {at}")),
+                _ => (file, format!("my version {at}")),
+            };
+            // Put there complete, as an editor does; a temporary name in the target would itself be somebody's own file.
+            outside.file("saving", &text);
+            if number == 1 {
+                lab.target().dir(format!("my dir {at}"));
+            }
+            let digest = outside.look("saving").digest;
+            beside.rename("outside/saving", format!("target/{place}"));
+            written.push((place, digest));
+        }
+        agent.kill();
+    }
+    agent.pull().expect(0);
+    lab.assert_same();
+    let kept: BTreeSet<_> = lab.target().trash().values().map(|seen| seen.digest).collect();
+    let lost: Vec<_> = written.iter().filter(|(_, digest)| !kept.contains(digest)).collect();
+    assert!(lost.is_empty(), "{} of {} edits are nowhere: {lost:?}", lost.len(), written.len());
+}
+
+#[test]
 fn a_daemon_killed_again_and_again_misses_nothing() {
     let lab = Lab::new();
     fill(&lab.share, 60);
