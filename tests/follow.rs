@@ -145,7 +145,16 @@ fn a_log_that_grows_all_the_time_arrives_and_starves_nobody() {
         for number in 0..10 {
             let path = format!("beside/{number}");
             share.file(&path, "x");
-            eventually(SOON, || if target.has(&path) { Ok(()) } else { Err(format!("{path} is not there")) });
+            eventually(SOON, || {
+                // Whatever is there at any moment is a version that the log has had.
+                let seen = target.read("log");
+                assert!(
+                    share.read("log").starts_with(&seen),
+                    "{} bytes are no prefix of the log",
+                    seen.len()
+                );
+                if target.has(&path) { Ok(()) } else { Err(format!("{path} is not there")) }
+            });
         }
         // The log itself arrives too, in versions that it has had.
         let mut before = target.read("log").len();
@@ -269,7 +278,7 @@ fn fifty_files_a_second_are_kept_up_with() {
     let lab = Lab::new();
     fill(&lab.share, 20);
     let (_daemon, _follower) = lab.followed();
-    paced(200, Duration::from_millis(20), |number| {
+    paced(250, Duration::from_millis(20), |number| {
         lab.share.bytes(format!("stream/{}/{number}", number % 5), 4000, number as u64);
     });
     lab.wait_same(Duration::from_secs(10));
