@@ -10,7 +10,7 @@ use std::{
 use common::{Lab, SHARE, SYNC_AGENT, SYNCD, assert_clear, counts, expect_code, fill};
 use sync_testkit::{
     host::{SmallDisk, skip, without_privileges},
-    programs::{Agent, DaemonSpec, PATIENCE},
+    programs::{Agent, DaemonSpec, Launch, PATIENCE},
 };
 
 /// An address of this machine at which nobody listens.
@@ -153,6 +153,32 @@ fn a_target_that_cannot_be_written() {
     }
     agent("target").pull().expect(0);
     assert!(home.snapshot().is_empty(), "nothing was put elsewhere instead: {:?}", home.snapshot());
+}
+
+#[test]
+fn a_target_on_a_read_only_file_system() {
+    let lab = Lab::new();
+    fill(&lab.share, 5);
+    lab.tree("disk");
+    let Some(disk) = SmallDisk::mount(&lab.path("disk"), 8 << 20) else {
+        return skip("no file systems can be mounted here");
+    };
+    let daemon = lab.daemon();
+    let agent = |target| lab.agent_into(&daemon.url(), target).through(disk.inside());
+    agent("disk/target").pull().expect(0);
+    let on_disk = sync_testkit::tree::Tree::at(disk.seen_from_here());
+    on_disk.dir("new");
+    let remount = Launch::new("mount").args(["-o", "remount,ro"]).args([lab.path("disk")]);
+    expect_code(&remount.through(disk.inside()).run(PATIENCE), 0);
+
+    let path = |name| lab.path(name).display().to_string();
+    for (target, at) in
+        [("disk/target", "disk/target/.syncd"), ("disk/new", "disk/new"), ("disk/newer", "disk")]
+    {
+        assert_refused(&agent(target), &[&format!("{}:", path(at)), "Read-only", "remount it for writing"]);
+    }
+    // What asks nobody to write works as ever.
+    expect_code(&agent("disk/target").plain(&["status"]), 0);
 }
 
 #[test]
