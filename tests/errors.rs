@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Lab, SHARE, SYNC_AGENT, SYNCD, assert_clear, expect_code, fill};
+use common::{Lab, SHARE, SYNC_AGENT, SYNCD, assert_clear, counts, expect_code, fill};
 use sync_testkit::{
     host::{SmallDisk, skip, without_privileges},
-    programs::{Agent, DaemonSpec, PATIENCE},
+    programs::{Agent, DaemonSpec, Launch, PATIENCE},
 };
 
 /// An address of this machine at which nobody listens.
@@ -82,19 +82,40 @@ fn a_share_that_does_not_exist() {
     expect_code(&agent.start(&["follow"]).finish(PATIENCE), 2);
 }
 
+/// Every command that writes into the target fails, and says which path is in the way and what to do.
+#[track_caller]
+fn assert_refused(agent: &Agent, words: &[&str]) {
+    for command in [&["pull"][..], &["pull", "--dry-run"], &["verify"]] {
+        let outcome = agent.json(command).expect(1);
+        assert_clear(&outcome.stderr, words);
+        assert_eq!(outcome.stderr.lines().count(), 2, "one error and one hint: {}", outcome.stderr);
+    }
+    let followed = agent.start(&["follow"]).finish(PATIENCE);
+    expect_code(&followed, 1);
+    assert_clear(&followed.stderr, words);
+}
+
 #[test]
 fn a_target_that_cannot_be_made() {
     let lab = Lab::new();
     fill(&lab.share, 2);
     let daemon = lab.daemon();
-    let missing = lab.agent_into(&daemon.url(), "no/such/parent").pull().expect(1);
-    assert_clear(&missing.stderr, &["no/such"]);
+    let parent = lab.path("no/such").display().to_string();
+    let missing = lab.agent_into(&daemon.url(), "no/such/target");
+    assert_refused(&missing, &[&parent, "no/such/target", "hint: make that directory first"]);
     assert!(!lab.tree(".").has("no"));
 
     lab.tree(".").file("a file", "x");
-    let file = lab.agent_into(&daemon.url(), "a file").pull().expect(1);
-    assert_clear(&file.stderr, &["a file"]);
+    let file = lab.path("a file").display().to_string();
+    assert_refused(&lab.agent_into(&daemon.url(), "a file"), &[&file, "hint: name a directory as --target"]);
+    let below = lab.agent_into(&daemon.url(), "a file/b/c");
+    assert_refused(&below, &[&format!("{file} is not a directory"), "hint: name a directory as --target"]);
     assert_eq!(lab.tree(".").read("a file"), b"x");
+
+    lab.tree(".").link("a link", "nowhere");
+    let link = lab.path("a link").display().to_string();
+    assert_refused(&lab.agent_into(&daemon.url(), "a link"), &[&link, "hint: mount or make"]);
+    assert!(!lab.tree(".").has("nowhere"));
 }
 
 #[test]
@@ -103,11 +124,89 @@ fn a_target_that_cannot_be_written() {
     let lab = Lab::new();
     fill(&lab.share, 5);
     let daemon = lab.daemon();
+    let home = lab.tree("home");
+    let agent =
+        |target| lab.agent_into(&daemon.url(), target).through(&prefix).env("HOME", home.root().as_os_str());
+    let path = |name| lab.path(name).display().to_string();
+    let advice = "or choose another --target";
+
     lab.target().placed(".").mode(0o555);
-    let outcome = lab.agent(&daemon.url()).through(prefix).pull().expect(1);
+    assert_refused(&agent("target"), &[&format!("Cannot write into the target {}:", path("target")), advice]);
     lab.target().placed(".").mode(0o755);
-    assert_clear(&outcome.stderr, &["target"]);
     assert!(lab.target().snapshot().is_empty());
+
+    lab.tree("closed").placed(".").mode(0o555);
+    assert_refused(&agent("closed/target"), &[&format!("the target in {}:", path("closed")), advice]);
+
+    // What is ours in it was another user's.
+    agent("target").pull().expect(0);
+    lab.target().placed(".syncd/target.db").mode(0o444);
+    lab.target().placed(".syncd/agent.lock").mode(0o444);
+    assert_refused(&agent("target"), &[&path("target/.syncd/agent.lock")]);
+    lab.target().placed(".syncd/agent.lock").mode(0o600);
+    assert_refused(&agent("target"), &[&path("target/.syncd/target.db")]);
+    // What SQLite made beside it has its mode.
+    for file in ["target.db", "target.db-wal", "target.db-shm"].map(|name| format!(".syncd/{name}")) {
+        if lab.target().has(&file) {
+            lab.target().placed(&file).mode(0o600);
+        }
+    }
+    agent("target").pull().expect(0);
+    assert!(home.snapshot().is_empty(), "nothing was put elsewhere instead: {:?}", home.snapshot());
+}
+
+#[test]
+fn a_target_on_a_read_only_file_system() {
+    let lab = Lab::new();
+    fill(&lab.share, 5);
+    lab.tree("disk");
+    let Some(disk) = SmallDisk::mount(&lab.path("disk"), 8 << 20) else {
+        return skip("no file systems can be mounted here");
+    };
+    let daemon = lab.daemon();
+    let agent = |target| lab.agent_into(&daemon.url(), target).through(disk.inside());
+    agent("disk/target").pull().expect(0);
+    let on_disk = sync_testkit::tree::Tree::at(disk.seen_from_here());
+    on_disk.dir("new");
+    let remount = Launch::new("mount").args(["-o", "remount,ro"]).args([lab.path("disk")]);
+    expect_code(&remount.through(disk.inside()).run(PATIENCE), 0);
+
+    let path = |name| lab.path(name).display().to_string();
+    for (target, at) in
+        [("disk/target", "disk/target/.syncd"), ("disk/new", "disk/new"), ("disk/newer", "disk")]
+    {
+        assert_refused(&agent(target), &[&format!("{}:", path(at)), "Read-only", "remount it for writing"]);
+    }
+    // What asks nobody to write works as ever.
+    expect_code(&agent("disk/target").plain(&["status"]), 0);
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written() {
+    let Some(prefix) = without_privileges() else { return skip("permission bits mean nothing to this user") };
+    let lab = Lab::new();
+    fill(&lab.share, 5);
+    let daemon = lab.daemon();
+    lab.tree("closed").placed(".").mode(0o555);
+    lab.tree(".").file("a file", "x");
+    for place in ["closed", "closed/below", "a file", "a file/below"] {
+        let path = lab.path(place).display().to_string();
+        let agent = lab.agent(&daemon.url()).through(&prefix).args(["--state-dir", &path]);
+        assert_refused(&agent, &[&path, "or choose another --state-dir"]);
+    }
+}
+
+#[test]
+fn a_damaged_database_is_named_with_what_to_do() {
+    let lab = Lab::new();
+    fill(&lab.share, 5);
+    let (_daemon, agent) = lab.pulled();
+    lab.target().file(".syncd/target.db", "no database".repeat(1000));
+    let path = lab.path("target/.syncd/target.db").display().to_string();
+    assert_refused(&agent, &[&path, "hint: move that file away"]);
+    lab.target().remove(".syncd/target.db");
+    agent.pull().expect(0);
+    lab.assert_same();
 }
 
 #[test]
@@ -133,6 +232,35 @@ fn a_file_that_the_daemon_cannot_read_is_a_problem_and_the_rest_goes_on() {
     lab.share.placed("secret").mode(0o000);
     agent.pull();
     assert_eq!(lab.target().read("secret"), b"version 1");
+}
+
+#[test]
+fn what_the_daemon_cannot_read_is_counted_and_listed_once() {
+    let Some(prefix) = without_privileges() else { return skip("permission bits mean nothing to this user") };
+    let lab = Lab::new();
+    fill(&lab.share, 10);
+    lab.share.file("secret", "never read").mode(0o000);
+    lab.share.file("closed/file", "never listed");
+    lab.share.placed("closed").mode(0o000);
+    lab.share.file("read once", "version 1");
+    let daemon = lab.spec().through(prefix).start();
+    // Known to the daemon from now on, and to no agent.
+    lab.share.placed("read once").mode(0o000);
+    let keys = ["checked", "changed", "synced", "failed", "unchanged"];
+    // Ten files and a link can be brought, two files cannot; a directory is a problem and no file.
+    for (command, counted) in [
+        (&["pull", "--dry-run"][..], [13, 13, 11, 2, 0]),
+        (&["pull"], [13, 13, 11, 2, 0]),
+        (&["pull"], [13, 2, 0, 2, 11]),
+        (&["verify"], [13, 2, 0, 2, 11]),
+    ] {
+        let outcome = lab.agent(&daemon.url()).json(command).expect(3);
+        let mut paths: Vec<_> = outcome.problems().into_iter().map(|(path, _)| path).collect();
+        paths.sort();
+        assert_eq!(paths, ["closed", "read once", "secret"], "{command:?}: {}", outcome.stdout);
+        assert_eq!(counts(&outcome, keys), counted, "{command:?}: {}", outcome.stdout);
+    }
+    lab.share.placed("closed").mode(0o755);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod common;
 
 use std::{
+    path::Path,
     process::Command,
     sync::mpsc::{Receiver, TryRecvError, channel},
     thread,
@@ -11,7 +12,9 @@ use std::{
 
 use common::{LATER, Lab, SOON, fill};
 use sync_testkit::{
-    eventually, moment, paced,
+    eventually,
+    host::SmallDisk,
+    moment, paced,
     programs::{Follower, Signal, Value},
     proxy::Proxy,
     tree::Tree,
@@ -142,7 +145,16 @@ fn a_log_that_grows_all_the_time_arrives_and_starves_nobody() {
         for number in 0..10 {
             let path = format!("beside/{number}");
             share.file(&path, "x");
-            eventually(SOON, || if target.has(&path) { Ok(()) } else { Err(format!("{path} is not there")) });
+            eventually(SOON, || {
+                // Whatever is there at any moment is a version that the log has had.
+                let seen = target.read("log");
+                assert!(
+                    share.read("log").starts_with(&seen),
+                    "{} bytes are no prefix of the log",
+                    seen.len()
+                );
+                if target.has(&path) { Ok(()) } else { Err(format!("{path} is not there")) }
+            });
         }
         // The log itself arrives too, in versions that it has had.
         let mut before = target.read("log").len();
@@ -266,7 +278,7 @@ fn fifty_files_a_second_are_kept_up_with() {
     let lab = Lab::new();
     fill(&lab.share, 20);
     let (_daemon, _follower) = lab.followed();
-    paced(200, Duration::from_millis(20), |number| {
+    paced(250, Duration::from_millis(20), |number| {
         lab.share.bytes(format!("stream/{}/{number}", number % 5), 4000, number as u64);
     });
     lab.wait_same(Duration::from_secs(10));
@@ -304,6 +316,122 @@ fn edits_in_the_target_are_put_right_at_the_start() {
     follower.caught_up();
     lab.wait_same(SOON);
     assert_eq!(lab.target().trash().len(), 1);
+}
+
+/// Takes all the room that is left on a disk, to the last byte.
+fn fill_up(ballast: &Path) {
+    let copied = Command::new("cp").arg("/dev/zero").arg(ballast).output().expect("cp starts");
+    assert!(!copied.status.success(), "a disk without an end");
+}
+
+#[test]
+fn it_waits_for_room_on_a_full_disk_and_goes_on_by_itself() {
+    let lab = Lab::new();
+    fill(&lab.share, 20);
+    lab.tree("disk");
+    let Some(disk) = SmallDisk::mount(&lab.path("disk"), 24 << 20) else {
+        return sync_testkit::host::skip("no file systems can be mounted here");
+    };
+    let on_disk = Tree::at(disk.seen_from_here());
+    let target = on_disk.path("target");
+    let daemon = lab.daemon();
+    let mut follower = lab.agent_into(&daemon.url(), "disk/target").through(disk.inside()).follow();
+    follower.caught_up();
+
+    for (round, to_the_last_byte) in [false, true].into_iter().enumerate() {
+        on_disk.bytes("ballast", 20 << 20, 1);
+        if to_the_last_byte {
+            fill_up(&on_disk.path("more"));
+        }
+        lab.share.bytes(format!("large {round}"), 5 << 20, 10 + round as u64);
+        lab.share.file("dir 0/sub/file 0", format!("small {round}"));
+        let problem = follower.wait_for_event("problem", SOON);
+        let text = problem["error"].as_str().unwrap_or_default();
+        for word in ["disk is full", ".syncd/trash", "goes on by itself"] {
+            assert!(text.contains(word), "the message lacks {word:?}: {problem}");
+        }
+        assert!(follower.process().is_running());
+        on_disk.remove("ballast");
+        if to_the_last_byte {
+            on_disk.remove("more");
+        }
+        sync_testkit::tree::wait_same(lab.share.root(), &target, LATER);
+        // What it had placed when the room ended is the share's, not somebody's own.
+        assert!(Tree::at(&target).trash().is_empty(), "{:?}", Tree::at(&target).trash());
+        lab.share.remove(format!("large {round}"));
+        sync_testkit::tree::wait_same(lab.share.root(), &target, SOON);
+    }
+}
+
+#[test]
+fn a_target_that_is_another_directory_now_halts_it_and_stays_as_it_is() {
+    let lab = Lab::new();
+    fill(&lab.share, 20);
+    let (_daemon, mut follower) = lab.followed();
+    lab.tree(".").rename("target", "moved away");
+    let moved = lab.tree("moved away");
+    let before = moved.snapshot();
+    let other = lab.target();
+    other.file("dir 0/sub/file 0", "somebody's own");
+    other.file("mine", "my own");
+    let own = other.snapshot();
+
+    lab.share.file("new", "x");
+    lab.share.remove("dir 1");
+    let halt = follower.wait_for_event("halt", SOON);
+    let reason = halt["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("another directory is in its place"), "{halt}");
+    assert!(halt["hint"].as_str().is_some_and(|hint| hint.contains("--target")), "{halt}");
+    lab.share.file("newer", "x");
+    paced(20, Duration::from_millis(50), |_| {
+        assert_eq!(other.snapshot(), own, "the other directory was changed");
+        assert!(!other.has(".syncd"));
+    });
+    assert_eq!(moved.snapshot(), before, "the target was changed under its new name");
+
+    // With the right one back it goes on by itself.
+    lab.tree(".").rename("target", "other");
+    lab.tree(".").rename("moved away", "target");
+    lab.wait_same(LATER);
+    assert!(follower.process().is_running());
+    assert_eq!(lab.tree("other").snapshot(), own);
+}
+
+#[test]
+fn chains_of_renames_saves_and_kinds_with_content_arrive_while_following() {
+    let lab = Lab::new();
+    fill(&lab.share, 20);
+    for number in 0..5 {
+        lab.share.bytes(format!("log.{number}"), 5_000, number);
+    }
+    lab.share.file("edited", "version 0");
+    lab.share.bytes("kind/a/file", 1000, 1);
+    lab.share.bytes("kind/b", 1000, 2);
+    let (_daemon, mut follower) = lab.followed();
+    for round in 1..6_u64 {
+        // As logs are rotated: each takes the name of the next, the last one goes.
+        lab.share.remove("log.4");
+        for number in (0..4).rev() {
+            lab.share.rename(format!("log.{number}"), format!("log.{}", number + 1));
+        }
+        lab.share.bytes("log.0", 5_000, 100 + round);
+        lab.share.save("edited", format!("version {round}"));
+        lab.share.rewrite_quietly("dir 0/sub/file 0", round);
+        lab.share.remove("kind");
+        if round.is_multiple_of(2) {
+            lab.share.bytes("kind/a/file", 1000, round);
+            lab.share.bytes("kind/b", 1000, round + 1);
+        } else {
+            lab.share.bytes("kind", 1000, round);
+        }
+        lab.wait_same(SOON);
+    }
+    // An editor's save is a change of the file, not another file.
+    let of_edited = |event: &&Value| event["event"] == "applied" && event["path"] == "edited";
+    let ops: Vec<_> = follower.events().iter().filter(of_edited).map(|event| event["op"].clone()).collect();
+    assert!(ops.iter().skip(1).all(|op| op != "create" && op != "delete"), "{ops:?}");
+    assert!(follower.process().is_running());
+    assert!(lab.target().trash().is_empty(), "{:?}", lab.target().trash());
 }
 
 #[test]

@@ -300,8 +300,11 @@ fn a_second_agent_on_the_same_target_is_refused() {
     let (daemon, mut follower) = lab.followed();
     let agent = lab.agent(&daemon.url());
     let pid = follower.process().pid().to_string();
-    let outcome = agent.pull().expect(1);
-    assert_clear(&outcome.stderr, &[&pid]);
+    let target = lab.target().root().display().to_string();
+    for command in [&["pull"][..], &["pull", "--dry-run"], &["verify"]] {
+        let outcome = agent.json(command).expect(1);
+        assert_clear(&outcome.stderr, &[&pid, &target, "hint: end it, or wait"]);
+    }
     let second = agent.start(&["follow"]).finish(Duration::from_secs(20));
     assert_eq!(second.code, Some(1));
     assert!(follower.process().is_running());

@@ -205,6 +205,20 @@ fn a_name_that_is_not_utf_8_is_a_problem_and_the_rest_goes_on() {
 }
 
 #[test]
+fn a_name_of_the_targets_own_that_is_not_utf_8_is_no_failed_file_of_the_share() {
+    let lab = Lab::new();
+    lab.share.file("good", "good");
+    let (_daemon, agent) = lab.pulled();
+    let own = OsStr::from_bytes(b"own \xff name");
+    lab.target().file(own, "mine");
+    let outcome = agent.pull().expect(3);
+    assert_eq!(outcome.problems().len(), 1, "{}", outcome.stdout);
+    let keys = ["checked", "changed", "failed", "unchanged"];
+    assert_eq!(common::counts(&outcome, keys), [1, 0, 0, 1], "{}", outcome.stdout);
+    assert_eq!(lab.target().read(own), b"mine");
+}
+
+#[test]
 fn sockets_and_fifos_are_skipped_without_harm() {
     let lab = Lab::new();
     lab.share.file("file", "x");

@@ -4,9 +4,11 @@ mod common;
 
 use std::{thread, time::Duration};
 
-use common::{Lab, counts, fill};
+use common::{Lab, SOON, counts, fill};
 use sync_testkit::{
-    moment,
+    eventually, moment,
+    programs::{Agent, Outcome, PATIENCE, Process},
+    proxy::Proxy,
     tree::{PathBytes, assert_same, snapshot},
 };
 
@@ -356,6 +358,42 @@ fn a_file_that_grows_meanwhile_does_not_fail_a_pull() {
         drop(done);
     });
     agent.pull().expect(0);
+    lab.assert_same();
+}
+
+/// A pull over a slow line that has placed some of its 40 files of a megabyte, but not nearly all.
+fn pull_half_way(lab: &Lab, agent: &Agent) -> Process {
+    let pull = agent.start(&["pull"]);
+    let placed = || (0..40).filter(|number| lab.target().has(format!("file {number}"))).count();
+    eventually(SOON, || if placed() >= 5 { Ok(()) } else { Err(format!("{} files are there", placed())) });
+    assert!(placed() < 35, "the line is too fast for this test");
+    pull
+}
+
+#[test]
+fn what_was_done_before_a_cut_or_a_signal_is_counted() {
+    let lab = Lab::new();
+    for number in 0..40 {
+        lab.share.bytes(format!("file {number}"), 1_100_000, number);
+    }
+    let daemon = lab.daemon();
+    let proxy = Proxy::to(daemon.address());
+    proxy.delay(Duration::from_millis(5));
+    let agent = lab.agent(&proxy.url()).args(["--concurrency", "2"]);
+    let keys = ["checked", "changed", "synced", "failed", "unchanged", "bytes_total"];
+
+    let mut pull = pull_half_way(&lab, &agent);
+    pull.terminate();
+    let stopped = Outcome::read(pull.finish(PATIENCE)).expect(1);
+    let placed = (0..40).filter(|number| lab.target().has(format!("file {number}"))).count() as u64;
+    assert_eq!(counts(&stopped, keys), [placed, placed, placed, 0, 0, placed * 1_100_000]);
+
+    lab.target().empty();
+    let pull = pull_half_way(&lab, &agent);
+    proxy.cut_once();
+    let outcome = Outcome::read(pull.finish(PATIENCE)).expect(0);
+    assert!(outcome.stderr.contains("trying again"), "it was not cut: {}", outcome.stderr);
+    assert_eq!(counts(&outcome, keys), [40, 40, 40, 0, 0, 44_000_000]);
     lab.assert_same();
 }
 

@@ -56,9 +56,13 @@ mod tests {
     use insta::assert_snapshot;
     use sync_cli::error_chain;
     use sync_core::Halt;
-    use sync_tree::lock::LockError;
 
     use super::*;
+    use crate::engine::TargetError;
+
+    fn held() -> TargetError {
+        TargetError::Held { target: "/home/me/photos".into(), pid: Some(4711) }
+    }
 
     #[test]
     fn codes_are_the_documented_ones() {
@@ -70,7 +74,7 @@ mod tests {
             (EngineError::Location(LocationError::NoShareNamed { known: Vec::new() }), ExitCode::Usage),
             (EngineError::Halt(Halt::Share { reason: "gone".into() }), ExitCode::Halted),
             (EngineError::Location(unreachable()), ExitCode::Failed),
-            (EngineError::Lock(LockError::Held { pid: Some(7) }), ExitCode::Failed),
+            (EngineError::Target(held()), ExitCode::Failed),
             (EngineError::Cancelled, ExitCode::Failed),
         ] {
             let text = error.to_string();
@@ -96,10 +100,9 @@ mod tests {
         error: 200 of 300 files would be deleted
         hint: if that is what you want, run again with --allow-mass-delete; otherwise look at the share first
         "#);
-        let error = LockError::Held { pid: Some(4711) };
-        assert_snapshot!(error_chain(&Failure::from(EngineError::from(error)).error), @r#"
-        error: Another process (process 4711) is already at work on this directory
-        hint: wait until it is done, or end it first
+        assert_snapshot!(error_chain(&Failure::from(EngineError::from(held())).error), @r#"
+        error: Another sync-agent (process 4711) is at work on the target /home/me/photos
+        hint: end it, or wait until it is done; of all commands only status works beside it, not verify or --dry-run
         "#);
         assert_snapshot!(error_chain(&Failure::from(EngineError::Cancelled).error), @"error: Stopped before it was done; what is in place stays, and the next pull goes on from here");
     }

@@ -3,8 +3,11 @@
 use std::{process::ExitCode as ProcessExit, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use sync_cli::{ExitCode, Loaded, error_chain, logging};
-use tokio::{runtime::Runtime, signal, sync::mpsc};
+use sync_cli::{
+    ExitCode, Loaded, error_chain, logging,
+    signals::{ENDED_BY_FORCE, signals},
+};
+use tokio::{runtime::Runtime, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -19,9 +22,6 @@ use crate::{
 
 /// How long threads that are stuck in a read or write have once everything else has ended.
 const RUNTIME_ENDS_WITHIN: Duration = Duration::from_millis(500);
-
-/// What a shell expects of a program that was ended by force.
-const ENDED_BY_FORCE: i32 = 130;
 
 /// Runs `sync-agent` with the arguments and the environment of this process.
 #[must_use]
@@ -106,36 +106,6 @@ async fn signals_task(mut signals: mpsc::Receiver<()>, cancel: CancellationToken
         // What is in place is complete, and what is staged is found by the next run.
         std::process::exit(ENDED_BY_FORCE);
     }
-}
-
-/// One message for each signal that asks the program to end.
-#[cfg(unix)]
-fn signals() -> anyhow::Result<mpsc::Receiver<()>> {
-    use signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt()).context("Cannot listen for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("Cannot listen for SIGTERM")?;
-    let (sender, receiver) = mpsc::channel(2);
-    // Ends with the runtime: there is nothing to wait for.
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            if sender.send(()).await.is_err() {
-                return;
-            }
-        }
-    });
-    Ok(receiver)
-}
-
-/// One message for each signal that asks the program to end.
-#[cfg(not(unix))]
-fn signals() -> anyhow::Result<mpsc::Receiver<()>> {
-    let (sender, receiver) = mpsc::channel(2);
-    tokio::spawn(async move { while signal::ctrl_c().await.is_ok() && sender.send(()).await.is_ok() {} });
-    Ok(receiver)
 }
 
 /// Says on stderr why a command ended.

@@ -89,13 +89,12 @@ impl Report {
         }
     }
 
-    /// A run that did not.
-    pub(crate) fn of_failure(failure: &Failure, bytes_received: u64, run: Run) -> Self {
-        let nothing = Summary { bytes_received, ..Summary::default() };
+    /// A run that did not, with what it did until then.
+    pub(crate) fn of_failure(failure: &Failure, unfinished: &Summary, run: Run) -> Self {
         Self {
             outcome: if failure.interrupted { "interrupted" } else { outcome(failure.code) },
             error: Some(message_of(&failure.error)),
-            ..Self::of_summary(&nothing, failure.code, run)
+            ..Self::of_summary(unfinished, failure.code, run)
         }
     }
 }
@@ -197,7 +196,7 @@ mod tests {
     use sync_core::{Digest, TreePath};
 
     use super::*;
-    use crate::engine::EngineError;
+    use crate::engine::{Done, EngineError};
 
     fn run(millis: u64) -> Run {
         Run { took: Duration::from_millis(millis), dry_run: false }
@@ -253,7 +252,9 @@ mod tests {
     #[test]
     fn the_report_of_a_failure() {
         let failure = Failure::from(EngineError::Cancelled);
-        assert_snapshot!(json_line(&Report::of_failure(&failure, 77, run(1000))), @r#"{"outcome":"interrupted","exit_code":1,"error":"Stopped before it was done; what is in place stays, and the next pull goes on from here","checked":0,"changed":0,"synced":0,"failed":0,"unchanged":0,"skipped":0,"deleted":0,"renamed":0,"bytes_received":77,"bytes_total":0,"seconds":1.0,"cursor":null,"root_digest":null,"problems":[],"dry_run":false}"#);
+        let done = Done { synced: 3, deleted: 1, renamed: 2, bytes_total: 60 };
+        let unfinished = Summary::unfinished(done, 77);
+        assert_snapshot!(json_line(&Report::of_failure(&failure, &unfinished, run(1000))), @r#"{"outcome":"interrupted","exit_code":1,"error":"Stopped before it was done; what is in place stays, and the next pull goes on from here","checked":3,"changed":3,"synced":3,"failed":0,"unchanged":0,"skipped":0,"deleted":1,"renamed":2,"bytes_received":77,"bytes_total":60,"seconds":1.0,"cursor":null,"root_digest":null,"problems":[],"dry_run":false}"#);
     }
 
     #[test]

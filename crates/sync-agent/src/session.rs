@@ -10,16 +10,16 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use sync_cli::report::message_of;
-use sync_core::{Halt, Problem, ShareId};
+use sync_core::{Halt, Problem, ShareId, TreePath};
 use sync_locations::{ConnectOptions, Location, LocationError, RemoteSyncd};
-use sync_tree::apply::ApplyError;
+use sync_tree::{apply::ApplyError, index::IndexError, look::LookError};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     backoff::{Failures, Pauses, chance},
     console::Talk,
-    engine::{Engine, EngineError, Phase, PullMode, Reporter, Summary},
+    engine::{Done, Engine, EngineError, Phase, PullMode, Reporter, Summary},
     failure::advised,
 };
 
@@ -73,6 +73,8 @@ impl Dial for DialSyncd {
 pub(crate) trait Work {
     /// Does a job over one connection.
     fn run<'a>(&'a mut self, job: Job, with: &'a With) -> Soon<'a, Result<Summary, EngineError>>;
+    /// What the last job did, also if it failed.
+    fn done(&self) -> Done;
     /// Follows over one connection.
     fn follow<'a>(&'a mut self, with: &'a With) -> Soon<'a, Result<(), EngineError>>;
 }
@@ -97,6 +99,10 @@ impl Work for Engine {
             Job::Pull(mode) => Box::pin(self.pull(&with.remote, mode, &with.reporter, &with.cancel)),
             Job::Verify => Box::pin(self.verify(&with.remote, &with.reporter, &with.cancel)),
         }
+    }
+
+    fn done(&self) -> Done {
+        self.done()
     }
 
     fn follow<'a>(&'a mut self, with: &'a With) -> Soon<'a, Result<(), EngineError>> {
@@ -154,6 +160,8 @@ pub(crate) struct Session<'a> {
     pub share: Option<String>,
     /// Bytes of all connections that are over.
     pub received: u64,
+    /// What was done over all of them.
+    pub done: Done,
     work: Option<(ShareId, Box<dyn Work>)>,
 }
 
@@ -177,7 +185,8 @@ impl<'a> Session<'a> {
         talk: Arc<dyn Talk>,
     ) -> Self {
         let cancel = CancellationToken::new();
-        Self { dial, open, patience, talk, cancel, share: None, received: 0, work: None }
+        let (share, received, done, work) = (None, 0, Done::default(), None);
+        Self { dial, open, patience, talk, cancel, share, received, done, work }
     }
 
     /// Does a job, over as many connections as it takes.
@@ -194,8 +203,12 @@ impl<'a> Session<'a> {
             let result = self.work().run(job, &with).await;
             let bytes = dialed.location.bytes_received();
             self.received += bytes;
+            let (before, done) = (self.done, self.work().done());
+            self.done += done;
             match result {
-                Ok(summary) => return Ok(Summary { bytes_received: self.received, ..summary }),
+                Ok(summary) => {
+                    return Ok(Summary { bytes_received: self.received, ..summary }.after(before));
+                }
                 Err(EngineError::Location(error)) if error.is_transient() => {
                     let losses = renewed(&mut losses, Some(self.patience.again), began.elapsed(), bytes);
                     dialed = self.dial_again(losses, error).await?;
@@ -233,8 +246,8 @@ impl<'a> Session<'a> {
                     continue;
                 }
                 // Somebody makes room, or gives the disk back: that is waited for like a halt.
-                Err(EngineError::Apply(error @ (ApplyError::Full { .. } | ApplyError::ReadOnly { .. }))) => {
-                    self.talk.problem(&Problem::new(error.path().clone(), &error));
+                Err(error) if let Some(problem) = passing(&error) => {
+                    self.talk.problem(&problem);
                     self.unless_cancelled(sleep(self.patience.halt)).await?;
                     continue;
                 }
@@ -334,6 +347,29 @@ impl<'a> Session<'a> {
         }
     }
 }
+
+/// What ends a pull, and is worth waiting for while following: somebody can put it right meanwhile.
+fn passing(error: &EngineError) -> Option<Problem> {
+    let (path, advice) = match error {
+        EngineError::Apply(error @ ApplyError::Full { .. }) => (error.path().clone(), MAKE_ROOM),
+        EngineError::Apply(error @ ApplyError::ReadOnly { .. }) => {
+            (error.path().clone(), "remount it for writing; following then goes on by itself")
+        }
+        // The notes are on the same disk, unless they have a place of their own.
+        EngineError::Index(IndexError::Database { source })
+        | EngineError::Look(LookError::Index(IndexError::Database { source }))
+            if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) =>
+        {
+            let text = format!("The disk is full: cannot write down what is done ({MAKE_ROOM})");
+            return Some(Problem::new(TreePath::root(), text));
+        }
+        _ => return None,
+    };
+    Some(Problem::new(path, format!("{error} ({advice})")))
+}
+
+const MAKE_ROOM: &str =
+    "free some space: .syncd/trash holds what was replaced; following then goes on by itself";
 
 /// The row that a loss belongs to: a new one after a good connection.
 fn renewed(row: &mut Option<Losses>, patience: Option<Duration>, held: Duration, bytes: u64) -> &mut Losses {

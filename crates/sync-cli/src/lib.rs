@@ -6,7 +6,7 @@
 //! share or a target is.
 //!
 //! Reading order: [`settings`] (layers and their errors), [`units`] and [`address`] (what is written in them), [`cli`] (arguments and
-//! standard output), [`show`] (text for people), [`report`] (errors, advice and exit codes), [`logging`].
+//! standard output), [`show`] (text for people), [`report`] (errors, advice and exit codes), [`logging`], [`signals`].
 
 pub mod address;
 pub mod cli;
@@ -14,6 +14,7 @@ pub mod logging;
 pub mod report;
 pub mod settings;
 pub mod show;
+pub mod signals;
 pub mod units;
 
 pub use address::HostPort;

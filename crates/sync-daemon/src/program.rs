@@ -4,11 +4,14 @@ use std::{process::ExitCode as ProcessExit, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use sync_cli::{
-    Advise as _, ExitCode, Loaded, SettingsError, Stdout, error_chain, logging, settings::to_toml, show,
+    Advise as _, ExitCode, Loaded, SettingsError, Stdout, error_chain, logging,
+    settings::to_toml,
+    show,
+    signals::{ENDED_BY_FORCE, signals},
 };
 use sync_core::name::escape;
 use sync_tree::live::LiveTree;
-use tokio::{runtime::Runtime, signal, sync::mpsc};
+use tokio::runtime::Runtime;
 use tracing::warn;
 
 use crate::{
@@ -125,37 +128,7 @@ async fn serve_until_signal(settings: DaemonSettings) -> anyhow::Result<()> {
         _ = signals.recv() => {
             warn!("second signal: ending at once");
             // Nothing can be lost: what is not committed is found again by the next scan.
-            std::process::exit(130);
+            std::process::exit(ENDED_BY_FORCE);
         }
     }
-}
-
-/// One message for each signal that asks the program to end.
-#[cfg(unix)]
-fn signals() -> anyhow::Result<mpsc::Receiver<()>> {
-    use signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt()).context("Cannot listen for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("Cannot listen for SIGTERM")?;
-    let (sender, receiver) = mpsc::channel(2);
-    // Ends with the runtime: there is nothing to wait for.
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            if sender.send(()).await.is_err() {
-                return;
-            }
-        }
-    });
-    Ok(receiver)
-}
-
-/// One message for each signal that asks the program to end.
-#[cfg(not(unix))]
-fn signals() -> anyhow::Result<mpsc::Receiver<()>> {
-    let (sender, receiver) = mpsc::channel(2);
-    tokio::spawn(async move { while signal::ctrl_c().await.is_ok() && sender.send(()).await.is_ok() {} });
-    Ok(receiver)
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     console::{Console, Talk},
-    engine::{Engine, EngineError, EngineOptions, Summary},
+    engine::{Done, Engine, EngineError, EngineOptions, Summary},
     failure::{Failure, advised},
     program::say,
     report::{Report, Run, json_line, problem_lines},
@@ -79,16 +79,17 @@ fn durability(setting: Durability) -> apply::Durability {
     }
 }
 
-/// What came of a job: its summary or why there is none, and the bytes that it took.
+/// What came of a job: its summary or why there is none, and then what it did nevertheless and the bytes that it took.
 struct Ended {
     result: Result<Summary, Failure>,
+    done: Done,
     received: u64,
 }
 
 /// Does a job that ends.
 async fn run_job(invocation: &Invocation, job: Job, cancel: CancellationToken) -> Ended {
     if let Err(failure) = invocation.require_target() {
-        return Ended { result: Err(failure), received: 0 };
+        return Ended { result: Err(failure), done: Done::default(), received: 0 };
     }
     let (dial, open) = (invocation.dial(), |dialed: &Dialed| invocation.open(dialed));
     let talk = Arc::clone(&invocation.console) as Arc<dyn Talk>;
@@ -97,7 +98,7 @@ async fn run_job(invocation: &Invocation, job: Job, cancel: CancellationToken) -
     session.cancel = cancel.clone();
     let done = within_reason(&cancel, ENDS_WITHIN, session.run(job)).await;
     let result = done.unwrap_or(Err(EngineError::Cancelled)).map_err(Failure::from);
-    Ended { result, received: session.received }
+    Ended { result, done: session.done, received: session.received }
 }
 
 /// Says what came of a job, and with which code that ends.
@@ -114,7 +115,8 @@ fn tell(
         Err(failure) => {
             say(console, failure);
             if console.manner.json {
-                console.line(&json_line(&Report::of_failure(failure, ended.received, run)));
+                let unfinished = Summary::unfinished(ended.done, ended.received);
+                console.line(&json_line(&Report::of_failure(failure, &unfinished, run)));
             }
             return failure.code;
         }
@@ -138,7 +140,7 @@ pub(crate) fn failed_early(command: &AgentCommand, console: &Console, failure: &
     let has_report = matches!(command, AgentCommand::Pull(_) | AgentCommand::Verify);
     if console.manner.json && has_report {
         let run = Run { took: Duration::ZERO, dry_run };
-        console.line(&json_line(&Report::of_failure(failure, 0, run)));
+        console.line(&json_line(&Report::of_failure(failure, &Summary::default(), run)));
     } else if console.manner.json && *command == AgentCommand::Status {
         console.line(&status::failure_json(failure));
     }

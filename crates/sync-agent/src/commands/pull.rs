@@ -18,8 +18,8 @@ use crate::{
 pub(crate) async fn run(invocation: &Invocation, flags: &PullFlags, cancel: CancellationToken) -> ExitCode {
     let began = Instant::now();
     let mode = PullMode { full: flags.full, dry_run: flags.dry_run };
-    let Ended { result, received } = run_job(invocation, Job::Pull(mode), cancel).await;
-    let ended = Ended { result: result.map(|summary| honest(summary, flags.dry_run)), received };
+    let Ended { result, done, received } = run_job(invocation, Job::Pull(mode), cancel).await;
+    let ended = Ended { result: result.map(|summary| honest(summary, flags.dry_run)), done, received };
     tell(&invocation.console, &ended, since(began, flags.dry_run), judge, closing_line)
 }
 

@@ -1,6 +1,6 @@
 //! `status`: what is configured, when the target was last verified equal, what is pending. Asks nobody and locks nothing.
 
-use std::{io, path::Path};
+use std::path::Path;
 
 use serde::Serialize;
 use sync_cli::{ExitCode, report::message_of, show};
@@ -8,7 +8,7 @@ use sync_core::name::escape;
 
 use super::Invocation;
 use crate::{
-    engine::{self, EngineError, StatusReport},
+    engine::{self, EngineError, StatusReport, TargetError},
     failure::{Failure, advised},
     program::say,
     report::{ProblemReport, cursor_text, json_line, problem_lines},
@@ -41,9 +41,7 @@ fn read(invocation: &Invocation) -> Result<Shown, Failure> {
     let target = settings.require_target().map_err(|error| Failure::other(advised(error)))?;
     let report = match engine::status(target, settings.state_dir.as_deref()) {
         // Before the first pull.
-        Err(EngineError::Target { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            StatusReport::default()
-        }
+        Err(EngineError::Target(TargetError::Missing { .. })) => StatusReport::default(),
         other => other?,
     };
     Ok(Shown {

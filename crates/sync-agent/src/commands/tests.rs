@@ -42,7 +42,7 @@ fn failures_have_their_codes_whatever_is_printed() {
         (EngineError::Cancelled, ExitCode::Failed),
     ] {
         let console = Console::of_run(Manner { json: false, quiet: true, verbose: false });
-        let ended = Ended { result: Err(error.into()), received: 0 };
+        let ended = Ended { result: Err(error.into()), done: Done::default(), received: 0 };
         let run = Run { took: Duration::ZERO, dry_run: false };
         let told = tell(&console, &ended, run, |_| ExitCode::Ok, |_, _| String::new());
         assert_eq!(told, code);

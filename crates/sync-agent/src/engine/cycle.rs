@@ -7,7 +7,7 @@ use std::{
 };
 
 use sync_core::{
-    CommitPoint, FeedEvent, Halt, Problem, TreePath,
+    CommitPoint, FeedEvent, Halt, Problem, RuleSet, TreePath,
     plan::{Clear, Guard, Plan, Policy, Put, Record, Scope, Slot, gather, plan},
 };
 use sync_locations::{ChangeStream, Location, LocationError};
@@ -19,7 +19,9 @@ use tokio::{sync::mpsc, task::block_in_place};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Engine, EngineError, Phase, PullMode, Reporter, Summary, now_secs,
+    Engine, EngineError, Phase, PullMode, Reporter, Summary,
+    counts::{Done, FailedFiles, one_for_each_place},
+    now_secs,
     outcome::Outcome,
     phases::Phases,
     store::{Keeper, Verified, agree, drop_base},
@@ -38,15 +40,6 @@ pub(super) struct Run<'a> {
     pub remote: &'a Arc<dyn Location>,
     pub reporter: &'a Arc<dyn Reporter>,
     pub cancel: &'a CancellationToken,
-}
-
-/// What a run has done up to now.
-#[derive(Default)]
-struct Tally {
-    synced: u64,
-    deleted: u64,
-    renamed: u64,
-    bytes_total: u64,
 }
 
 /// What the end of a piece of the feed was.
@@ -71,19 +64,19 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<Summary, EngineError> {
         let run = Run { remote, reporter, cancel };
+        self.done = Done::default();
         self.catch_up_and_look(&run).await?;
-        let mut tally = Tally::default();
         if mode.dry_run {
             let (_, plan) = self.plan(Policy::LeftWins, mode.full, &run)?;
             return self.intended(&plan, &run);
         }
         if mode.full {
             self.store().distrust_everything()?;
-            let outcome = self.one_round(&run, Policy::LeftWinsAnew, &mut tally).await?;
+            let outcome = self.one_round(&run, Policy::LeftWinsAnew).await?;
             self.look_at_stale(&outcome)?;
         }
-        self.rounds(&run, &mut tally).await?;
-        self.summary(&run, &tally)
+        self.rounds(&run).await?;
+        self.summary(&run, self.done)
     }
 
     /// Keeps the target equal for as long as one feed lasts.
@@ -149,20 +142,20 @@ impl Engine {
         self.catch_up(&run).await?;
         self.look(&LookScope::Everything, true, &run)?;
         let (_, plan) = self.plan(Policy::LeftWins, true, &run)?;
-        let mut summary = self.summary(&run, &Tally::default())?;
+        let mut summary = self.summary(&run, Done::default())?;
         let differences = differences(&plan);
-        summary.changed = plan.files.len() as u64;
-        summary.failed = summary.changed;
-        summary.unchanged = summary.checked.saturating_sub(summary.changed);
         summary.equal = summary.equal && differences.is_empty();
-        summary.problems.extend(differences);
-        Ok(summary)
+        let mut failed = self.failed_files(&summary.problems)?;
+        failed.listed.extend(plan.files.iter().map(|put| put.path().clone()));
+        summary.problems = one_for_each_place(summary.problems.into_iter().chain(differences));
+        summary.failed = failed.count();
+        Ok(summary.balanced())
     }
 
     /// Applies what is pending at a commit point of a live feed.
     async fn settle_commit(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
-        let mut tally = Tally::default();
-        let outcome = match self.one_round(run, Policy::LeftWins, &mut tally).await {
+        self.done = Done::default();
+        let outcome = match self.one_round(run, Policy::LeftWins).await {
             // A halt stops the deleting, not the following: the share may come back.
             Err(EngineError::Halt(halt)) => {
                 run.reporter.halted(&halt);
@@ -172,10 +165,7 @@ impl Engine {
         };
         self.look_at_stale(&outcome)?;
         if !outcome.wants_another_round() {
-            let summary = self.summary(run, &tally)?;
-            for problem in &outcome.problems {
-                run.reporter.problem(problem);
-            }
+            let summary = self.summary(run, self.done)?;
             if summary.equal || !summary.problems.is_empty() {
                 run.reporter.caught_up(&summary);
             } else {
@@ -329,10 +319,10 @@ impl Engine {
     }
 
     /// Plans and applies until nothing is in the way any more.
-    async fn rounds(&mut self, run: &Run<'_>, tally: &mut Tally) -> Result<(), EngineError> {
+    async fn rounds(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
         let mut pause = FIRST_PAUSE;
         for round in 1..=MAX_ROUNDS {
-            let outcome = self.one_round(run, Policy::LeftWins, tally).await?;
+            let outcome = self.one_round(run, Policy::LeftWins).await?;
             self.look_at_stale(&outcome)?;
             if !outcome.wants_another_round() {
                 if self.is_equal()? || !self.problems()?.is_empty() || round == MAX_ROUNDS {
@@ -374,18 +364,16 @@ impl Engine {
     }
 
     /// Plans what is pending and carries it out.
-    async fn one_round(
-        &mut self,
-        run: &Run<'_>,
-        policy: Policy,
-        tally: &mut Tally,
-    ) -> Result<Outcome, EngineError> {
+    async fn one_round(&mut self, run: &Run<'_>, policy: Policy) -> Result<Outcome, EngineError> {
         self.check_root()?;
-        let (scope, deletions, outcome) = if self.store().is_blank()? {
-            (Scope::Everything, 0, self.fill(run).await?)
+        let round = if self.store().is_blank()? {
+            self.fill(run).await.map(|outcome| (Scope::Everything, 0, outcome))
         } else {
-            self.planned_round(run, policy).await?
+            self.planned_round(run, policy).await
         };
+        // What is in place and could not be written down is the share's all the same, see `adopt_unrecorded`.
+        self.cut_off |= matches!(round, Err(EngineError::Index(_)));
+        let (scope, deletions, outcome) = round?;
         self.forget_solved(&scope, &outcome);
         self.store().settled(&scope, &outcome.left_remote)?;
         self.store().keep_local_pending(&outcome.left_local)?;
@@ -396,10 +384,6 @@ impl Engine {
         } else {
             self.store().count_deletions(now_secs(), deletions)?;
         }
-        tally.synced += outcome.synced;
-        tally.deleted += outcome.deleted;
-        tally.renamed += outcome.renamed;
-        tally.bytes_total += outcome.bytes_total;
         Ok(outcome)
     }
 
@@ -468,18 +452,25 @@ impl Engine {
     async fn carry_out(&mut self, mut plan: Plan, run: &Run<'_>) -> Result<Outcome, EngineError> {
         let context = self.context.clone();
         let mut phases = Phases::new(&context, run.reporter.as_ref());
-        let captured = block_in_place(|| phases.before_files(&plan))?;
+        let captured = match block_in_place(|| phases.before_files(&plan)) {
+            Ok(captured) => captured,
+            Err(failure) => {
+                self.done.add(&phases.outcome);
+                return Err(failure);
+            }
+        };
         run.reporter.phase(Phase::Transferring);
         let files = std::mem::take(&mut plan.files);
         let (outcome, failure) = transfer::run(&self.context, in_one_part(files), captured, run).await;
         run.reporter.phase(Phase::Finishing);
         let finished = block_in_place(|| phases.after_files(&plan.finish, &outcome.touched));
+        let mut all = phases.outcome;
+        all.merge(outcome);
+        self.done.add(&all);
         if let Some(failure) = failure {
             return Err(failure);
         }
         finished?;
-        let mut all = phases.outcome;
-        all.merge(outcome);
         Ok(all)
     }
 
@@ -505,7 +496,18 @@ impl Engine {
         let mut problems = self.store().remote_problems()?;
         problems.extend(self.store().index().problems()?);
         problems.extend(self.failing().values().cloned());
-        Ok(problems)
+        Ok(one_for_each_place(problems))
+    }
+
+    fn failed_files(&self, problems: &[Problem]) -> Result<FailedFiles, EngineError> {
+        if problems.is_empty() {
+            return Ok(FailedFiles::default());
+        }
+        let store = self.store();
+        let remote = store.remote_problems()?;
+        // Only what the share has is asked for, and no rule keeps anything out of that.
+        let keeper = Keeper { rules: &Rules::compile(&RuleSet::default()), unknown: Vec::new() };
+        Ok(store.with_trees(&keeper, |trees| FailedFiles::among(trees, problems, &remote))?)
     }
 
     fn is_equal(&self) -> Result<bool, EngineError> {
@@ -515,34 +517,31 @@ impl Engine {
             && self.store().pending_count()? == 0)
     }
 
-    fn summary(&self, run: &Run<'_>, tally: &Tally) -> Result<Summary, EngineError> {
+    fn summary(&self, run: &Run<'_>, done: Done) -> Result<Summary, EngineError> {
         let remote = self.store().remote()?;
         let problems = self.problems()?;
         let equal = self.is_equal()?;
         if let (true, Some(remote)) = (equal, &remote) {
             self.store().set_verified(Verified { at_secs: now_secs(), root_digest: remote.root_digest })?;
         }
-        let failed = problems.len() as u64;
-        let changed = tally.synced + failed;
-        // A name that cannot be carried has no node, so the share does not count it.
-        let nameless = problems.iter().filter(|problem| !problem.raw_name.is_empty()).count() as u64;
-        let checked = (remote.as_ref().map_or(0, |remote| remote.files) + nameless).max(changed);
-        Ok(Summary {
+        let failed = self.failed_files(&problems)?;
+        // What the server cannot describe has no node, so the share does not count it.
+        let checked = remote.as_ref().map_or(0, |remote| remote.files) + failed.unlisted;
+        let summary = Summary {
             checked,
-            changed,
-            synced: tally.synced,
-            failed,
-            unchanged: checked - changed,
-            skipped: 0,
-            deleted: tally.deleted,
-            renamed: tally.renamed,
+            synced: done.synced,
+            failed: failed.count(),
+            deleted: done.deleted,
+            renamed: done.renamed,
             bytes_received: run.remote.bytes_received(),
-            bytes_total: tally.bytes_total,
+            bytes_total: done.bytes_total,
             cursor: remote.as_ref().map(|remote| remote.cursor.clone()),
             root_digest: remote.map(|remote| remote.root_digest),
             problems,
             equal,
-        })
+            ..Summary::default()
+        };
+        Ok(summary.balanced())
     }
 
     /// What a pull would do.
@@ -550,9 +549,12 @@ impl Engine {
         let renamed =
             plan.clear.iter().filter(|clear| matches!(clear, Clear::Move { .. } | Clear::TakeOut { .. }));
         let renamed = renamed.count() as u64;
-        let bytes_total = plan.files.iter().filter(|put| matches!(put, Put::File { .. })).map(size_of).sum();
-        let synced = plan.files.len() as u64 + renamed;
-        self.summary(run, &Tally { synced, deleted: plan.deletions(), renamed, bytes_total })
+        // What the server cannot read now is known to fail.
+        let failed = self.failed_files(&self.problems()?)?;
+        let possible = || plan.files.iter().filter(|put| !failed.listed.contains(put.path()));
+        let bytes_total = possible().filter(|put| matches!(put, Put::File { .. })).map(size_of).sum();
+        let synced = possible().count() as u64 + renamed;
+        self.summary(run, Done { synced, deleted: plan.deletions(), renamed, bytes_total })
     }
 }
 

@@ -65,6 +65,7 @@ impl Engine {
         let mut all = filled.outcome;
         all.merge(outcome);
         all.touched.extend(filled.touched);
+        self.done.add(&all);
         let mut phases = Phases::new(&self.context, run.reporter.as_ref());
         let finished = block_in_place(|| phases.after_files(&filled.finish, &all.touched));
         if let Some(failure) = failure.or(unfilled) {

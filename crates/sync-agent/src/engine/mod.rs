@@ -1,7 +1,8 @@
 //! The sync cycle of one target: scan, plan, stage, apply, record.
 //!
 //! Reading order: this file (what a run is), `store` (what is known), `phases` and `transfer` (how a plan is carried out),
-//! `record` (how that becomes known). Deciding is not here but in `sync_core::plan`.
+//! `record` (how that becomes known), `counts` (what is told of it), `target` (what can be wrong with the directory itself).
+//! Deciding is not here but in `sync_core::plan`.
 //!
 //! Invariants:
 //! * A run acts only on a remote tree whose digest is the daemon's, and says "equal" only after comparing the digest of the
@@ -10,6 +11,7 @@
 //! * Nothing is planned twice in one run without looking again at what was in the way.
 
 mod context;
+mod counts;
 mod cycle;
 mod fill;
 mod outcome;
@@ -18,6 +20,7 @@ mod record;
 pub mod reporter;
 mod status;
 mod store;
+mod target;
 mod transfer;
 
 use std::{
@@ -28,7 +31,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use sync_core::{Cursor, Digest, Halt, Hint, Problem, ShareId};
+use sync_core::{Cursor, Digest, Halt, Hint, Problem, ShareId, name::STATE_DIR};
 use sync_locations::LocationError;
 use sync_tree::{
     apply::{Applier, ApplyError, ApplyOptions, Durability, Recovered},
@@ -36,12 +39,14 @@ use sync_tree::{
     index::{Index, IndexError},
     lock::{Lock, LockError},
     look::{LookError, Looker, RulePolicy, SHARE_ID, TARGET_OF, small_text},
-    rooted::{Dir, Root},
+    rooted::Dir,
     state::{StateDir, StateError},
 };
 
+pub use counts::Done;
 pub use reporter::{AppliedOp, Phase, Reporter, Silent};
 pub use status::{StatusReport, status};
+pub use target::TargetError;
 
 use context::Context;
 use store::Store;
@@ -91,11 +96,11 @@ pub struct Summary {
     pub changed: u64,
     /// Brought into place, moved ones included.
     pub synced: u64,
-    /// Could not be.
+    /// Could not be. A directory that cannot be read is a problem, and counts as none.
     pub failed: u64,
     /// Were as they should be.
     pub unchanged: u64,
-    /// Are of a kind that is not carried.
+    /// Are of a kind that is not carried. Always 0: the server says nothing about them.
     pub skipped: u64,
     /// Removed from the target.
     pub deleted: u64,
@@ -115,6 +120,33 @@ pub struct Summary {
     pub equal: bool,
 }
 
+impl Summary {
+    /// The same run, seen from before what earlier calls of it did.
+    #[must_use]
+    pub fn after(mut self, before: Done) -> Self {
+        self.synced += before.synced;
+        self.deleted += before.deleted;
+        self.renamed += before.renamed;
+        self.bytes_total += before.bytes_total;
+        self.balanced()
+    }
+
+    /// All that is known of a run that did not come to its end.
+    #[must_use]
+    pub fn unfinished(done: Done, bytes_received: u64) -> Self {
+        Self { bytes_received, ..Self::default() }.after(done)
+    }
+
+    /// Makes the sums right: changed are those synced and failed, and what is checked are those and the unchanged. A file
+    /// that changed meanwhile may have been synced more than once.
+    fn balanced(mut self) -> Self {
+        self.changed = self.synced + self.failed;
+        self.checked = self.checked.max(self.changed);
+        self.unchanged = self.checked - self.changed;
+        self
+    }
+}
+
 /// Why a run ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -124,21 +156,19 @@ pub enum EngineError {
     /// The server.
     #[error(transparent)]
     Location(#[from] LocationError),
-    /// Another agent has the target.
-    #[error(transparent)]
-    Lock(#[from] LockError),
     /// The target's state.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The target itself.
-    #[error("Cannot use the target {}: cannot {action}", path.display())]
-    Target {
-        /// The directory.
+    /// The target itself, or another agent that has it.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The database cannot be opened.
+    #[error("Cannot use {}", path.display())]
+    Database {
+        /// The file.
         path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// What the system says.
-        source: io::Error,
+        /// What is wrong.
+        source: IndexError,
     },
     /// A change of the target that makes going on senseless, such as a full disk.
     #[error(transparent)]
@@ -163,29 +193,48 @@ pub enum EngineError {
     },
 }
 
-impl EngineError {
-    fn target(path: &Path, action: &'static str, source: io::Error) -> Self {
-        Self::Target { path: path.to_owned(), action, source }
-    }
-}
-
 impl Hint for EngineError {
     fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Halt(error) => error.hint(),
             Self::Location(error) => error.hint(),
-            Self::Lock(error) => error.hint(),
-            Self::State(error) => error.hint(),
+            Self::State(error) => state_hint(error),
             Self::Apply(error) => error.hint(),
             Self::Index(error) => error.hint(),
             Self::Look(error) => error.hint(),
-            Self::Target { .. } => {
-                Some("its parent directory must exist, and this user must be allowed to write it")
+            Self::Target(error) => error.hint(),
+            Self::Database { source, .. } if is_damaged(source) => {
+                Some("move that file away; nothing is lost by that, the next run compares everything")
             }
+            Self::Database { .. } => Some(
+                "look at its permissions and the space on its disk, or choose another place with --state-dir",
+            ),
             Self::Digest => Some("restart the daemon; if it stays so, please report it"),
             Self::Cancelled | Self::Broken { .. } => None,
         }
     }
+}
+
+/// In the words of this program's flags. Nothing can do without `.syncd` in the target, so another place for the database is
+/// no advice where that is in the way.
+fn state_hint(error: &StateError) -> Option<&'static str> {
+    match error {
+        StateError::OtherOwner { path } if path.ends_with(STATE_DIR) => {
+            Some("run as that user, or choose another --target")
+        }
+        StateError::OtherOwner { .. } => Some("run as that user, or choose another --state-dir"),
+        StateError::Homeless { .. } => Some("name a directory that this user may write with --state-dir"),
+        StateError::Io { .. } => {
+            Some("check its permissions and the space on its disk, or choose another --state-dir")
+        }
+        StateError::NotADirectory { .. } => error.hint(),
+    }
+}
+
+fn is_damaged(error: &IndexError) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    let IndexError::Database { source } = error else { return false };
+    source.sqlite_error_code().is_some_and(|code| matches!(code, DatabaseCorrupt | NotADatabase))
 }
 
 /// Keeps one target equal to one share. Holds the target's lock for as long as it lives.
@@ -198,6 +247,8 @@ pub struct Engine {
     /// Problems of single paths that the last runs could not solve.
     failing: Mutex<BTreeMap<sync_core::TreePath, Problem>>,
     first_look_done: bool,
+    /// What the present or last call did, or in following the last round.
+    done: Done,
     /// The last run was cut off, and what it did without recording it is not adopted yet.
     cut_off: bool,
     _lock: Lock,
@@ -209,23 +260,23 @@ impl Engine {
     /// # Errors
     /// It cannot be used, another agent has it, or it is another share's.
     pub fn open(options: EngineOptions) -> Result<Self, EngineError> {
-        let root = open_root(&options.target)?;
+        let root = target::make_and_open(&options.target)?;
+        target::prepare(&root)?;
         let state = StateDir::open(&root, &status::state_options(options.state_dir.as_deref()))?;
+        let work_path = root.path().join(STATE_DIR);
+        let refused = |source| TargetError::Io { action: "write into", path: work_path.clone(), source };
         let Some(work) = state.work.clone() else {
-            let source = io::Error::from(io::ErrorKind::PermissionDenied);
-            return Err(EngineError::target(&options.target, "make .syncd in it", source));
+            return Err(refused(io::ErrorKind::PermissionDenied.into()).into());
         };
-        let lock = Lock::acquire(&state.dir, LOCK)?;
-        let store = Store::open(Index::open(&state.path.join(DATABASE))?)?;
+        let lock = take_lock(&options, &state)?;
+        let store = open_store(&state.path.join(DATABASE))?;
         check_share(&store, &options.share)?;
         let id = options.share_id.to_hex();
         if small_text(&work.dir, SHARE_ID).is_some_and(|share| share == id) {
-            let source = io::Error::other("it is the share itself");
-            return Err(EngineError::target(&options.target, "make a share its own target", source));
+            return Err(TargetError::ShareItself { target: options.target }.into());
         }
         if small_text(&work.dir, TARGET_OF).is_none_or(|share| share != id) {
-            durable::write(&work.dir, TARGET_OF, id.as_bytes(), 0o600)
-                .map_err(|source| EngineError::target(&options.target, "write into .syncd", source))?;
+            durable::write(&work.dir, TARGET_OF, id.as_bytes(), 0o600).map_err(refused)?;
         }
         let applier = Applier::open(root.clone(), &work, apply_options(&options)?)?;
         for recovered in applier.recover()? {
@@ -254,9 +305,16 @@ impl Engine {
             looker: None,
             failing: Mutex::default(),
             first_look_done: false,
+            done: Done::default(),
             cut_off,
             _lock: lock,
         })
+    }
+
+    /// What the last pull did, also if it failed.
+    #[must_use]
+    pub fn done(&self) -> Done {
+        self.done
     }
 
     fn store(&self) -> &Store {
@@ -287,14 +345,21 @@ impl Drop for Engine {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the target is named by the person who runs the agent")]
-fn open_root(target: &Path) -> Result<Root, EngineError> {
-    match std::fs::create_dir(target) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(source) => return Err(EngineError::target(target, "make it", source)),
-    }
-    Root::open(target).map_err(|source| EngineError::target(target, "open it", source))
+fn take_lock(options: &EngineOptions, state: &StateDir) -> Result<Lock, TargetError> {
+    Lock::acquire(&state.dir, LOCK).map_err(|error| match error {
+        LockError::Held { pid } => TargetError::Held { target: options.target.clone(), pid },
+        LockError::Io { name, source } => {
+            TargetError::Io { action: "use the lock file", path: state.path.join(name), source }
+        }
+    })
+}
+
+fn open_store(path: &Path) -> Result<Store, EngineError> {
+    Index::open(path).and_then(Store::open).map_err(|error| match error {
+        // These say which file it is.
+        IndexError::TooNew { .. } => error.into(),
+        source => EngineError::Database { path: path.to_owned(), source },
+    })
 }
 
 fn check_share(store: &Store, name: &str) -> Result<(), EngineError> {

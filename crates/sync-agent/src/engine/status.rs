@@ -6,11 +6,11 @@ use rusqlite::{Connection, OpenFlags};
 use sync_core::{Cursor, Digest, Problem, ShareId};
 use sync_tree::{
     lock::Lock,
-    rooted::{Dir, Root, StatKind},
+    rooted::{Dir, StatKind},
     state::{StateDir, StateOptions},
 };
 
-use super::{DATABASE, EngineError, LOCK, store};
+use super::{DATABASE, EngineError, LOCK, counts::one_for_each_place, store, target as place};
 
 /// What a target's state says.
 #[derive(Debug, Clone, Default)]
@@ -42,7 +42,7 @@ pub struct StatusReport {
 /// # Errors
 /// The target or its state cannot be read.
 pub fn status(target: &Path, state_dir: Option<&Path>) -> Result<StatusReport, EngineError> {
-    let root = Root::open(target).map_err(|source| EngineError::target(target, "open it", source))?;
+    let root = place::open(target)?;
     let Some((dir, path)) = StateDir::find(&root, &state_options(state_dir))? else {
         return Ok(StatusReport::default());
     };
@@ -79,8 +79,8 @@ fn read_database(path: &Path, report: &mut StatusReport) -> Result<(), EngineErr
         report.last_verified =
             store::verified_of(&db)?.map(|verified| (verified.at_secs, verified.root_digest));
         report.pending = store::pending_count_of(&db)?;
-        report.problems = store::remote_problems_of(&db)?;
-        report.problems.extend(sync_tree::index::problems_in(&db)?);
+        let local = sync_tree::index::problems_in(&db)?;
+        report.problems = one_for_each_place(store::remote_problems_of(&db)?.into_iter().chain(local));
         if let Some(remote) = store::remote_of_status(&db)? {
             report.files = remote.files;
             report.bytes = remote.bytes;

@@ -493,7 +493,7 @@ impl<'a> Worker<'a> {
                 }
             }
             Job::Staged(item, staged) => self.hold(item, Ok(staged)),
-            Job::Local(item) => self.local(item),
+            Job::Local(item) => self.local(&item),
         }
     }
 
@@ -511,7 +511,7 @@ impl<'a> Worker<'a> {
     }
 
     /// What needs no bytes from outside: copies, captured files, links, metadata.
-    fn local(&mut self, item: Item) {
+    fn local(&mut self, item: &Item) {
         let mut answer = None;
         match item.put() {
             Put::File { source, remote, .. } => {

@@ -49,7 +49,16 @@ impl Work for Pretend {
     fn run<'a>(&'a mut self, _: Job, _: &'a With) -> Soon<'a, Result<Summary, EngineError>> {
         *self.0.jobs.borrow_mut() += 1;
         let next = self.0.works.borrow_mut().pop_front();
-        Box::pin(async { next.map_or_else(|| Ok(Summary { equal: true, ..Summary::default() }), Err) })
+        Box::pin(async {
+            next.map_or_else(
+                || Ok(Summary { equal: true, synced: 2, deleted: 1, checked: 5, ..Summary::default() }),
+                Err,
+            )
+        })
+    }
+
+    fn done(&self) -> Done {
+        Done { synced: 2, deleted: 1, renamed: 1, bytes_total: 10 }
     }
 
     fn follow<'a>(&'a mut self, with: &'a With) -> Soon<'a, Result<(), EngineError>> {
@@ -191,6 +200,21 @@ fn a_pull_goes_on_over_the_next_connection() {
 }
 
 #[test]
+fn what_was_done_over_all_connections_counts() {
+    let stage = Stage::new([], [cut().into(), cut().into()]);
+    let all = stage.pull().unwrap();
+    assert_eq!((all.synced, all.changed, all.checked, all.unchanged), (6, 6, 6, 0), "{all:?}");
+    assert_eq!((all.deleted, all.renamed, all.bytes_total), (3, 2, 20), "{all:?}");
+    // Also if it comes to nothing in the end.
+    let stage = Stage::new([], [cut().into(), EngineError::Digest]);
+    let done = stage.play(async |session| {
+        session.run(Job::Verify).await.unwrap_err();
+        session.done
+    });
+    assert_eq!(done, Done { synced: 4, deleted: 2, renamed: 2, bytes_total: 20 });
+}
+
+#[test]
 fn a_pull_does_not_go_on_for_ever() {
     // Connections that come and break at once are failures in a row.
     let stage = Stage::new([], std::iter::repeat_with(|| cut().into()).take(100_000));
@@ -232,6 +256,31 @@ fn following_waits_through_a_halt_but_not_for_another_share() {
     assert_eq!(*stage.script.jobs.borrow(), 3);
     let other = Halt::OtherShare { recorded: "a".into(), asked: "b".into() };
     assert!(matches!(Stage::new([], [EngineError::Halt(other)]).follow(), Err(EngineError::Halt(_))));
+}
+
+#[test]
+fn following_waits_for_a_disk_and_says_what_to_do() {
+    let path = || sync_core::TreePath::new("a/b").unwrap();
+    let full = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(13), None);
+    let errors = [
+        EngineError::Apply(ApplyError::Full { path: path() }),
+        EngineError::Apply(ApplyError::ReadOnly { path: path() }),
+        EngineError::Index(full.into()),
+    ];
+    let stage = Stage::new([], errors);
+    assert!(stage.follow().is_ok());
+    assert_eq!(
+        stage.heard()[1..],
+        [
+            "The disk is full: cannot write a/b (free some space: .syncd/trash holds what was replaced; following then goes on by itself)",
+            "The file system is read-only: cannot change a/b (remount it for writing; following then goes on by itself)",
+            "The disk is full: cannot write down what is done (free some space: .syncd/trash holds what was replaced; following then goes on by itself)",
+        ]
+    );
+    assert_eq!(*stage.script.jobs.borrow(), 4);
+    // What nobody can put right meanwhile ends it.
+    let corrupt = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(11), None);
+    assert!(Stage::new([], [EngineError::Index(corrupt.into())]).follow().is_err());
 }
 
 #[test]
