@@ -163,6 +163,42 @@ fn an_unreadable_directory_deletes_nothing_anywhere() {
 }
 
 #[test]
+fn what_the_daemon_cannot_read_is_moved_and_not_deleted_when_it_is_renamed() {
+    let Some(prefix) = without_privileges() else { return skip("permission bits mean nothing to this user") };
+    let lab = Lab::new();
+    fill(&lab.share, 40);
+    lab.share.file("secret", "precious");
+    let mut daemon = lab.spec().through(prefix).start();
+    let agent = lab.agent(&daemon.url());
+    agent.pull().expect(0);
+    let before = lab.target().look("dir 3/sub/file 3");
+    lab.share.placed("dir 3").mode(0o000);
+    lab.share.placed("secret").mode(0o000);
+    lab.share.rename("dir 3", "dir 4/moved");
+    lab.share.rename("secret", "secret 2");
+    for restarted in [false, true] {
+        if restarted {
+            daemon.crash_and_restart();
+        }
+        let outcome = agent.pull().expect(3);
+        assert_eq!(outcome.count("deleted"), 0);
+        let mut problems: Vec<String> = outcome.problems().into_iter().map(|(path, _)| path).collect();
+        problems.sort();
+        assert_eq!(problems, ["dir 4/moved", "secret 2"]);
+        // What the directory holds is hidden in the target too, if the agent's user is not above such things.
+        lab.target().placed("dir 4/moved").mode(0o755);
+        assert_eq!(lab.target().look("dir 4/moved/sub/file 3"), before);
+        assert_eq!(lab.target().read("secret 2"), b"precious");
+        assert!(!lab.target().has("dir 3") && !lab.target().has("secret"));
+    }
+    lab.share.placed("dir 4/moved").mode(0o755);
+    lab.share.placed("secret 2").mode(0o644);
+    agent.pull().expect(0);
+    lab.assert_same();
+    assert!(lab.target().trash().is_empty());
+}
+
+#[test]
 fn one_file_that_the_target_cannot_take_does_not_stop_the_rest() {
     let Some(prefix) = without_privileges() else { return skip("permission bits mean nothing to this user") };
     let lab = Lab::new();

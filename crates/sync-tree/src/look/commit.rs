@@ -36,6 +36,8 @@ pub(super) struct Committer<'a> {
     vanished: Vec<(TreePath, Box<IndexedNode>, bool)>,
     problems: Vec<Problem>,
     covered: Vec<(TreePath, bool)>,
+    /// Places that something was moved away from.
+    left: Vec<TreePath>,
     mounts: BTreeSet<TreePath>,
     /// Directories that are known to be in the index: asked for once, not for each name in them.
     parents: HashSet<NodeId>,
@@ -60,6 +62,7 @@ impl<'a> Committer<'a> {
             vanished: Vec::new(),
             problems: Vec::new(),
             covered: Vec::new(),
+            left: Vec::new(),
             mounts: BTreeSet::new(),
             parents: HashSet::from([NodeId::ROOT]),
             texts: rules.texts.clone(),
@@ -175,6 +178,8 @@ impl<'a> Committer<'a> {
             self.bury_children(tx, &current, &path)?;
         }
         if let Some(from) = moved_from {
+            // Problems there are about what is somewhere else now, and were found again in its new place.
+            self.left.push(from.clone());
             if new.node.entry.content.is_dir() {
                 self.report.moved.push((from.clone(), path.clone()));
                 self.move_rules(&from, &path);
@@ -313,6 +318,7 @@ impl<'a> Committer<'a> {
 
     fn is_covered(&self, path: &TreePath) -> bool {
         self.covered.iter().any(|(place, deep)| if *deep { path.is_within(place) } else { path == place })
+            || self.left.iter().any(|place| path.is_within(place))
     }
 
     fn finish_rules(&mut self, tx: &mut IndexTx<'_>) -> Result<(), LookError> {

@@ -6,16 +6,21 @@
 //! * **Unreadable is not gone.** A node is removed only if its directory was listed completely and lacks it. What cannot be
 //!   listed or read keeps its row, and a problem says so.
 //! * **Names keep their nodes.** A name that was there before and after keeps its node whatever it holds now. A name that
-//!   appeared with the inode of a node whose own place lost it is that node, moved.
+//!   appeared with the inode of a node whose own place lost it is that node, moved; also if it cannot be read, as long as
+//!   its size and time are those that are known.
 //! * Removals are decided last, when every move is known, and a look that would empty the tree commits none of them.
 //! * A digest is believed without reading only if identity vouches for it, see [`crate::hash`].
 //!
 //! It does not watch, wait or decide when to look: see `live`.
 
+mod claim;
 mod commit;
 mod file;
 mod mounts;
 mod rules;
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make and look at their own trees")]
+mod tests;
 mod walk;
 
 use std::{

@@ -17,6 +17,7 @@ use sync_core::{
 
 use super::{
     Dirty, Found, Here, LookError, LookLimits, LookObserver, LookReport, Looker, Memory, Places, Put, Scope,
+    claim::Claim,
     commit::{Committer, is_root},
     file::{Seen, Trust, carried_mode, look_at_file, look_at_link},
     mounts::{Boundary, Mounts},
@@ -82,9 +83,9 @@ pub(super) fn look(
     })
 }
 
-struct Walker<'a> {
-    root: &'a Root,
-    index: &'a Index,
+pub(super) struct Walker<'a> {
+    pub(super) root: &'a Root,
+    pub(super) index: &'a Index,
     observer: &'a dyn LookObserver,
     mounts: Mounts,
     accept: bool,
@@ -93,7 +94,7 @@ struct Walker<'a> {
     target_of: Option<String>,
     stop: AtomicBool,
     /// Nodes that were found in a new place: each can be found only once.
-    claimed: Mutex<HashSet<NodeId>>,
+    pub(super) claimed: Mutex<HashSet<NodeId>>,
     found: Sender<Vec<Found>>,
 }
 
@@ -323,7 +324,7 @@ impl<'a> Walker<'a> {
             Seen::Entry { entry, identity, vouched } => (entry, identity, vouched),
             Seen::Moved => return batch.push(Found::Revisit(place.path)),
             Seen::Restless => return batch.push(Found::Restless(place.path)),
-            Seen::Failed(error) => return batch.push(self.unreadable(place.path, &error)),
+            Seen::Failed(error) => return self.place_unread(Known { place, known }, stat, &error, batch),
         };
         if known.as_ref().is_some_and(|known| {
             known.vouched == vouched && known.identity == identity && known.node.entry == entry
@@ -347,6 +348,28 @@ impl<'a> Walker<'a> {
         self.put(Known { place, known }, claim, Sight { entry, identity, vouched }, batch);
     }
 
+    /// A file that cannot be read keeps what is known of it. If it was renamed, that goes with it: its old place is gone,
+    /// and with it would go the only copies that others have.
+    fn place_unread(&self, place: Known, stat: &Stat, error: &io::Error, batch: &mut Batch<'_, '_>) {
+        let Known { place, known } = place;
+        batch.push(self.unreadable(place.path.clone(), error));
+        let claim = match &known {
+            Some(known) if known.identity.ino == stat.ino => return,
+            // The name keeps its node; only what the node holds is that of the file that was moved over it.
+            Some(_) => None,
+            None => self.claim_unread_file(stat),
+        };
+        let moved = match (&known, &claim) {
+            (Some(_), _) => self.known_unread_file(stat),
+            (None, claim) => claim.as_ref().map(|(node, _)| node.clone()),
+        };
+        if let Some(moved) = moved {
+            // Nothing vouches for it: it was not read, and its change time is another.
+            let sight = Sight { entry: moved.node.entry, identity: Identity::of(stat), vouched: false };
+            self.put(Known { place, known }, claim, sight, batch);
+        }
+    }
+
     fn place_dir(
         &self,
         visit: &Visit,
@@ -364,7 +387,8 @@ impl<'a> Walker<'a> {
             Err(error) => {
                 // Known or not, the directory itself was seen; only what is in it cannot be.
                 batch.push(self.unreadable(place.path.clone(), &error));
-                self.put(Known { place, known }, None, dir_sight(stat), batch);
+                let claim = if known.is_none() { self.claim_unread_dir(stat) } else { None };
+                self.put(Known { place, known }, claim, dir_sight(stat), batch);
                 return None;
             }
         };
@@ -385,7 +409,7 @@ impl<'a> Walker<'a> {
         // its time would stay wrong. So the watch comes first.
         self.observer.entering(&place.path);
         let stat = &dir.stat_self().unwrap_or(*stat);
-        let claim = if known.is_none() { self.claim_dir(stat.ino, &dir) } else { None };
+        let claim = if known.is_none() { self.claim_dir(stat, &dir) } else { None };
         let existed = known.is_some() || claim.is_some();
         let path = place.path.clone();
         let id = self.put(Known { place, known }, claim, dir_sight(stat), batch)?;
@@ -439,7 +463,7 @@ impl<'a> Walker<'a> {
     fn put(
         &self,
         place: Known,
-        claim: Option<(IndexedNode, TreePath)>,
+        claim: Option<Claim>,
         sight: Sight,
         batch: &mut Batch<'_, '_>,
     ) -> Option<NodeId> {
@@ -469,41 +493,6 @@ impl<'a> Walker<'a> {
             }));
         }
         Some(id)
-    }
-
-    /// The node that moved to where this inode was found: one whose own place lost it.
-    fn claim(&self, ino: u64, alike: impl Fn(&Node) -> bool) -> Option<(IndexedNode, TreePath)> {
-        for candidate in self.index.with_inode(ino).ok()? {
-            if !alike(&candidate.node) {
-                continue;
-            }
-            let Some(from) = self.index.path_of(candidate.node.id).ok()? else { continue };
-            if !self.is_empty_place(&from) {
-                continue;
-            }
-            let mut claimed = self.claimed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if claimed.insert(candidate.node.id) {
-                return Some((candidate, from));
-            }
-        }
-        None
-    }
-
-    /// Inode numbers are used again soon, so a directory must also have something in common with the one it was.
-    fn claim_dir(&self, ino: u64, dir: &Dir) -> Option<(IndexedNode, TreePath)> {
-        self.claim(ino, |node| {
-            node.entry.content.is_dir()
-                && self.index.children(node.id).is_ok_and(|children| {
-                    children.is_empty() || children.iter().any(|child| dir.stat(&child.node.name).is_ok())
-                })
-        })
-    }
-
-    fn is_empty_place(&self, path: &TreePath) -> bool {
-        match self.root.open_parent(path).and_then(|(dir, name)| dir.stat(&name)) {
-            Ok(_) => false,
-            Err(error) => is_gone(&error),
-        }
     }
 
     fn valid_name(&self, dir: &TreePath, raw: &[u8], batch: &mut Batch<'_, '_>) -> Option<Name> {
