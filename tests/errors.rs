@@ -199,6 +199,37 @@ fn what_the_daemon_cannot_read_is_moved_and_not_deleted_when_it_is_renamed() {
 }
 
 #[test]
+fn damaged_databases_are_made_anew_and_nothing_is_lost() {
+    let lab = Lab::new();
+    fill(&lab.share, 40);
+    let mut daemon = lab.daemon();
+    let agent = lab.agent(&daemon.url());
+    agent.pull().expect(0);
+    lab.target().file("only here", "mine");
+    lab.target().file("dir 3/sub/file 3", "edited here");
+
+    let garbage = "this is no database ".repeat(1000);
+    lab.target().file(".syncd/target.db", &garbage);
+    let outcome = agent.pull().expect(0);
+    assert!(outcome.stderr.contains("damaged"), "{}", outcome.stderr);
+    assert_eq!(outcome.count("synced"), 1, "only what was edited is brought");
+    lab.assert_same();
+    let trash = lab.target().trash();
+    for kept in ["only here", "dir 3/sub/file 3"] {
+        assert!(trash.contains_key(&kept.into()), "{kept} is not in {trash:?}");
+    }
+    agent.pull().expect(0);
+
+    daemon.stop();
+    lab.share.file(".syncd/share.db", &garbage);
+    lab.share.file("new", "x");
+    daemon.restart();
+    let outcome = agent.pull().expect(0);
+    assert_eq!((outcome.count("synced"), outcome.count("deleted")), (1, 0));
+    lab.assert_same();
+}
+
+#[test]
 fn one_file_that_the_target_cannot_take_does_not_stop_the_rest() {
     let Some(prefix) = without_privileges() else { return skip("permission bits mean nothing to this user") };
     let lab = Lab::new();

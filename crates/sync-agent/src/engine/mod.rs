@@ -215,7 +215,7 @@ impl Engine {
             return Err(EngineError::target(&options.target, "make .syncd in it", source));
         };
         let lock = Lock::acquire(&state.dir, LOCK)?;
-        let store = Store::open(Index::open(&state.path.join(DATABASE))?)?;
+        let store = Store::open(Index::open_or_rebuild(&state.path.join(DATABASE))?)?;
         check_share(&store, &options.share)?;
         let id = options.share_id.to_hex();
         if small_text(&work.dir, SHARE_ID).is_some_and(|share| share == id) {

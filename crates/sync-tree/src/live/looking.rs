@@ -17,7 +17,7 @@ use super::{
     worker::{Batch, Worker, chain},
 };
 use crate::{
-    index::Head,
+    index::{Head, IndexError},
     look::{ChangeOp, Dirty, LookError, LookLimits, LookReport, Scope},
     watch::dirty::Dirt,
 };
@@ -61,6 +61,7 @@ impl Worker {
             }
             LookError::Index(_) | LookError::Root { .. } => match site.check_root() {
                 Err(reason) => self.halt(Cause::Root, reason),
+                Ok(()) if is_damage(error) => self.halt(Cause::Damaged, chain(error)),
                 Ok(()) => self.halt(Cause::Failed, chain(error)),
             },
         }
@@ -185,6 +186,10 @@ impl Worker {
             changed
         });
     }
+}
+
+fn is_damage(error: &LookError) -> bool {
+    matches!(error, LookError::Index(IndexError::Damaged { .. }))
 }
 
 /// Says what is not carried: whoever misses it at the other end should find out why.

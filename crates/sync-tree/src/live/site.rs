@@ -43,7 +43,7 @@ impl Site {
         let root = open_root(options)?;
         let state = StateDir::open(&root, &state_options(options))?;
         let lock = Lock::acquire(&state.dir, LOCK)?;
-        let index = Index::open(&state.path.join(DATABASE))?;
+        let index = Index::open_or_rebuild(&state.path.join(DATABASE))?;
         let policy = RulePolicy::Own { config: options.ignore.clone() };
         // So that an agent whose target this directory lies in leaves it alone.
         let id = index.share_id().to_hex();
