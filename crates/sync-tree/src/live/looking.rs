@@ -83,6 +83,7 @@ impl Worker {
         }
         self.recent.note(now, report.head.files);
         self.schedule(site, batch, report, took);
+        self.has_mounts = site.looker.has_mounts();
         let again = self.rewatch_moved(batch, report);
         if report.problems_changed || first {
             self.remember_problems(site);

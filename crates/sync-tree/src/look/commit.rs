@@ -39,6 +39,7 @@ pub(super) struct Committer<'a> {
     /// Places that something was moved away from.
     left: Vec<TreePath>,
     mounts: BTreeSet<TreePath>,
+    left_alone: Vec<(TreePath, bool)>,
     /// Directories that are known to be in the index: asked for once, not for each name in them.
     parents: HashSet<NodeId>,
     texts: super::RuleTexts,
@@ -64,6 +65,7 @@ impl<'a> Committer<'a> {
             covered: Vec::new(),
             left: Vec::new(),
             mounts: BTreeSet::new(),
+            left_alone: Vec::new(),
             parents: HashSet::from([NodeId::ROOT]),
             texts: rules.texts.clone(),
             report: empty_report(head),
@@ -135,6 +137,7 @@ impl<'a> Committer<'a> {
             Found::Mount(path) => {
                 self.mounts.insert(path);
             }
+            Found::LeftAlone { path, crosses } => self.left_alone.push((path, crosses)),
             Found::Broken(error) => return Err(error),
         }
         Ok(())
@@ -246,9 +249,9 @@ impl<'a> Committer<'a> {
         if tx.files() == 0 && files >= EMPTIED_FLOOR && !self.limits.accept_emptied {
             return Err(LookError::Emptied { files });
         }
+        self.finish_mounts(tx)?;
         self.finish_problems(tx, scope)?;
-        self.finish_rules(tx)?;
-        self.finish_mounts(tx)
+        self.finish_rules(tx)
     }
 
     fn remove(
@@ -335,8 +338,15 @@ impl<'a> Committer<'a> {
 
     fn finish_mounts(&mut self, tx: &mut IndexTx<'_>) -> Result<(), LookError> {
         let mut changed = false;
+        let mounts = &mut self.memory.mounts;
+        let unknown: Vec<&TreePath> =
+            self.problems.iter().filter(|problem| problem.unknown).map(|problem| &problem.path).collect();
         for (path, deep) in &self.covered {
-            changed |= *deep && self.memory.mounts.retain_seen(path, &self.mounts);
+            changed |= *deep && mounts.retain_seen(path, &self.mounts, &unknown);
+            mounts.looked_at(path, *deep);
+        }
+        for (path, crosses) in std::mem::take(&mut self.left_alone) {
+            mounts.leave_alone(path, crosses);
         }
         for path in std::mem::take(&mut self.mounts) {
             changed |= self.memory.mounts.add(path);

@@ -297,6 +297,22 @@ impl Looker {
         Ok(report)
     }
 
+    /// Whether there are places that [`Looker::changed_mounts`] can say something about.
+    #[must_use]
+    pub fn has_mounts(&self) -> bool {
+        !self.memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner).mounts.is_empty()
+    }
+
+    /// The known mount points where a file system came or went since the last look. Cheap; waits for a look that is running.
+    #[must_use]
+    pub fn changed_mounts(&self) -> Vec<TreePath> {
+        let crosses = |path: &TreePath| {
+            let (dir, name) = self.root.open_parent(path).ok()?;
+            Some(dir.stat(&name).ok()?.dev != dir.stat_self().ok()?.dev)
+        };
+        self.memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner).mounts.changed(crosses)
+    }
+
     /// The tree's root.
     #[must_use]
     pub fn root(&self) -> &Root {
@@ -333,6 +349,8 @@ enum Found {
     Covered { path: TreePath, deep: bool },
     /// The directory is another file system than its parent.
     Mount(TreePath),
+    /// The directory was left alone, for a mount that came or went. `crosses`: it is another file system than its parent.
+    LeftAlone { path: TreePath, crosses: bool },
     /// The look cannot go on.
     Broken(LookError),
 }

@@ -455,6 +455,7 @@ impl<'a> Walker<'a> {
         if !crosses {
             batch.push(Found::Mount(path.clone()));
         }
+        batch.push(Found::LeftAlone { path: path.clone(), crosses });
         batch.push(Found::Problem(Problem::new(path.clone(), error)));
         false
     }
