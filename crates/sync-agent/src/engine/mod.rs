@@ -222,6 +222,8 @@ impl Engine {
             let source = io::Error::other("it is the share itself");
             return Err(EngineError::target(&options.target, "make a share its own target", source));
         }
+        durable::sweep(&work.dir, TARGET_OF)
+            .map_err(|source| EngineError::target(&options.target, "clean up in .syncd", source))?;
         if small_text(&work.dir, TARGET_OF).is_none_or(|share| share != id) {
             durable::write(&work.dir, TARGET_OF, id.as_bytes(), 0o600)
                 .map_err(|source| EngineError::target(&options.target, "write into .syncd", source))?;

@@ -192,3 +192,14 @@ fn an_index_found_damaged_at_the_start_is_made_anew() {
     assert_ne!(tree.index().epoch(), epoch);
     eventually("the scan", || tree.index().head().unwrap().files == 1);
 }
+
+#[test]
+fn what_a_killed_daemon_left_half_written_is_removed_at_the_start() {
+    let left = ".syncd/.share-id.0123456789abcdef.tmp";
+    let prepare = |root: &Path| {
+        fs::create_dir(root.join(".syncd")).unwrap();
+        fs::write(root.join(left), "").unwrap();
+    };
+    let scene = Scene::prepared(prepare, |_| {}, Box::new(start_system_watcher));
+    assert!(!scene.root.join(left).exists());
+}
