@@ -123,7 +123,10 @@ impl<'a> Committer<'a> {
                     self.report.skipped.push(path);
                 }
             }
-            Found::Rule { dir, text } => {
+            Found::Rule { dir, text, applied } => {
+                if !applied {
+                    self.report.refused.push(TreePath::root());
+                }
                 match text {
                     Some(text) => self.texts.insert(dir, text),
                     None => self.texts.remove(&dir),

@@ -38,7 +38,7 @@ use crate::{
 };
 
 use mounts::Mounts;
-pub use rules::small_text;
+pub use rules::{bad_root_lines, small_text};
 pub use walk::{SHARE_ID, TARGET_OF};
 
 /// What to look at.
@@ -339,8 +339,8 @@ enum Found {
     Revisit(TreePath),
     /// A socket, device or FIFO.
     Skipped(TreePath),
-    /// The text of a directory's `.syncignore` is this now.
-    Rule { dir: TreePath, text: Option<String> },
+    /// The text of a directory's `.syncignore` is this now. If it was not applied, all has to be looked at once more.
+    Rule { dir: TreePath, text: Option<String>, applied: bool },
     /// A file did not hold still.
     Restless(TreePath),
     /// A file was read in one piece.

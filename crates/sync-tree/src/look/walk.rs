@@ -12,7 +12,7 @@ use std::{
 use crossbeam_channel::Sender;
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 use sync_core::{
-    Content, Entry, Kind, Name, NameError, Node, NodeId, Problem, RuleSet, Time, TreePath, name::STATE_DIR,
+    Content, Entry, Kind, Name, NameError, Node, NodeId, Problem, Time, TreePath, name::STATE_DIR,
 };
 
 use super::{
@@ -106,8 +106,6 @@ struct Visit {
     /// Whether the index may know something in it.
     existed: bool,
     rules: Arc<Rules>,
-    /// Rule texts found on the way down that differ from the known ones.
-    overrides: Arc<BTreeMap<TreePath, Option<String>>>,
 }
 
 /// What is being collected in one directory.
@@ -182,14 +180,7 @@ impl<'a> Walker<'a> {
     }
 
     fn start(&self, here: Here, dir: Dir, dev: u64) -> Visit {
-        Visit {
-            here,
-            dir,
-            dev,
-            existed: true,
-            rules: Arc::new(self.rules.compiled.clone()),
-            overrides: Arc::new(BTreeMap::new()),
-        }
+        Visit { here, dir, dev, existed: true, rules: Arc::new(self.rules.compiled.clone()) }
     }
 
     /// Walks one directory that the observer knows of: every name in it, then, as tasks of their own, its directories.
@@ -413,14 +404,7 @@ impl<'a> Walker<'a> {
         let existed = known.is_some() || claim.is_some();
         let path = place.path.clone();
         let id = self.put(Known { place, known }, claim, dir_sight(stat), batch)?;
-        Some(Visit {
-            here: Here { id, path },
-            dir,
-            dev: stat.dev,
-            existed,
-            rules: visit.rules.clone(),
-            overrides: visit.overrides.clone(),
-        })
+        Some(Visit { here: Here { id, path }, dir, dev: stat.dev, existed, rules: visit.rules.clone() })
     }
 
     fn may_enter(
@@ -520,10 +504,10 @@ impl<'a> Walker<'a> {
         Found::Problem(Problem::new(path, format!("cannot be read: {error}")))
     }
 
-    /// Reads the directory's rule file if it has one, and applies it to what is below.
-    fn take_rules(&self, visit: &mut Visit, has_file: bool, batch: &mut Batch<'_, '_>) {
+    /// Reads the directory's rule file if it has one, and applies it to what is below. Answers whether it is new.
+    fn take_rules(&self, visit: &mut Visit, has_file: bool, batch: &mut Batch<'_, '_>) -> bool {
         if !self.rules.own {
-            return;
+            return false;
         }
         let path = &visit.here.path;
         let known = self.rules.texts.get(path);
@@ -532,27 +516,20 @@ impl<'a> Walker<'a> {
                 Ok(text) => Some(text),
                 Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::InvalidInput => None,
                 // Its own row gets the problem; until it can be read the known rules hold.
-                Err(_) => return,
+                Err(_) => return false,
             }
         } else {
             None
         };
         if text.as_ref() == known {
-            return;
+            return false;
         }
-        batch.push(Found::Rule { dir: path.clone(), text: text.clone() });
-        let mut overrides = (*visit.overrides).clone();
-        overrides.insert(path.clone(), text);
-        let mut texts = self.rules.texts.clone();
-        for (dir, text) in &overrides {
-            match text {
-                Some(text) => texts.insert(dir.clone(), text.clone()),
-                None => texts.remove(dir),
-            };
+        let rules = self.rules.with_text(&visit.rules, path, text.as_deref());
+        batch.push(Found::Rule { dir: path.clone(), text, applied: rules.is_some() });
+        if let Some(rules) = rules {
+            visit.rules = Arc::new(rules);
         }
-        let set: RuleSet = self.rules.rule_set(&texts);
-        visit.rules = Arc::new(Rules::compile(&set));
-        visit.overrides = Arc::new(overrides);
+        true
     }
 
     /// Whether a directory is the other end: a target of this share, or the share of this target. Taking it in would put the
@@ -630,18 +607,14 @@ impl<'a> Walker<'a> {
         };
         let mut visit = self.start(here, dir, own_stat.dev);
         let mut batch = Batch { walker: self, items: Vec::new() };
-        if names.contains_key(SYNCIGNORE) && self.rules.own {
-            let before = visit.overrides.len();
-            self.take_rules(&mut visit, true, &mut batch);
-            if visit.overrides.len() != before {
-                // New rules may hide or show anything below.
-                batch.push(Found::Covered { path: visit.here.path.clone(), deep: true });
-                self.put_dir_itself(&visit.here, &own_stat, &mut batch)?;
-                batch.flush();
-                self.observer.entering(&visit.here.path);
-                self.visit(tasks, visit);
-                return Ok(());
-            }
+        if names.contains_key(SYNCIGNORE) && self.take_rules(&mut visit, true, &mut batch) {
+            // New rules may hide or show anything below.
+            batch.push(Found::Covered { path: visit.here.path.clone(), deep: true });
+            self.put_dir_itself(&visit.here, &own_stat, &mut batch)?;
+            batch.flush();
+            self.observer.entering(&visit.here.path);
+            self.visit(tasks, visit);
+            return Ok(());
         }
         let mut below = Vec::new();
         for (name, deep) in names {

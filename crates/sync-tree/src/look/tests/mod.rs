@@ -10,6 +10,7 @@ use sync_core::{NodeId, TreePath};
 
 use super::*;
 
+mod rules;
 mod unreadable;
 
 /// A tree with an index, looked at only when told to.
