@@ -334,6 +334,23 @@ fn check_validates_and_prints_the_configuration() {
 }
 
 #[test]
+fn check_warns_of_ignore_patterns_that_are_not_understood() {
+    let lab = Lab::new();
+    let dir = lab.share.root().display();
+    lab.share.file(".syncignore", "*.log\n[b-a]\n");
+    lab.tree(".").file(
+        "syncd.toml",
+        format!("[[share]]\nname = \"{SHARE}\"\npath = \"{dir}\"\nignore = [\"*.tmp\", \"[z-y]\"]\n"),
+    );
+    let finished = lab.launch(SYNCD).args(["check"]).run(PATIENCE);
+    expect_code(&finished, 0);
+    let warnings: Vec<_> = finished.stderr.lines().filter(|line| line.contains("is left out")).collect();
+    assert_eq!(warnings.len(), 2, "{}", finished.stderr);
+    assert!(warnings[0].contains("[z-y]") && warnings[0].contains("share.ignore"), "{warnings:?}");
+    assert!(warnings[1].contains("[b-a]") && warnings[1].contains(".syncignore"), "{warnings:?}");
+}
+
+#[test]
 fn logs_are_json_when_asked_for_and_never_on_stdout() {
     let lab = Lab::new();
     fill(&lab.share, 5);

@@ -197,19 +197,6 @@ fn a_state_directory_that_cannot_be_written() {
 }
 
 #[test]
-fn a_damaged_database_is_named_with_what_to_do() {
-    let lab = Lab::new();
-    fill(&lab.share, 5);
-    let (_daemon, agent) = lab.pulled();
-    lab.target().file(".syncd/target.db", "no database".repeat(1000));
-    let path = lab.path("target/.syncd/target.db").display().to_string();
-    assert_refused(&agent, &[&path, "hint: move that file away"]);
-    lab.target().remove(".syncd/target.db");
-    agent.pull().expect(0);
-    lab.assert_same();
-}
-
-#[test]
 fn a_file_that_the_daemon_cannot_read_is_a_problem_and_the_rest_goes_on() {
     let Some(prefix) = without_privileges() else { return skip("permission bits mean nothing to this user") };
     let lab = Lab::new();
@@ -287,6 +274,73 @@ fn an_unreadable_directory_deletes_nothing_anywhere() {
     }
     lab.share.placed("dir 3").mode(0o755);
     agent.pull().expect(0);
+    lab.assert_same();
+}
+
+#[test]
+fn what_the_daemon_cannot_read_is_moved_and_not_deleted_when_it_is_renamed() {
+    let Some(prefix) = without_privileges() else { return skip("permission bits mean nothing to this user") };
+    let lab = Lab::new();
+    fill(&lab.share, 40);
+    lab.share.file("secret", "precious");
+    let mut daemon = lab.spec().through(prefix).start();
+    let agent = lab.agent(&daemon.url());
+    agent.pull().expect(0);
+    let before = lab.target().look("dir 3/sub/file 3");
+    lab.share.placed("dir 3").mode(0o000);
+    lab.share.placed("secret").mode(0o000);
+    lab.share.rename("dir 3", "dir 4/moved");
+    lab.share.rename("secret", "secret 2");
+    for restarted in [false, true] {
+        if restarted {
+            daemon.crash_and_restart();
+        }
+        let outcome = agent.pull().expect(3);
+        assert_eq!(outcome.count("deleted"), 0);
+        let mut problems: Vec<String> = outcome.problems().into_iter().map(|(path, _)| path).collect();
+        problems.sort();
+        assert_eq!(problems, ["dir 4/moved", "secret 2"]);
+        // What the directory holds is hidden in the target too, if the agent's user is not above such things.
+        lab.target().placed("dir 4/moved").mode(0o755);
+        assert_eq!(lab.target().look("dir 4/moved/sub/file 3"), before);
+        assert_eq!(lab.target().read("secret 2"), b"precious");
+        assert!(!lab.target().has("dir 3") && !lab.target().has("secret"));
+    }
+    lab.share.placed("dir 4/moved").mode(0o755);
+    lab.share.placed("secret 2").mode(0o644);
+    agent.pull().expect(0);
+    lab.assert_same();
+    assert!(lab.target().trash().is_empty());
+}
+
+#[test]
+fn damaged_databases_are_made_anew_and_nothing_is_lost() {
+    let lab = Lab::new();
+    fill(&lab.share, 40);
+    let mut daemon = lab.daemon();
+    let agent = lab.agent(&daemon.url());
+    agent.pull().expect(0);
+    lab.target().file("only here", "mine");
+    lab.target().file("dir 3/sub/file 3", "edited here");
+
+    let garbage = "this is no database ".repeat(1000);
+    lab.target().file(".syncd/target.db", &garbage);
+    let outcome = agent.pull().expect(0);
+    assert!(outcome.stderr.contains("damaged"), "{}", outcome.stderr);
+    assert_eq!(outcome.count("synced"), 1, "only what was edited is brought");
+    lab.assert_same();
+    let trash = lab.target().trash();
+    for kept in ["only here", "dir 3/sub/file 3"] {
+        assert!(trash.contains_key(&kept.into()), "{kept} is not in {trash:?}");
+    }
+    agent.pull().expect(0);
+
+    daemon.stop();
+    lab.share.file(".syncd/share.db", &garbage);
+    lab.share.file("new", "x");
+    daemon.restart();
+    let outcome = agent.pull().expect(0);
+    assert_eq!((outcome.count("synced"), outcome.count("deleted")), (1, 0));
     lab.assert_same();
 }
 

@@ -146,6 +146,31 @@ fn ignored_files_are_never_read() {
 }
 
 #[test]
+fn the_daemon_warns_once_of_a_pattern_that_it_does_not_understand() {
+    let lab = Lab::new();
+    lab.share.file(".syncignore", "*.log\n[b-a]\n");
+    let mut daemon = lab.daemon();
+    let warnings = |daemon: &mut sync_testkit::programs::Daemon, pattern: &str| {
+        let lines = daemon.process().stderr();
+        lines.iter().filter(|line| line.contains(pattern) && line.contains("is left out")).count()
+    };
+    let mut comes = |pattern: &str| {
+        eventually(SOON, || match warnings(&mut daemon, pattern) {
+            1 => Ok(()),
+            count => Err(format!("{pattern} was told {count} times")),
+        });
+    };
+    comes("[b-a]");
+    lab.share.file("dir/.syncignore", "[d-c]\n");
+    comes("dir/.syncignore");
+    // Each is told once, whatever changes beside it.
+    lab.share.file("dir/.syncignore", "[d-c]\n[f-e]\n");
+    comes("[f-e]");
+    comes("[d-c]");
+    comes("[b-a]");
+}
+
+#[test]
 fn rules_that_change_while_following_apply_at_once() {
     let lab = Lab::new();
     lab.share.file("one.tmp", "x");

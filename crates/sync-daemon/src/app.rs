@@ -11,7 +11,7 @@ use std::{
 
 use sync_cli::HostPort;
 use sync_core::{Hint, name::escape};
-use sync_tree::live::{LiveOptions, LiveTree, TreeError, TreeState};
+use sync_tree::live::{LiveOptions, LiveTree, TreeError, TreeState, TreeStatus};
 use tokio::{
     net::TcpListener,
     sync::{broadcast::error::RecvError, watch},
@@ -307,20 +307,23 @@ async fn tell_states_task(share: Arc<Share>, console: Console, stop: Cancellatio
     }
 }
 
-/// Logs what cannot be read or carried, when that is new.
+/// Logs what cannot be read or carried and which ignore patterns are not understood, when that is new.
 async fn tell_problems_task(share: Arc<Share>, stop: CancellationToken) {
     let mut status = share.tree.status();
-    let mut known = Vec::new();
+    let versions = |status: &TreeStatus| (status.problems_version, status.rules_version);
+    let (mut problems, mut bad_rules) = (Vec::new(), Vec::new());
     loop {
-        let version = status.borrow_and_update().problems_version;
+        let known = versions(&status.borrow_and_update());
         let tree = Arc::clone(&share.tree);
-        let Ok(now) = tokio::task::spawn_blocking(move || tree.problems()).await else { return };
-        for line in console::problem_lines(&known, &now) {
+        let read = move || (tree.problems(), tree.bad_rules());
+        let Ok((problems_now, bad_now)) = tokio::task::spawn_blocking(read).await else { return };
+        let lines = console::rule_lines(&bad_rules, &bad_now);
+        for line in lines.into_iter().chain(console::problem_lines(&problems, &problems_now)) {
             warn!("{}: {line}", escape(&share.name));
         }
-        known = now;
+        (problems, bad_rules) = (problems_now, bad_now);
         tokio::select! {
-            changed = status.wait_for(|status| status.problems_version != version) => if changed.is_err() { return },
+            changed = status.wait_for(|status| versions(status) != known) => if changed.is_err() { return },
             () = stop.cancelled() => return,
         }
     }

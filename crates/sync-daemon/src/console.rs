@@ -19,6 +19,7 @@ use sync_core::{Kind, Problem, TreePath, name::escape};
 use sync_tree::{
     live::TreeState,
     look::{ChangeNote, ChangeOp},
+    rules::BadLine,
 };
 
 use crate::shares::Share;
@@ -31,6 +32,9 @@ const LINES_IN_A_BATCH: usize = 1000;
 
 /// Problems that are named at a time; the rest is counted.
 const PROBLEMS_AT_A_TIME: usize = 10;
+
+/// Characters of a line about one ignore pattern.
+const LONGEST_WORDS: usize = 300;
 
 /// Where the daemon's lines go. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -142,14 +146,32 @@ pub(crate) fn state_line(share: &str, state: &TreeState) -> String {
 
 /// What is newly wrong in a share, a line for each path up to a limit.
 pub(crate) fn problem_lines(known: &[Problem], now: &[Problem]) -> Vec<String> {
-    let known: HashSet<_> = known.iter().map(problem_words).collect();
-    let mut fresh: Vec<_> = now.iter().map(problem_words).filter(|words| !known.contains(words)).collect();
+    fresh_lines(known, now, problem_words)
+}
+
+/// The ignore patterns that are newly not understood, a line for each up to a limit.
+pub(crate) fn rule_lines(known: &[BadLine], now: &[BadLine]) -> Vec<String> {
+    fresh_lines(known, now, bad_line_words)
+}
+
+fn fresh_lines<T>(known: &[T], now: &[T], words: impl Fn(&T) -> String) -> Vec<String> {
+    let known: HashSet<_> = known.iter().map(&words).collect();
+    let mut fresh: Vec<_> = now.iter().map(&words).filter(|words| !known.contains(words)).collect();
     let more = fresh.len().saturating_sub(PROBLEMS_AT_A_TIME);
     if more > 0 {
         fresh.truncate(PROBLEMS_AT_A_TIME);
         fresh.push(format!("and {}", show::count(more as u64, "more problem")));
     }
     fresh
+}
+
+/// What is wrong with a pattern. A line of a rule file may be of any length.
+pub(crate) fn bad_line_words(bad: &BadLine) -> String {
+    let words = escape(&bad.to_string()).to_string();
+    match words.char_indices().nth(LONGEST_WORDS) {
+        Some((end, _)) => format!("{} …", &words[..end]),
+        None => words,
+    }
 }
 
 fn problem_words(problem: &Problem) -> String {
@@ -258,6 +280,21 @@ mod tests {
         let many: Vec<_> = (0..15).map(|i| problem(&i.to_string())).collect();
         assert_eq!(problem_lines(&[], &many).len(), 11);
         assert_eq!(problem_lines(&[], &many)[10], "and 5 more problems");
+    }
+
+    #[test]
+    fn patterns_that_are_not_understood_are_told_once_and_not_at_length() {
+        let bad = |dir: &str, text: &str| BadLine {
+            dir: TreePath::new(dir).unwrap(),
+            text: text.to_owned(),
+            error: "invalid range".to_owned(),
+        };
+        let now = [bad("", "[z-a]"), bad("a", "[z-a]"), bad("a", &"[".repeat(60_000))];
+        let lines = rule_lines(&now[..1], &now);
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0], "The ignore pattern \"[z-a]\" in a/.syncignore is left out: invalid range");
+        assert!(lines[1].ends_with("[ …") && lines[1].len() < 400, "{}", lines[1]);
+        assert!(rule_lines(&now, &now).is_empty());
     }
 
     #[test]

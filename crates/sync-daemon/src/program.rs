@@ -10,15 +10,20 @@ use sync_cli::{
     signals::{ENDED_BY_FORCE, signals},
 };
 use sync_core::name::escape;
-use sync_tree::live::LiveTree;
+use sync_tree::{
+    live::LiveTree,
+    look::bad_root_lines,
+    rooted::Root,
+    rules::{Rules, rule_set},
+};
 use tokio::runtime::Runtime;
 use tracing::warn;
 
 use crate::{
     app::{App, live_options},
-    console::Console,
+    console::{Console, bad_line_words},
     settings::{
-        DaemonSettings,
+        DaemonSettings, ShareSettings,
         cli::{DaemonCli, DaemonCommand},
     },
 };
@@ -82,8 +87,21 @@ fn check(settings: &DaemonSettings) -> anyhow::Result<()> {
                 .advise("name a directory as share.path")
                 .with_context(missing);
         }
+        warn_of_bad_rules(share);
     }
     Ok(())
+}
+
+/// Names the ignore patterns that are not understood, as far as they are known without a scan.
+fn warn_of_bad_rules(share: &ShareSettings) {
+    let name = escape(&share.name);
+    for bad in Rules::compile(&rule_set(&share.ignore, [])).bad_lines() {
+        warn!("{name}: the pattern {:?} of share.ignore is left out: {}", bad.text, escape(&bad.error));
+    }
+    let Ok(root) = Root::open(&share.path) else { return };
+    for bad in bad_root_lines(&root) {
+        warn!("{name}: {}", bad_line_words(&bad));
+    }
 }
 
 /// Lets a halted share go on with the directory as it is.

@@ -32,7 +32,35 @@ fn fill(dir: &Dir, temp: &str, bytes: &[u8], mode: u16) -> io::Result<()> {
 /// A name that nobody else has, recognisable for what it is if a crash leaves it behind.
 fn temp_name(name: &str) -> io::Result<String> {
     let random = getrandom::u64().map_err(io::Error::other)?;
-    Ok(format!(".{}.{random:016x}.tmp", &name[..name.floor_char_boundary(200)]))
+    Ok(format!("{}{random:016x}{TEMP}", temp_prefix(name)))
+}
+
+const TEMP: &str = ".tmp";
+
+/// The digits of the random number in a temporary name.
+const RANDOM_DIGITS: usize = 16;
+
+fn temp_prefix(name: &str) -> String {
+    format!(".{}.", &name[..name.floor_char_boundary(200)])
+}
+
+/// Removes what a killed process left of [`write`]s to `name`. Nobody may be writing it meanwhile: call it under the lock
+/// that those who write it hold.
+///
+/// # Errors
+/// The directory cannot be listed, or a left-over cannot be removed.
+pub fn sweep(dir: &Dir, name: &str) -> io::Result<()> {
+    let prefix = temp_prefix(name);
+    for entry in dir.list()? {
+        let Ok(left) = std::str::from_utf8(&entry.name) else { continue };
+        let random = left.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(TEMP));
+        let ours =
+            |random: &str| random.len() == RANDOM_DIGITS && random.bytes().all(|b| b.is_ascii_hexdigit());
+        if random.is_some_and(ours) {
+            dir.remove_file(left)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -58,6 +86,29 @@ mod tests {
         assert!(write(&dir, "taken", b"", 0o600).is_err());
         assert!(write(&dir, "../f", b"", 0o600).is_err());
         assert_eq!(dir.list().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn what_a_killed_write_left_is_swept_and_nothing_else() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = Root::open(tmp.path()).unwrap().dir();
+        let temp = temp_name("share-id").unwrap();
+        let others = [
+            "share-id".to_owned(),
+            temp_name("share").unwrap(),
+            temp_name("share-id.more").unwrap(),
+            ".share-id.tmp".to_owned(),
+            ".share-id.0123456789abcdeg.tmp".to_owned(),
+            ".share-id.0123456789abcdef0.tmp".to_owned(),
+        ];
+        for name in others.iter().chain([&temp]) {
+            fs::write(tmp.path().join(name), "x").unwrap();
+        }
+        sweep(&dir, "share-id").unwrap();
+        assert!(!tmp.path().join(&temp).exists());
+        for name in &others {
+            assert!(tmp.path().join(name).exists(), "{name}");
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! [`rooted`] is the only way to a file of a tree; everything else here stands on it. Everything blocks: callers run it
 //! on threads of their own.
 
+#[cfg(test)]
+mod apart;
 pub mod apply;
 pub mod durable;
 pub mod feed;

@@ -12,7 +12,7 @@
 //!
 //! A `.syncignore` itself is an ordinary entry: it is sent like any file, unless a rule ignores it.
 
-use std::{cell::RefCell, collections::HashMap, fmt, path::Path};
+use std::{cell::RefCell, collections::HashMap, fmt, path::Path, sync::Arc};
 
 use ignore::{
     Match,
@@ -58,9 +58,19 @@ impl fmt::Display for BadLine {
 #[derive(Debug, Clone)]
 pub struct Rules {
     /// By directory; only directories with at least one pattern.
-    dirs: HashMap<Box<str>, Gitignore>,
+    dirs: Arc<HashMap<Box<str>, Gitignore>>,
+    /// Directories whose rules are others than those, the last change first.
+    changed: Option<Arc<Changed>>,
     bad_lines: Vec<BadLine>,
     digest: Digest,
+}
+
+/// The rules of one directory, in place of what was known of them.
+#[derive(Debug)]
+struct Changed {
+    dir: TreePath,
+    matcher: Option<Gitignore>,
+    before: Option<Arc<Changed>>,
 }
 
 impl Rules {
@@ -71,21 +81,45 @@ impl Rules {
         for file in counted(set) {
             texts.entry(file.dir.as_str()).or_default().push(file);
         }
-        let mut rules = Self { dirs: HashMap::new(), bad_lines: Vec::new(), digest: digest(set) };
+        let (mut dirs, mut bad_lines) = (HashMap::new(), Vec::new());
         for (dir, files) in texts {
-            if let Some(matcher) = compile_dir(&files, &mut rules.bad_lines) {
-                rules.dirs.insert(dir.into(), matcher);
+            if let Some(matcher) = compile_dir(&files, &mut bad_lines) {
+                dirs.insert(dir.into(), matcher);
             }
         }
-        rules.bad_lines.sort_by(|a, b| a.dir.cmp(&b.dir));
-        rules
+        bad_lines.sort_by(|a, b| a.dir.cmp(&b.dir));
+        Self { dirs: Arc::new(dirs), changed: None, bad_lines, digest: digest(set) }
+    }
+
+    /// The same rules but for one directory, which has these files now: for the rest of a look that finds them, without
+    /// compiling all others again. Whether they fit the bounds is the caller's business, see [`cost`]; digest and bad lines
+    /// stay those of before.
+    #[must_use]
+    pub(crate) fn with_dir(&self, dir: &TreePath, files: &[RuleFile]) -> Self {
+        let files: Vec<_> =
+            files.iter().map(|file| Counted { dir: &file.dir, text: whole_lines(&file.text) }).collect();
+        let matcher = compile_dir(&files, &mut Vec::new());
+        let changed = Changed { dir: dir.clone(), matcher, before: self.changed.clone() };
+        Self { changed: Some(Arc::new(changed)), ..self.clone() }
+    }
+
+    /// The matcher of a directory.
+    fn matcher(&self, dir: &str) -> Option<&Gitignore> {
+        let mut changed = self.changed.as_deref();
+        while let Some(change) = changed {
+            if change.dir.as_str() == dir {
+                return change.matcher.as_ref();
+            }
+            changed = change.before.as_deref();
+        }
+        self.dirs.get(dir)
     }
 
     /// Whether a path, or any directory above it, is ignored.
     #[must_use]
     pub fn is_ignored(&self, path: &TreePath, is_dir: bool) -> bool {
         let path = path.as_str();
-        if self.dirs.is_empty() || path.is_empty() {
+        if self.is_empty() || path.is_empty() {
             return false;
         }
         let above = path.match_indices('/').map(|(end, _)| &path[..end]);
@@ -99,7 +133,7 @@ impl Rules {
             /// Spares an allocation for every entry of a walk.
             static PATH: RefCell<String> = const { RefCell::new(String::new()) };
         }
-        if self.dirs.is_empty() {
+        if self.is_empty() {
             return false;
         }
         if dir.is_root() {
@@ -117,7 +151,7 @@ impl Rules {
     /// Whether there is no rule at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.dirs.is_empty()
+        self.dirs.is_empty() && self.changed.is_none()
     }
 
     /// The lines that were left out, by directory.
@@ -137,7 +171,7 @@ impl Rules {
         let mut dir_end = path.rfind('/');
         loop {
             let (dir, rest) = dir_end.map_or(("", path), |end| (&path[..end], &path[end + 1..]));
-            if let Some(matcher) = self.dirs.get(dir) {
+            if let Some(matcher) = self.matcher(dir) {
                 match matcher.matched(Path::new(rest), is_dir) {
                     Match::Ignore(_) => return true,
                     Match::Whitelist(_) => return false,
@@ -177,10 +211,14 @@ struct Counted<'a> {
 fn counted(set: &RuleSet) -> impl Iterator<Item = Counted<'_>> {
     let mut room = MAX_SET_BYTES;
     set.files.iter().map_while(move |file| {
-        let text = whole_lines(&file.text);
-        room = room.checked_sub(text.len() + file.dir.as_str().len() + FILE_BYTES)?;
-        Some(Counted { dir: &file.dir, text })
+        room = room.checked_sub(cost(&file.dir, &file.text))?;
+        Some(Counted { dir: &file.dir, text: whole_lines(&file.text) })
     })
+}
+
+/// What of [`MAX_SET_BYTES`] a directory's rules take.
+pub(crate) fn cost(dir: &TreePath, text: &str) -> usize {
+    whole_lines(text).len() + dir.as_str().len() + FILE_BYTES
 }
 
 /// The lines of a text that fit. Half a pattern would match something else.

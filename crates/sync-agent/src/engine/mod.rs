@@ -203,9 +203,10 @@ impl Hint for EngineError {
             Self::Index(error) => error.hint(),
             Self::Look(error) => error.hint(),
             Self::Target(error) => error.hint(),
-            Self::Database { source, .. } if is_damaged(source) => {
-                Some("move that file away; nothing is lost by that, the next run compares everything")
-            }
+            Self::Database {
+                source: source @ (IndexError::Damaged { .. } | IndexError::Aside { .. }),
+                ..
+            } => source.hint(),
             Self::Database { .. } => Some(
                 "look at its permissions and the space on its disk, or choose another place with --state-dir",
             ),
@@ -229,12 +230,6 @@ fn state_hint(error: &StateError) -> Option<&'static str> {
         }
         StateError::NotADirectory { .. } => error.hint(),
     }
-}
-
-fn is_damaged(error: &IndexError) -> bool {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-    let IndexError::Database { source } = error else { return false };
-    source.sqlite_error_code().is_some_and(|code| matches!(code, DatabaseCorrupt | NotADatabase))
 }
 
 /// Keeps one target equal to one share. Holds the target's lock for as long as it lives.
@@ -275,6 +270,7 @@ impl Engine {
         if small_text(&work.dir, SHARE_ID).is_some_and(|share| share == id) {
             return Err(TargetError::ShareItself { target: options.target }.into());
         }
+        durable::sweep(&work.dir, TARGET_OF).map_err(refused)?;
         if small_text(&work.dir, TARGET_OF).is_none_or(|share| share != id) {
             durable::write(&work.dir, TARGET_OF, id.as_bytes(), 0o600).map_err(refused)?;
         }
@@ -355,7 +351,7 @@ fn take_lock(options: &EngineOptions, state: &StateDir) -> Result<Lock, TargetEr
 }
 
 fn open_store(path: &Path) -> Result<Store, EngineError> {
-    Index::open(path).and_then(Store::open).map_err(|error| match error {
+    Index::open_or_rebuild(path).and_then(Store::open).map_err(|error| match error {
         // These say which file it is.
         IndexError::TooNew { .. } => error.into(),
         source => EngineError::Database { path: path.to_owned(), source },

@@ -8,19 +8,24 @@
 //! * Nodes, sums, counts and the head change in one transaction ([`IndexTx`]).
 //! * A removed node leaves a tombstone; a removed directory's covers what was below it, except what had been moved there.
 //! * Readers have connections of their own and never wait for the writer.
+//! * A damaged database is not used any further; the next opening sets it aside, see `damage`.
 
 mod bulk;
+mod damage;
 mod replica;
 mod schema;
 mod sums;
 mod table;
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests damage their own databases")]
+mod tests;
 mod write;
 
 use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -46,6 +51,22 @@ pub enum IndexError {
         #[from]
         source: rusqlite::Error,
     },
+    /// The database is damaged.
+    #[error("The index {} is damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        reason: String,
+    },
+    /// The file, or what is beside it, cannot be got at.
+    #[error("Cannot use the place of the index {}", path.display())]
+    Aside {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// A newer version wrote the file.
     #[error("{path:?} was written by a newer version of syncd")]
     TooNew {
@@ -66,7 +87,10 @@ pub enum IndexError {
 impl Hint for IndexError {
     fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Database { .. } => {
+            Self::Damaged { .. } => Some(
+                "start it again, or move that file away: a new one is made from what is on the disk, and nothing is lost",
+            ),
+            Self::Database { .. } | Self::Aside { .. } => {
                 Some("check that the state directory is writable and the disk is not full")
             }
             Self::TooNew { .. } => {
@@ -135,6 +159,27 @@ struct Inner {
     seqs: SeqSource,
     share: ShareId,
     epoch: [u8; 16],
+    /// Set once the database is found to be damaged. Another may be in its place by then, and must not be taken for it.
+    damaged: AtomicBool,
+}
+
+impl Inner {
+    fn check(&self) -> Result<(), IndexError> {
+        if self.damaged.load(Ordering::Relaxed) {
+            let reason = "it was found to be damaged before".to_owned();
+            return Err(IndexError::Damaged { path: self.path.clone(), reason });
+        }
+        Ok(())
+    }
+
+    /// The error to answer in place of this one, if that is about damage.
+    fn damage(&self, error: &(dyn std::error::Error + 'static)) -> Option<IndexError> {
+        let reason = damage::damage(error)?;
+        if !self.damaged.swap(true, Ordering::Relaxed) {
+            damage::mark(&self.path);
+        }
+        Some(IndexError::Damaged { path: self.path.clone(), reason })
+    }
 }
 
 /// The index of one tree. Cheap to clone; all methods block and may be called from any thread.
@@ -147,6 +192,13 @@ impl Index {
     /// # Errors
     /// The file cannot be used, or a newer version wrote it.
     pub fn open(path: &Path) -> Result<Self, IndexError> {
+        Self::open_file(path).map_err(|error| match damage::damage(&error) {
+            Some(reason) => IndexError::Damaged { path: path.to_owned(), reason },
+            None => error,
+        })
+    }
+
+    fn open_file(path: &Path) -> Result<Self, IndexError> {
         let mut db = schema::connect(path)?;
         schema::migrate(&mut db, path)?;
         let share = random_meta(&db, "share_id")?;
@@ -160,6 +212,7 @@ impl Index {
             seqs,
             share: ShareId(share),
             epoch,
+            damaged: AtomicBool::new(false),
         })))
     }
 
@@ -186,8 +239,16 @@ impl Index {
     /// Runs one transaction. If `work` fails nothing is changed.
     ///
     /// # Errors
-    /// `work` failed, or the database did.
-    pub fn write<T, E: From<IndexError>>(
+    /// `work` failed, or the database did. A damaged one is told as [`IndexError::Damaged`], whatever `work` made of it.
+    pub fn write<T, E: From<IndexError> + std::error::Error + 'static>(
+        &self,
+        work: impl FnOnce(&mut IndexTx<'_>) -> Result<T, E>,
+    ) -> Result<(T, Head), E> {
+        self.0.check()?;
+        self.transact(work).map_err(|error| self.0.damage(&error).map_or(error, E::from))
+    }
+
+    fn transact<T, E: From<IndexError>>(
         &self,
         work: impl FnOnce(&mut IndexTx<'_>) -> Result<T, E>,
     ) -> Result<(T, Head), E> {
@@ -206,6 +267,12 @@ impl Index {
     /// # Errors
     /// The database failed.
     pub fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, IndexError> {
+        self.0.check()?;
+        let value = self.read_with(work);
+        value.map_err(|error| self.0.damage(&error).unwrap_or_else(|| error.into()))
+    }
+
+    fn read_with<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
         let idle = self.lock_readers().pop();
         let db = match idle {
             Some(db) => db,
@@ -216,7 +283,7 @@ impl Index {
         if readers.len() < MAX_IDLE_READERS {
             readers.push(db);
         }
-        Ok(value?)
+        value
     }
 
     /// The table of this tree, for reads within [`read`](Self::read).

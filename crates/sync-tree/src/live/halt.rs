@@ -41,6 +41,8 @@ pub(super) enum Cause {
     Emptied,
     /// The index or the root failed.
     Failed,
+    /// The index is damaged: it is made anew.
+    Damaged,
 }
 
 /// A tree that is halted.
@@ -105,6 +107,7 @@ impl Worker {
         let site = self.shared.site();
         let accepted = self.take_accept(&site);
         match site.check_root() {
+            Ok(()) if cause == Cause::Damaged => self.make_index_anew(accepted),
             Ok(()) if cause == Cause::Emptied && !accepted && self.still_changing() => {}
             Ok(()) => self.resume(cause, accepted),
             Err(reason) if accepted || self.take_accept_of_new_root(&site) => self.take_new_root(&reason),
@@ -156,6 +159,23 @@ impl Worker {
                 self.resume(Cause::Root, true);
             }
             Err(error) => self.halt(Cause::Root, format!("{reason}, and cannot be taken: {}", chain(&error))),
+        }
+    }
+
+    /// Opens the same root once more: that sets a damaged index aside.
+    fn make_index_anew(&mut self, accepted: bool) {
+        self.lock = None;
+        match Site::open(&self.options) {
+            Ok((site, lock)) => {
+                self.lock = Some(lock);
+                *self.shared.site.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(site);
+                // All that is found now is new to the index, but no news.
+                self.scanned = false;
+                self.resume(Cause::Failed, accepted);
+            }
+            Err(error) => {
+                self.halt(Cause::Damaged, format!("the index cannot be made anew: {}", chain(&error)));
+            }
         }
     }
 

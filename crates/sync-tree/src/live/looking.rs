@@ -17,7 +17,7 @@ use super::{
     worker::{Batch, Worker, chain},
 };
 use crate::{
-    index::Head,
+    index::{Head, IndexError},
     look::{ChangeOp, Dirty, LookError, LookLimits, LookReport, Scope},
     watch::dirty::Dirt,
 };
@@ -61,6 +61,7 @@ impl Worker {
             }
             LookError::Index(_) | LookError::Root { .. } => match site.check_root() {
                 Err(reason) => self.halt(Cause::Root, reason),
+                Ok(()) if is_damage(error) => self.halt(Cause::Damaged, chain(error)),
                 Ok(()) => self.halt(Cause::Failed, chain(error)),
             },
         }
@@ -82,6 +83,7 @@ impl Worker {
         }
         self.recent.note(now, report.head.files);
         self.schedule(site, batch, report, took);
+        self.has_mounts = site.looker.has_mounts();
         let again = self.rewatch_moved(batch, report);
         if report.problems_changed || first {
             self.remember_problems(site);
@@ -185,6 +187,10 @@ impl Worker {
             changed
         });
     }
+}
+
+fn is_damage(error: &LookError) -> bool {
+    matches!(error, LookError::Index(IndexError::Damaged { .. }))
 }
 
 /// Says what is not carried: whoever misses it at the other end should find out why.

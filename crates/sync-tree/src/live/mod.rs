@@ -28,7 +28,7 @@ use crate::{
     index::{Head, Index, IndexError},
     lock::LockError,
     look::{ChangeNote, LookError},
-    rules::{bounded, too_much},
+    rules::{BadLine, Rules, bounded, too_much},
     state::{Reason, StateError},
     watch::{WatcherFactory, start_system_watcher},
 };
@@ -313,6 +313,12 @@ impl LiveTree {
     #[must_use]
     pub fn rule_set(&self) -> RuleSet {
         bounded(&or_default(self.index().rule_set()))
+    }
+
+    /// The ignore patterns at present that are not understood. Compiles all of them.
+    #[must_use]
+    pub fn bad_rules(&self) -> Vec<BadLine> {
+        Rules::compile(&or_default(self.index().rule_set())).bad_lines().to_vec()
     }
 
     /// Ends the loop and waits for it, but for no longer than two seconds: a look ends at the next file, and reading one

@@ -43,15 +43,18 @@ impl Site {
         let root = open_root(options)?;
         let state = StateDir::open(&root, &state_options(options))?;
         let lock = Lock::acquire(&state.dir, LOCK)?;
-        let index = Index::open(&state.path.join(DATABASE))?;
+        let index = Index::open_or_rebuild(&state.path.join(DATABASE))?;
         let policy = RulePolicy::Own { config: options.ignore.clone() };
         // So that an agent whose target this directory lies in leaves it alone.
         let id = index.share_id().to_hex();
+        let state_file = |source| TreeError::StateFile { path: state.path.join(SHARE_ID), source };
+        if let Some(work) = &state.work {
+            durable::sweep(&work.dir, SHARE_ID).map_err(state_file)?;
+        }
         if let Some(work) = &state.work
             && small_text(&work.dir, SHARE_ID).is_none_or(|known| known != id)
         {
-            durable::write(&work.dir, SHARE_ID, id.as_bytes(), 0o600)
-                .map_err(|source| TreeError::StateFile { path: state.path.join(SHARE_ID), source })?;
+            durable::write(&work.dir, SHARE_ID, id.as_bytes(), 0o600).map_err(state_file)?;
         }
         // The clock must be the one of the tree's own file system.
         let clock_dir = state.work.as_ref().map_or(&state.dir, |work| &work.dir);

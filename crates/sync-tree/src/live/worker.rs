@@ -30,6 +30,9 @@ use crate::{
 /// How often an `accept` is looked for while something waits for one.
 pub(super) const ACCEPT_EVERY: Duration = Duration::from_secs(1);
 
+/// How often the known mount points are looked at: mounting gives no events.
+const MOUNTS_EVERY: Duration = Duration::from_secs(1);
+
 /// How long the other half of a rename may take, and how long a stream of renames is waited for.
 const RENAME_WAIT: Duration = Duration::from_millis(5);
 const RENAME_WAIT_MOST: Duration = Duration::from_millis(50);
@@ -58,6 +61,9 @@ pub(super) struct Worker {
     /// The next look takes an emptied tree as it is.
     pub(super) accepted: bool,
     pub(super) accept_check_at: Instant,
+    /// Whether there are mount points to look at, and when.
+    pub(super) has_mounts: bool,
+    mounts_check_at: Instant,
     /// Paths with a problem: what happens to one of them may concern all that is below.
     pub(super) troubled: HashSet<TreePath>,
 }
@@ -82,6 +88,7 @@ enum Next {
     Look(Batch),
     Recheck,
     CheckAccept,
+    CheckMounts,
 }
 
 impl Worker {
@@ -112,6 +119,8 @@ impl Worker {
             rescan_at: now,
             accepted: false,
             accept_check_at: now,
+            has_mounts: false,
+            mounts_check_at: now,
             troubled: HashSet::new(),
         }
     }
@@ -149,6 +158,7 @@ impl Worker {
                 Next::Look(batch) => self.look(&batch),
                 Next::Recheck => self.recheck(),
                 Next::CheckAccept => self.check_accept(),
+                Next::CheckMounts => self.check_mounts(),
             }
         }
     }
@@ -222,6 +232,9 @@ impl Worker {
         }
         if self.awaits_accept() && self.accept_check_at <= now {
             return Some(Next::CheckAccept);
+        }
+        if self.has_mounts && self.mounts_check_at <= now {
+            return Some(Next::CheckMounts);
         }
         self.batch(mail, now).map(Next::Look)
     }
@@ -301,8 +314,20 @@ impl Worker {
             polled.then(|| self.polls.next()),
             self.barrier.as_ref().map(Barrier::deadline),
             self.awaits_accept().then_some(self.accept_check_at),
+            self.has_mounts.then_some(self.mounts_check_at),
         ];
         candidates.into_iter().flatten().fold(self.rescan_at, Instant::min)
+    }
+
+    /// Has the places looked at where a file system came or went.
+    fn check_mounts(&mut self) {
+        self.mounts_check_at = Instant::now() + MOUNTS_EVERY;
+        let changed = self.shared.site().looker.changed_mounts();
+        for path in &changed {
+            tracing::info!(%path, "a file system was mounted or unmounted");
+        }
+        // What watched it watches something else now.
+        self.shared.inbox.put(|mail| changed.into_iter().for_each(|path| mail.mark_vanished(path)));
     }
 
     /// How the tree stands, apart from being halted.

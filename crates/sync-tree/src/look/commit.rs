@@ -36,7 +36,10 @@ pub(super) struct Committer<'a> {
     vanished: Vec<(TreePath, Box<IndexedNode>, bool)>,
     problems: Vec<Problem>,
     covered: Vec<(TreePath, bool)>,
+    /// Places that something was moved away from.
+    left: Vec<TreePath>,
     mounts: BTreeSet<TreePath>,
+    left_alone: Vec<(TreePath, bool)>,
     /// Directories that are known to be in the index: asked for once, not for each name in them.
     parents: HashSet<NodeId>,
     texts: super::RuleTexts,
@@ -60,7 +63,9 @@ impl<'a> Committer<'a> {
             vanished: Vec::new(),
             problems: Vec::new(),
             covered: Vec::new(),
+            left: Vec::new(),
             mounts: BTreeSet::new(),
+            left_alone: Vec::new(),
             parents: HashSet::from([NodeId::ROOT]),
             texts: rules.texts.clone(),
             report: empty_report(head),
@@ -118,7 +123,10 @@ impl<'a> Committer<'a> {
                     self.report.skipped.push(path);
                 }
             }
-            Found::Rule { dir, text } => {
+            Found::Rule { dir, text, applied } => {
+                if !applied {
+                    self.report.refused.push(TreePath::root());
+                }
                 match text {
                     Some(text) => self.texts.insert(dir, text),
                     None => self.texts.remove(&dir),
@@ -132,6 +140,7 @@ impl<'a> Committer<'a> {
             Found::Mount(path) => {
                 self.mounts.insert(path);
             }
+            Found::LeftAlone { path, crosses } => self.left_alone.push((path, crosses)),
             Found::Broken(error) => return Err(error),
         }
         Ok(())
@@ -175,6 +184,8 @@ impl<'a> Committer<'a> {
             self.bury_children(tx, &current, &path)?;
         }
         if let Some(from) = moved_from {
+            // Problems there are about what is somewhere else now, and were found again in its new place.
+            self.left.push(from.clone());
             if new.node.entry.content.is_dir() {
                 self.report.moved.push((from.clone(), path.clone()));
                 self.move_rules(&from, &path);
@@ -241,9 +252,9 @@ impl<'a> Committer<'a> {
         if tx.files() == 0 && files >= EMPTIED_FLOOR && !self.limits.accept_emptied {
             return Err(LookError::Emptied { files });
         }
+        self.finish_mounts(tx)?;
         self.finish_problems(tx, scope)?;
-        self.finish_rules(tx)?;
-        self.finish_mounts(tx)
+        self.finish_rules(tx)
     }
 
     fn remove(
@@ -313,6 +324,7 @@ impl<'a> Committer<'a> {
 
     fn is_covered(&self, path: &TreePath) -> bool {
         self.covered.iter().any(|(place, deep)| if *deep { path.is_within(place) } else { path == place })
+            || self.left.iter().any(|place| path.is_within(place))
     }
 
     fn finish_rules(&mut self, tx: &mut IndexTx<'_>) -> Result<(), LookError> {
@@ -329,8 +341,15 @@ impl<'a> Committer<'a> {
 
     fn finish_mounts(&mut self, tx: &mut IndexTx<'_>) -> Result<(), LookError> {
         let mut changed = false;
+        let mounts = &mut self.memory.mounts;
+        let unknown: Vec<&TreePath> =
+            self.problems.iter().filter(|problem| problem.unknown).map(|problem| &problem.path).collect();
         for (path, deep) in &self.covered {
-            changed |= *deep && self.memory.mounts.retain_seen(path, &self.mounts);
+            changed |= *deep && mounts.retain_seen(path, &self.mounts, &unknown);
+            mounts.looked_at(path, *deep);
+        }
+        for (path, crosses) in std::mem::take(&mut self.left_alone) {
+            mounts.leave_alone(path, crosses);
         }
         for path in std::mem::take(&mut self.mounts) {
             changed |= self.memory.mounts.add(path);

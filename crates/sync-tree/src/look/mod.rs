@@ -6,16 +6,21 @@
 //! * **Unreadable is not gone.** A node is removed only if its directory was listed completely and lacks it. What cannot be
 //!   listed or read keeps its row, and a problem says so.
 //! * **Names keep their nodes.** A name that was there before and after keeps its node whatever it holds now. A name that
-//!   appeared with the inode of a node whose own place lost it is that node, moved.
+//!   appeared with the inode of a node whose own place lost it is that node, moved; also if it cannot be read, as long as
+//!   its size and time are those that are known.
 //! * Removals are decided last, when every move is known, and a look that would empty the tree commits none of them.
 //! * A digest is believed without reading only if identity vouches for it, see [`crate::hash`].
 //!
 //! It does not watch, wait or decide when to look: see `live`.
 
+mod claim;
 mod commit;
 mod file;
 mod mounts;
 mod rules;
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make and look at their own trees")]
+mod tests;
 mod walk;
 
 use std::{
@@ -33,7 +38,7 @@ use crate::{
 };
 
 use mounts::Mounts;
-pub use rules::small_text;
+pub use rules::{bad_root_lines, small_text};
 pub use walk::{SHARE_ID, TARGET_OF};
 
 /// What to look at.
@@ -292,6 +297,22 @@ impl Looker {
         Ok(report)
     }
 
+    /// Whether there are places that [`Looker::changed_mounts`] can say something about.
+    #[must_use]
+    pub fn has_mounts(&self) -> bool {
+        !self.memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner).mounts.is_empty()
+    }
+
+    /// The known mount points where a file system came or went since the last look. Cheap; waits for a look that is running.
+    #[must_use]
+    pub fn changed_mounts(&self) -> Vec<TreePath> {
+        let crosses = |path: &TreePath| {
+            let (dir, name) = self.root.open_parent(path).ok()?;
+            Some(dir.stat(&name).ok()?.dev != dir.stat_self().ok()?.dev)
+        };
+        self.memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner).mounts.changed(crosses)
+    }
+
     /// The tree's root.
     #[must_use]
     pub fn root(&self) -> &Root {
@@ -318,8 +339,8 @@ enum Found {
     Revisit(TreePath),
     /// A socket, device or FIFO.
     Skipped(TreePath),
-    /// The text of a directory's `.syncignore` is this now.
-    Rule { dir: TreePath, text: Option<String> },
+    /// The text of a directory's `.syncignore` is this now. If it was not applied, all has to be looked at once more.
+    Rule { dir: TreePath, text: Option<String>, applied: bool },
     /// A file did not hold still.
     Restless(TreePath),
     /// A file was read in one piece.
@@ -328,6 +349,8 @@ enum Found {
     Covered { path: TreePath, deep: bool },
     /// The directory is another file system than its parent.
     Mount(TreePath),
+    /// The directory was left alone, for a mount that came or went. `crosses`: it is another file system than its parent.
+    LeftAlone { path: TreePath, crosses: bool },
     /// The look cannot go on.
     Broken(LookError),
 }

@@ -12,11 +12,12 @@ use std::{
 use crossbeam_channel::Sender;
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 use sync_core::{
-    Content, Entry, Kind, Name, NameError, Node, NodeId, Problem, RuleSet, Time, TreePath, name::STATE_DIR,
+    Content, Entry, Kind, Name, NameError, Node, NodeId, Problem, Time, TreePath, name::STATE_DIR,
 };
 
 use super::{
     Dirty, Found, Here, LookError, LookLimits, LookObserver, LookReport, Looker, Memory, Places, Put, Scope,
+    claim::Claim,
     commit::{Committer, is_root},
     file::{Seen, Trust, carried_mode, look_at_file, look_at_link},
     mounts::{Boundary, Mounts},
@@ -82,9 +83,9 @@ pub(super) fn look(
     })
 }
 
-struct Walker<'a> {
-    root: &'a Root,
-    index: &'a Index,
+pub(super) struct Walker<'a> {
+    pub(super) root: &'a Root,
+    pub(super) index: &'a Index,
     observer: &'a dyn LookObserver,
     mounts: Mounts,
     accept: bool,
@@ -93,7 +94,7 @@ struct Walker<'a> {
     target_of: Option<String>,
     stop: AtomicBool,
     /// Nodes that were found in a new place: each can be found only once.
-    claimed: Mutex<HashSet<NodeId>>,
+    pub(super) claimed: Mutex<HashSet<NodeId>>,
     found: Sender<Vec<Found>>,
 }
 
@@ -105,8 +106,6 @@ struct Visit {
     /// Whether the index may know something in it.
     existed: bool,
     rules: Arc<Rules>,
-    /// Rule texts found on the way down that differ from the known ones.
-    overrides: Arc<BTreeMap<TreePath, Option<String>>>,
 }
 
 /// What is being collected in one directory.
@@ -181,14 +180,7 @@ impl<'a> Walker<'a> {
     }
 
     fn start(&self, here: Here, dir: Dir, dev: u64) -> Visit {
-        Visit {
-            here,
-            dir,
-            dev,
-            existed: true,
-            rules: Arc::new(self.rules.compiled.clone()),
-            overrides: Arc::new(BTreeMap::new()),
-        }
+        Visit { here, dir, dev, existed: true, rules: Arc::new(self.rules.compiled.clone()) }
     }
 
     /// Walks one directory that the observer knows of: every name in it, then, as tasks of their own, its directories.
@@ -323,7 +315,7 @@ impl<'a> Walker<'a> {
             Seen::Entry { entry, identity, vouched } => (entry, identity, vouched),
             Seen::Moved => return batch.push(Found::Revisit(place.path)),
             Seen::Restless => return batch.push(Found::Restless(place.path)),
-            Seen::Failed(error) => return batch.push(self.unreadable(place.path, &error)),
+            Seen::Failed(error) => return self.place_unread(Known { place, known }, stat, &error, batch),
         };
         if known.as_ref().is_some_and(|known| {
             known.vouched == vouched && known.identity == identity && known.node.entry == entry
@@ -347,6 +339,28 @@ impl<'a> Walker<'a> {
         self.put(Known { place, known }, claim, Sight { entry, identity, vouched }, batch);
     }
 
+    /// A file that cannot be read keeps what is known of it. If it was renamed, that goes with it: its old place is gone,
+    /// and with it would go the only copies that others have.
+    fn place_unread(&self, place: Known, stat: &Stat, error: &io::Error, batch: &mut Batch<'_, '_>) {
+        let Known { place, known } = place;
+        batch.push(self.unreadable(place.path.clone(), error));
+        let claim = match &known {
+            Some(known) if known.identity.ino == stat.ino => return,
+            // The name keeps its node; only what the node holds is that of the file that was moved over it.
+            Some(_) => None,
+            None => self.claim_unread_file(stat),
+        };
+        let moved = match (&known, &claim) {
+            (Some(_), _) => self.known_unread_file(stat),
+            (None, claim) => claim.as_ref().map(|(node, _)| node.clone()),
+        };
+        if let Some(moved) = moved {
+            // Nothing vouches for it: it was not read, and its change time is another.
+            let sight = Sight { entry: moved.node.entry, identity: Identity::of(stat), vouched: false };
+            self.put(Known { place, known }, claim, sight, batch);
+        }
+    }
+
     fn place_dir(
         &self,
         visit: &Visit,
@@ -364,7 +378,8 @@ impl<'a> Walker<'a> {
             Err(error) => {
                 // Known or not, the directory itself was seen; only what is in it cannot be.
                 batch.push(self.unreadable(place.path.clone(), &error));
-                self.put(Known { place, known }, None, dir_sight(stat), batch);
+                let claim = if known.is_none() { self.claim_unread_dir(stat) } else { None };
+                self.put(Known { place, known }, claim, dir_sight(stat), batch);
                 return None;
             }
         };
@@ -385,18 +400,11 @@ impl<'a> Walker<'a> {
         // its time would stay wrong. So the watch comes first.
         self.observer.entering(&place.path);
         let stat = &dir.stat_self().unwrap_or(*stat);
-        let claim = if known.is_none() { self.claim_dir(stat.ino, &dir) } else { None };
+        let claim = if known.is_none() { self.claim_dir(stat, &dir) } else { None };
         let existed = known.is_some() || claim.is_some();
         let path = place.path.clone();
         let id = self.put(Known { place, known }, claim, dir_sight(stat), batch)?;
-        Some(Visit {
-            here: Here { id, path },
-            dir,
-            dev: stat.dev,
-            existed,
-            rules: visit.rules.clone(),
-            overrides: visit.overrides.clone(),
-        })
+        Some(Visit { here: Here { id, path }, dir, dev: stat.dev, existed, rules: visit.rules.clone() })
     }
 
     fn may_enter(
@@ -431,6 +439,7 @@ impl<'a> Walker<'a> {
         if !crosses {
             batch.push(Found::Mount(path.clone()));
         }
+        batch.push(Found::LeftAlone { path: path.clone(), crosses });
         batch.push(Found::Problem(Problem::new(path.clone(), error)));
         false
     }
@@ -439,7 +448,7 @@ impl<'a> Walker<'a> {
     fn put(
         &self,
         place: Known,
-        claim: Option<(IndexedNode, TreePath)>,
+        claim: Option<Claim>,
         sight: Sight,
         batch: &mut Batch<'_, '_>,
     ) -> Option<NodeId> {
@@ -471,41 +480,6 @@ impl<'a> Walker<'a> {
         Some(id)
     }
 
-    /// The node that moved to where this inode was found: one whose own place lost it.
-    fn claim(&self, ino: u64, alike: impl Fn(&Node) -> bool) -> Option<(IndexedNode, TreePath)> {
-        for candidate in self.index.with_inode(ino).ok()? {
-            if !alike(&candidate.node) {
-                continue;
-            }
-            let Some(from) = self.index.path_of(candidate.node.id).ok()? else { continue };
-            if !self.is_empty_place(&from) {
-                continue;
-            }
-            let mut claimed = self.claimed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if claimed.insert(candidate.node.id) {
-                return Some((candidate, from));
-            }
-        }
-        None
-    }
-
-    /// Inode numbers are used again soon, so a directory must also have something in common with the one it was.
-    fn claim_dir(&self, ino: u64, dir: &Dir) -> Option<(IndexedNode, TreePath)> {
-        self.claim(ino, |node| {
-            node.entry.content.is_dir()
-                && self.index.children(node.id).is_ok_and(|children| {
-                    children.is_empty() || children.iter().any(|child| dir.stat(&child.node.name).is_ok())
-                })
-        })
-    }
-
-    fn is_empty_place(&self, path: &TreePath) -> bool {
-        match self.root.open_parent(path).and_then(|(dir, name)| dir.stat(&name)) {
-            Ok(_) => false,
-            Err(error) => is_gone(&error),
-        }
-    }
-
     fn valid_name(&self, dir: &TreePath, raw: &[u8], batch: &mut Batch<'_, '_>) -> Option<Name> {
         match Name::from_bytes(raw) {
             Ok(name) => Some(name),
@@ -530,10 +504,10 @@ impl<'a> Walker<'a> {
         Found::Problem(Problem::new(path, format!("cannot be read: {error}")))
     }
 
-    /// Reads the directory's rule file if it has one, and applies it to what is below.
-    fn take_rules(&self, visit: &mut Visit, has_file: bool, batch: &mut Batch<'_, '_>) {
+    /// Reads the directory's rule file if it has one, and applies it to what is below. Answers whether it is new.
+    fn take_rules(&self, visit: &mut Visit, has_file: bool, batch: &mut Batch<'_, '_>) -> bool {
         if !self.rules.own {
-            return;
+            return false;
         }
         let path = &visit.here.path;
         let known = self.rules.texts.get(path);
@@ -542,27 +516,20 @@ impl<'a> Walker<'a> {
                 Ok(text) => Some(text),
                 Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::InvalidInput => None,
                 // Its own row gets the problem; until it can be read the known rules hold.
-                Err(_) => return,
+                Err(_) => return false,
             }
         } else {
             None
         };
         if text.as_ref() == known {
-            return;
+            return false;
         }
-        batch.push(Found::Rule { dir: path.clone(), text: text.clone() });
-        let mut overrides = (*visit.overrides).clone();
-        overrides.insert(path.clone(), text);
-        let mut texts = self.rules.texts.clone();
-        for (dir, text) in &overrides {
-            match text {
-                Some(text) => texts.insert(dir.clone(), text.clone()),
-                None => texts.remove(dir),
-            };
+        let rules = self.rules.with_text(&visit.rules, path, text.as_deref());
+        batch.push(Found::Rule { dir: path.clone(), text, applied: rules.is_some() });
+        if let Some(rules) = rules {
+            visit.rules = Arc::new(rules);
         }
-        let set: RuleSet = self.rules.rule_set(&texts);
-        visit.rules = Arc::new(Rules::compile(&set));
-        visit.overrides = Arc::new(overrides);
+        true
     }
 
     /// Whether a directory is the other end: a target of this share, or the share of this target. Taking it in would put the
@@ -640,18 +607,14 @@ impl<'a> Walker<'a> {
         };
         let mut visit = self.start(here, dir, own_stat.dev);
         let mut batch = Batch { walker: self, items: Vec::new() };
-        if names.contains_key(SYNCIGNORE) && self.rules.own {
-            let before = visit.overrides.len();
-            self.take_rules(&mut visit, true, &mut batch);
-            if visit.overrides.len() != before {
-                // New rules may hide or show anything below.
-                batch.push(Found::Covered { path: visit.here.path.clone(), deep: true });
-                self.put_dir_itself(&visit.here, &own_stat, &mut batch)?;
-                batch.flush();
-                self.observer.entering(&visit.here.path);
-                self.visit(tasks, visit);
-                return Ok(());
-            }
+        if names.contains_key(SYNCIGNORE) && self.take_rules(&mut visit, true, &mut batch) {
+            // New rules may hide or show anything below.
+            batch.push(Found::Covered { path: visit.here.path.clone(), deep: true });
+            self.put_dir_itself(&visit.here, &own_stat, &mut batch)?;
+            batch.flush();
+            self.observer.entering(&visit.here.path);
+            self.visit(tasks, visit);
+            return Ok(());
         }
         let mut below = Vec::new();
         for (name, deep) in names {

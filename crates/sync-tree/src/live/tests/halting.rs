@@ -160,3 +160,46 @@ fn an_emptied_tree_is_noticed_at_the_start_too_and_a_word_from_before_counts_the
     scene.write("later", "x");
     eventually("the next change", || tree.index().head().unwrap().files == 1);
 }
+
+#[test]
+fn a_damaged_index_is_made_anew_while_running() {
+    let scene = filled(20);
+    let (before, epoch) = (scene.head(), scene.tree.index().epoch());
+    let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    let error = scene.tree.index().read(|_| Err::<(), _>(rusqlite::Error::SqliteFailure(corrupt, None)));
+    assert!(error.unwrap_err().to_string().contains("share.db is damaged"));
+    scene.write("new", "x");
+    scene.until("the new index", || scene.tree.index().epoch() != epoch);
+    scene.until("life", || scene.state() == TreeState::Ready);
+    assert_eq!(scene.head().files, before.files + 1);
+    scene.write("later", "x");
+    scene.barrier().unwrap();
+    assert!(scene.id("later").is_some());
+    assert_kept_up(&scene);
+}
+
+#[test]
+fn an_index_found_damaged_at_the_start_is_made_anew() {
+    let tmp = tempfile::tempdir().unwrap();
+    let options = LiveOptions::new(tmp.path().to_path_buf());
+    fs::write(tmp.path().join("f"), "x").unwrap();
+    let epoch = LiveTree::start(options.clone()).unwrap().index().epoch();
+    let state = tmp.path().join(sync_core::name::STATE_DIR);
+    // Whoever closes the database last writes its log back into it, and that may be the watcher's thread.
+    eventually("the database is closed", || !state.join("share.db-wal").exists());
+    fs::write(state.join("share.db"), "this is no database ".repeat(500)).unwrap();
+    let tree = LiveTree::start(options).unwrap();
+    assert_ne!(tree.index().epoch(), epoch);
+    eventually("the scan", || tree.index().head().unwrap().files == 1);
+}
+
+#[test]
+fn what_a_killed_daemon_left_half_written_is_removed_at_the_start() {
+    let left = ".syncd/.share-id.0123456789abcdef.tmp";
+    let prepare = |root: &Path| {
+        fs::create_dir(root.join(".syncd")).unwrap();
+        fs::write(root.join(left), "").unwrap();
+    };
+    let scene = Scene::prepared(prepare, |_| {}, Box::new(start_system_watcher));
+    assert!(!scene.root.join(left).exists());
+}

@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod halting;
+mod mounting;
 mod polling;
 mod random;
 mod watching;

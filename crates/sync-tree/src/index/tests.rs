@@ -1,0 +1,134 @@
+//! Damaged databases.
+
+use std::{
+    fs,
+    io::{Seek as _, SeekFrom, Write as _},
+};
+
+use sync_core::{Content, Entry, Name, Time};
+
+use super::*;
+use crate::hash::Identity;
+
+type Damage = fn(&Path);
+
+/// An index with a directory of many files, closed.
+fn filled(path: &Path) -> [u8; 16] {
+    let index = Index::open_or_rebuild(path).unwrap();
+    let dir = index.new_id().unwrap();
+    let put = |id, parent, name: &str, content| IndexedNode {
+        node: Node {
+            id,
+            parent,
+            name: Name::new(name).unwrap(),
+            entry: Entry { content, mtime: Time::default(), mode: 0o644 },
+        },
+        identity: Identity::default(),
+        vouched: false,
+    };
+    let written = index.write(|tx| {
+        tx.insert(&put(dir, NodeId::ROOT, "dir", Content::Directory))?;
+        for number in 0..2000 {
+            let content = Content::File { size: 1, digest: Digest::of(&[0]) };
+            tx.insert(&put(tx.new_id()?, dir, &format!("file {number}"), content))?;
+        }
+        Ok::<_, IndexError>(())
+    });
+    assert_eq!(written.unwrap().1.files, 2000);
+    index.epoch()
+}
+
+fn overwrite(path: &Path, from: u64) {
+    let mut file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.seek(SeekFrom::Start(from)).unwrap();
+    file.write_all(&vec![0xff; usize::try_from(length - from).unwrap()]).unwrap();
+}
+
+fn truncate(path: &Path, to: u64) {
+    fs::OpenOptions::new().write(true).open(path).unwrap().set_len(to).unwrap();
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn set_aside(dir: &Path) -> usize {
+    names(dir).iter().filter(|name| name.starts_with("x.db.damaged-") && !name.ends_with("-wal")).count()
+}
+
+#[test]
+fn a_damaged_database_is_set_aside_and_made_anew() {
+    let damages: [(&str, Damage); 4] = [
+        ("garbage", |path| overwrite(path, 0)),
+        ("all but the first page", |path| overwrite(path, 4096)),
+        ("half of it", |path| truncate(path, fs::metadata(path).unwrap().len() / 2)),
+        ("a piece of the header", |path| truncate(path, 50)),
+    ];
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("x.db");
+    // A log from elsewhere must not get into the new database.
+    fs::write(tmp.path().join("x.db-wal"), "old").unwrap();
+    let mut epoch = filled(&path);
+    for (what, damage) in damages {
+        damage(&path);
+        let index = Index::open_or_rebuild(&path).unwrap();
+        assert_ne!(index.epoch(), epoch, "{what}");
+        assert_eq!(index.head().unwrap().files, 0, "{what}");
+        assert_eq!(set_aside(tmp.path()), 1, "{what}: {:?}", names(tmp.path()));
+        drop(index);
+        fs::remove_file(&path).unwrap();
+        epoch = filled(&path);
+        assert_eq!(Index::open_or_rebuild(&path).unwrap().epoch(), epoch, "{what}");
+    }
+}
+
+#[test]
+fn a_database_of_a_newer_version_is_refused_and_stays() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("x.db");
+    filled(&path);
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let error = Index::open_or_rebuild(&path).unwrap_err();
+    assert!(matches!(error, IndexError::TooNew { .. }), "{error:?}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("newer version")));
+    assert_eq!(names(tmp.path()), ["x.db"]);
+}
+
+#[test]
+fn damage_found_while_running_is_named_and_remembered() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("x.db");
+    let epoch = filled(&path);
+    // The first pages hold all that an opening reads.
+    overwrite(&path, 40 * 4096);
+    let index = Index::open_or_rebuild(&path).unwrap();
+    assert_eq!(index.epoch(), epoch);
+    let error = index.tree_page(NodeId::ROOT, 5000).unwrap_err();
+    assert!(error.to_string().contains("x.db is damaged"), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("move that file away")));
+    // Once that is known nothing goes through it any more: another may be in its place.
+    assert!(matches!(index.head(), Err(IndexError::Damaged { .. })));
+    let written = index.write(|_| Ok::<_, IndexError>(()));
+    assert!(matches!(written, Err(IndexError::Damaged { .. })));
+    drop(index);
+    assert_ne!(Index::open_or_rebuild(&path).unwrap().epoch(), epoch);
+    assert_eq!(set_aside(tmp.path()), 1);
+    let kept = Index::open_or_rebuild(&path).unwrap().epoch();
+    assert_eq!(Index::open_or_rebuild(&path).unwrap().epoch(), kept, "the mark is gone");
+}
+
+#[test]
+fn damage_within_a_transaction_is_named_too() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("x.db");
+    filled(&path);
+    overwrite(&path, 40 * 4096);
+    let index = Index::open(&path).unwrap();
+    let dir = index.child(NodeId::ROOT, "dir").unwrap().unwrap();
+    let error = index.write(|tx| tx.children(dir.node.id)).unwrap_err();
+    assert!(matches!(error, IndexError::Damaged { .. }), "{error:?}");
+}

@@ -1,0 +1,75 @@
+//! Finds the node that moved to where something was found: one with its inode whose own place is empty now.
+
+use sync_core::{Content, Node, TreePath};
+
+use super::walk::{Walker, is_gone};
+use crate::{
+    index::IndexedNode,
+    rooted::{Dir, Stat},
+};
+
+/// A node and the place that it had.
+pub(super) type Claim = (IndexedNode, TreePath);
+
+impl Walker<'_> {
+    /// The node that moved to where this inode was found: one whose own place lost it.
+    pub(super) fn claim(&self, ino: u64, alike: impl Fn(&Node) -> bool) -> Option<Claim> {
+        for candidate in self.index.with_inode(ino).ok()? {
+            if !alike(&candidate.node) {
+                continue;
+            }
+            let Some(from) = self.index.path_of(candidate.node.id).ok()? else { continue };
+            if !self.is_empty_place(&from) {
+                continue;
+            }
+            let mut claimed = self.claimed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if claimed.insert(candidate.node.id) {
+                return Some((candidate, from));
+            }
+        }
+        None
+    }
+
+    /// Inode numbers are used again soon, so a directory must also have something in common with the one it was.
+    pub(super) fn claim_dir(&self, stat: &Stat, dir: &Dir) -> Option<Claim> {
+        self.claim(stat.ino, |node| {
+            node.entry.content.is_dir()
+                && self.index.children(node.id).is_ok_and(|children| {
+                    children.is_empty()
+                        || children.iter().any(|child| match dir.stat(&child.node.name) {
+                            Ok(_) => true,
+                            // A directory that may be listed but not entered tells nothing of what is in it.
+                            Err(error) => !is_gone(&error) && node.entry.mtime == stat.mtime,
+                        })
+                })
+        })
+    }
+
+    /// A directory that cannot be read has only its time in common with the one it was; a rename does not change that.
+    pub(super) fn claim_unread_dir(&self, stat: &Stat) -> Option<Claim> {
+        self.claim(stat.ino, |node| node.entry.content.is_dir() && node.entry.mtime == stat.mtime)
+    }
+
+    /// The file that was renamed, if it cannot be read where it is now. A rename changes its change time only.
+    pub(super) fn claim_unread_file(&self, stat: &Stat) -> Option<Claim> {
+        self.claim(stat.ino, |node| is_unchanged_file(node, stat))
+    }
+
+    /// What is known of a file that cannot be read, wherever that was.
+    pub(super) fn known_unread_file(&self, stat: &Stat) -> Option<IndexedNode> {
+        let candidates = self.index.with_inode(stat.ino).ok()?;
+        candidates.into_iter().find(|candidate| is_unchanged_file(&candidate.node, stat))
+    }
+
+    fn is_empty_place(&self, path: &TreePath) -> bool {
+        match self.root.open_parent(path).and_then(|(dir, name)| dir.stat(&name)) {
+            Ok(_) => false,
+            Err(error) => is_gone(&error),
+        }
+    }
+}
+
+fn is_unchanged_file(node: &Node, stat: &Stat) -> bool {
+    matches!(node.entry.content, Content::File { size, .. } if size == stat.size)
+        && node.entry.mtime == stat.mtime
+}

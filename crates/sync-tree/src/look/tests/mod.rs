@@ -1,0 +1,80 @@
+//! One look after another at a real directory, without watching it.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use sync_core::{NodeId, TreePath};
+
+use super::*;
+
+mod rules;
+mod unreadable;
+
+/// A tree with an index, looked at only when told to.
+struct Scene {
+    _tmp: tempfile::TempDir,
+    root: PathBuf,
+    looker: Looker,
+}
+
+fn path(text: &str) -> TreePath {
+    TreePath::new(text).unwrap()
+}
+
+impl Scene {
+    fn new() -> Self {
+        let tmp = tempfile::tempdir().unwrap();
+        let root = tmp.path().canonicalize().unwrap().join("share");
+        let state = root.join(sync_core::name::STATE_DIR);
+        fs::create_dir_all(&state).unwrap();
+        let looker = Self::looker(&root, &state);
+        Self { _tmp: tmp, root, looker }
+    }
+
+    fn looker(root: &Path, state: &Path) -> Looker {
+        let index = Index::open(&state.join("share.db")).unwrap();
+        let policy = RulePolicy::Own { config: Vec::new() };
+        let state = Root::open(state).unwrap().dir();
+        Looker::new(Root::open(root).unwrap(), &state, index, policy).unwrap()
+    }
+
+    fn write(&self, path: &str, content: &str) {
+        let path = self.root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    fn rename(&self, from: &str, to: &str) {
+        fs::rename(self.root.join(from), self.root.join(to)).unwrap();
+    }
+
+    fn mode(&self, path: &str, mode: u32) {
+        fs::set_permissions(self.root.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn look(&self, scope: &Scope) -> LookReport {
+        self.looker.look(scope, &NoObserver, &LookLimits::default()).unwrap()
+    }
+
+    fn look_at_all(&self) -> LookReport {
+        self.look(&Scope::Everything)
+    }
+
+    fn find(&self, place: &str) -> Option<IndexedNode> {
+        self.looker.index().find(&path(place)).unwrap()
+    }
+
+    fn id(&self, place: &str) -> Option<NodeId> {
+        self.find(place).map(|found| found.node.id)
+    }
+
+    /// The places that are unknown, as the feed tells them.
+    fn unknown(&self) -> Vec<String> {
+        let problems = self.looker.index().problems().unwrap();
+        let unknown = problems.into_iter().filter(|problem| problem.unknown);
+        unknown.map(|problem| problem.path.as_str().to_owned()).collect()
+    }
+}
