@@ -177,6 +177,9 @@ pub(super) async fn run(
     }
     let outcome = std::mem::take(&mut *shared.outcome());
     let failure = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if matches!(failure, Some(EngineError::Apply(ApplyError::Full { .. }))) {
+        context.applier.clear_partials();
+    }
     (outcome, failure.or_else(|| cancel.is_cancelled().then_some(EngineError::Cancelled)))
 }
 
@@ -423,28 +426,34 @@ async fn fetch_one(
     item: &Item,
 ) -> Result<Staged, EngineError> {
     let Some((size, digest)) = item.content() else { return Err(LocationError::Changed.into()) };
-    let mut stream = remote.fetch_file(item.node().id, &digest, 0).await?;
-    let mut file = Some(shared.context.applier.stage()?);
-    while let Some(bytes) = stream.next().await {
-        let bytes = bytes?;
-        shared.reporter.bytes(item.put().path(), bytes.len() as u64);
-        let Some(mut staged) = file.take() else { break };
-        // More than was announced: the digest would say so in the end, but the disk might be full by then.
-        if staged.size() + bytes.len() as u64 > size {
-            return Err(LocationError::Changed.into());
-        }
-        // On a thread of its own: a slow disk must not hold up the connections.
-        file = Some(
-            tokio::task::spawn_blocking(move || staged.append(&bytes).map(|()| staged))
-                .await
-                .map_err(|error| EngineError::Broken { reason: error.to_string() })??,
-        );
+    let context = shared.context.clone();
+    let mut file = off_the_runtime(move || context.applier.resume(size, &digest)).await?;
+    let have = file.size();
+    if have > 0 {
+        tracing::debug!(path = %item.put().path(), have, size, "goes on where an earlier transfer was cut");
+        shared.reporter.bytes(item.put().path(), have);
     }
-    let Some(file) = file else { return Err(EngineError::Cancelled) };
-    tokio::task::spawn_blocking(move || file.finish(size, &digest))
-        .await
-        .map_err(|error| EngineError::Broken { reason: error.to_string() })?
-        .map_err(EngineError::Apply)
+    if have < size || size == 0 {
+        let mut stream = remote.fetch_file(item.node().id, &digest, have).await?;
+        while let Some(bytes) = stream.next().await {
+            let bytes = bytes?;
+            shared.reporter.bytes(item.put().path(), bytes.len() as u64);
+            // More than was announced: the digest would say so in the end, but the disk might be full by then.
+            if file.size() + bytes.len() as u64 > size {
+                return Err(LocationError::Changed.into());
+            }
+            file = off_the_runtime(move || file.append(&bytes).map(|()| file)).await?;
+        }
+    }
+    off_the_runtime(move || file.finish(size, &digest)).await
+}
+
+/// On a thread of its own: a slow disk must not hold up the connections.
+async fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApplyError> + Send + 'static,
+) -> Result<T, EngineError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|error| EngineError::Broken { reason: error.to_string() })??)
 }
 
 /// Stages and places.

@@ -8,9 +8,10 @@
 //! * New content is complete and verified before it has a name in the tree. A reader sees the old or the new thing.
 //! * What was taken out of the tree lies in `staging/swap` or `staging/moves` until it is settled, and never among the
 //!   files being received. So, whenever the program ends, [`Applier::recover`] knows what may be deleted: only the latter.
+//! * Of what is being received only large files stay after an end, in `staging/partial`, to be gone on with.
 //! * Everything goes through held directory handles and never through a symlink, also in `.syncd` itself.
 //!
-//! Reading order: [`stage`] (content comes in), [`place`] (it gets its name), [`remove`], [`moves`], [`meta`], [`trash`],
+//! Reading order: [`stage`] (content comes in), `partial` (and goes on after a cut), [`place`] (it gets its name), [`remove`], [`moves`], [`meta`], [`trash`],
 //! [`recover`].
 //!
 //! What it cannot do: a program that keeps a replaced file open and goes on writing writes into a file that has no name
@@ -35,6 +36,7 @@ mod error;
 mod journal;
 pub mod meta;
 pub mod moves;
+mod partial;
 pub mod place;
 pub mod recover;
 pub mod remove;
@@ -118,6 +120,7 @@ pub struct Applier {
     root: Root,
     durability: Durability,
     staging: stage::Staging,
+    partials: partial::Partials,
     /// What was taken out of the tree and is not settled yet, and what is about to replace something.
     swap: Dir,
     /// What waits in staging for its new place, by key.
@@ -142,6 +145,7 @@ impl Applier {
             durability: options.durability,
             swap: make_or_open(&work.staging, SWAP).map_err(failed)?,
             moves: make_or_open(&work.staging, MOVES).map_err(failed)?,
+            partials: partial::Partials::new(make_or_open(&work.staging, partial::PARTIAL).map_err(failed)?),
             staging: stage::Staging::new(work.staging.clone(), run),
             trash: trash::Trash::new(work.trash.clone(), options.trash_run, options.trash_keep),
             // Names that an earlier run left behind stay apart from ours until they are recovered.

@@ -2,13 +2,13 @@
 //!
 //! What lies in `moves` and `swap` came out of the tree and is never deleted: it goes back, or to the trash. (A file of our
 //! own that was about to replace something lies in `swap` under its own inode number, and is known by that.) Everything
-//! else in staging is what an earlier run was receiving, and is deleted.
+//! else in staging is what an earlier run was receiving, and is deleted, but for large files that can be gone on with.
 
 use std::{io, time::SystemTime};
 
 use sync_core::TreePath;
 
-use super::{Applier, ApplyError, MOVES, SWAP, journal, place::our_inode, trash};
+use super::{Applier, ApplyError, MOVES, SWAP, journal, partial::PARTIAL, place::our_inode, trash};
 use crate::rooted::Dir;
 
 /// So many names are deleted at one start, staging and old trash each; the rest waits for the next, so that a start is
@@ -46,10 +46,11 @@ impl Applier {
         let mut budget = MAX_DELETIONS;
         for entry in self.staging.dir().list().map_err(failed)? {
             let Ok(name) = std::str::from_utf8(&entry.name) else { continue };
-            if name != MOVES && name != SWAP && name != self.staging.run() {
+            if ![MOVES, SWAP, PARTIAL, self.staging.run()].contains(&name) {
                 trash::clear(self.staging.dir(), name, &mut budget).map_err(failed)?;
             }
         }
+        self.prune_partials(SystemTime::now(), &mut budget).map_err(failed)?;
         self.prune_trash(SystemTime::now())?;
         Ok(recovered)
     }

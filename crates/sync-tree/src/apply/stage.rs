@@ -19,7 +19,11 @@ use std::{
 
 use sync_core::{Digest, TreePath};
 
-use super::{Applier, ApplyError, make_or_open, place::MODE_BITS};
+use super::{
+    Applier, ApplyError, make_or_open,
+    partial::{self, Lease, Resumed},
+    place::MODE_BITS,
+};
 use crate::{
     hash::{self, Identity},
     platform,
@@ -43,7 +47,7 @@ const HOLE_BYTES: usize = 64 * 1024;
 const COPY_AT_ONCE_BYTES: u64 = 128 * 1024;
 
 /// Only we read a file before it has its final mode.
-const TEMP_MODE: u16 = 0o600;
+pub(super) const TEMP_MODE: u16 = 0o600;
 
 /// Where temporary files are made.
 #[derive(Debug)]
@@ -183,6 +187,8 @@ pub struct StagedFile {
     /// Up to where the file was written; less than `size` if it ends with a hole.
     written: u64,
     held: Option<Held>,
+    /// It can be gone on with if it is cut.
+    lease: Option<Lease>,
 }
 
 /// A complete, verified file that waits for its place. Dropping it removes it.
@@ -218,11 +224,40 @@ pub(super) struct Parts {
 }
 
 impl StagedFile {
+    fn new(temp: Temp, file: File, held: Option<Held>) -> Self {
+        Self { temp, file, hasher: blake3::Hasher::new(), size: 0, written: 0, held, lease: None }
+    }
+
+    pub(super) fn resumed(temp: Temp, file: File, hasher: blake3::Hasher, resumed: Resumed) -> Self {
+        let Resumed { have, lease } = resumed;
+        Self { temp, file, hasher, size: have, written: have, held: None, lease: Some(lease) }
+    }
+
     /// Appends bytes.
     ///
     /// # Errors
     /// The disk is full or failed. Nothing can be appended afterwards.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), ApplyError> {
+        // What a failed write left is not known.
+        self.temp.ours = true;
+        self.write(bytes)?;
+        if self.lease.is_some() && partial::is_kept(self.size) {
+            // Its length is all that tells how far it came.
+            self.end_hole()?;
+            self.temp.ours = false;
+        }
+        Ok(())
+    }
+
+    fn end_hole(&mut self) -> Result<(), ApplyError> {
+        if self.written < self.size {
+            self.file.set_len(self.size).map_err(write_failed)?;
+            self.written = self.size;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), ApplyError> {
         self.hasher.update(bytes);
         let mut rest = bytes;
         let mut at = self.size;
@@ -249,13 +284,12 @@ impl StagedFile {
     ///
     /// # Errors
     /// It has not: it is then removed.
-    pub fn finish(self, size: u64, digest: &Digest) -> Result<Staged, ApplyError> {
+    pub fn finish(mut self, size: u64, digest: &Digest) -> Result<Staged, ApplyError> {
+        self.temp.ours = true;
         if self.size != size || Digest::from(self.hasher.finalize()) != *digest {
             return Err(ApplyError::Digest { path: TreePath::root() });
         }
-        if self.written < size {
-            self.file.set_len(size).map_err(write_failed)?;
-        }
+        self.end_hole()?;
         Ok(Staged::named(self.temp, self.file, self.held))
     }
 }
@@ -313,7 +347,7 @@ impl Applier {
     pub fn stage(&self) -> Result<StagedFile, ApplyError> {
         let (temp, file) = self.create()?;
         let held = self.staging.hold();
-        Ok(StagedFile { temp, file, hasher: blake3::Hasher::new(), size: 0, written: 0, held })
+        Ok(StagedFile::new(temp, file, held))
     }
 
     /// Stages a whole file that is in memory. It saves a step later if `mode` is the mode that it will have in its place.
@@ -396,6 +430,6 @@ impl Applier {
     }
 }
 
-fn write_failed(source: io::Error) -> ApplyError {
+pub(super) fn write_failed(source: io::Error) -> ApplyError {
     ApplyError::of_state("write into .syncd/staging", source)
 }

@@ -210,7 +210,7 @@ fn now() -> Time {
     time_of(SystemTime::now())
 }
 
-fn time_of(time: SystemTime) -> Time {
+pub(super) fn time_of(time: SystemTime) -> Time {
     // A clock before 1970 is not set; nothing is old then.
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     Time { secs: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nanos: since.subsec_nanos() }

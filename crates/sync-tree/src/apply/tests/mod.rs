@@ -36,6 +36,7 @@ impl Hook {
 }
 
 mod crash;
+mod partials;
 mod placing;
 mod races;
 mod trashing;
@@ -189,7 +190,7 @@ impl Target {
                 } else if kind.is_symlink() {
                     format!("-> {}", fs::read_link(&path).unwrap().display())
                 } else if kind.is_file() {
-                    fs::read_to_string(&path).unwrap()
+                    String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned()
                 } else {
                     "(other)".into()
                 };

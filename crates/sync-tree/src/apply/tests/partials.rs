@@ -1,0 +1,113 @@
+//! Large files whose transfer is cut.
+
+use std::{fs::FileTimes, time::SystemTime};
+
+use super::*;
+
+const PART: usize = 512 << 10;
+
+/// Some content of so many parts, one of them a hole.
+fn content(parts: usize) -> Vec<u8> {
+    let byte = |at: usize| if at / PART == 3 { 0 } else { (at / 7) as u8 };
+    (0..parts * PART).map(byte).collect()
+}
+
+/// Receives the parts from where it stands on, up to `end`.
+fn receive(staged: &mut StagedFile, bytes: &[u8], end: usize) {
+    let have = usize::try_from(staged.size()).unwrap();
+    bytes[have..end * PART].chunks(PART).for_each(|part| staged.append(part).unwrap());
+}
+
+fn begin(applier: &Applier, bytes: &[u8]) -> StagedFile {
+    applier.resume(bytes.len() as u64, &Digest::of(bytes)).unwrap()
+}
+
+fn partial_of(target: &Target, bytes: &[u8]) -> PathBuf {
+    target.path.join(".syncd/staging/partial").join(Digest::of(bytes).to_hex())
+}
+
+#[test]
+fn what_came_before_a_cut_is_not_received_again() {
+    let target = target();
+    let bytes = content(8);
+    for end in 2..=8 {
+        let mut staged = begin(&target.applier, &bytes);
+        assert_eq!(staged.size(), if end == 2 { 0 } else { (end - 1) * PART } as u64);
+        receive(&mut staged, &bytes, end);
+        drop(staged);
+        assert_eq!(target.staging().len(), 1, "cut after {end} parts");
+        // The next run finds it too.
+        applier(&target.root, Durability::None, RUN).recover().unwrap();
+    }
+    let staged = begin(&target.applier, &bytes);
+    assert_eq!(staged.size(), bytes.len() as u64, "all of it was there");
+    let staged = staged.finish(bytes.len() as u64, &Digest::of(&bytes)).unwrap();
+    let (at, entry) = (target.at("large"), file_entry(&bytes, 0o644));
+    target.applier.place(staged, &at.place(), &entry, &Expect::Nothing, Displaced::Delete).unwrap();
+    assert!(fs::read(target.path.join("large")).unwrap() == bytes);
+    assert_eq!(target.staging(), []);
+}
+
+#[test]
+fn little_is_not_kept_and_nothing_that_is_wrong() {
+    let target = target();
+    let bytes = content(4);
+    let mut staged = begin(&target.applier, &bytes);
+    receive(&mut staged, &bytes, 1);
+    drop(staged);
+    assert_eq!(target.staging(), [], "half a MiB is soon sent again");
+
+    let mut staged = begin(&target.applier, &bytes);
+    receive(&mut staged, &bytes, 3);
+    drop(staged);
+    let mut damaged = fs::read(partial_of(&target, &bytes)).unwrap();
+    damaged[1000] ^= 1;
+    fs::write(partial_of(&target, &bytes), &damaged).unwrap();
+    let mut staged = begin(&target.applier, &bytes);
+    receive(&mut staged, &bytes, 4);
+    let error = staged.finish(bytes.len() as u64, &Digest::of(&bytes)).unwrap_err();
+    assert!(matches!(error, ApplyError::Digest { .. }), "{error:?}");
+    assert_eq!(target.staging(), [], "the next attempt begins anew");
+
+    fs::write(partial_of(&target, &bytes), vec![1; 5 * PART]).unwrap();
+    assert_eq!(begin(&target.applier, &bytes).size(), 0, "longer than the whole");
+    fs::write(target.path.join("users own"), vec![1; 3 * PART]).unwrap();
+    fs::hard_link(target.path.join("users own"), partial_of(&target, &bytes)).unwrap();
+    let mut staged = begin(&target.applier, &bytes);
+    assert_eq!(staged.size(), 0, "a file that has another name too");
+    receive(&mut staged, &bytes, 4);
+    drop(staged);
+    assert_eq!(fs::read(target.path.join("users own")).unwrap(), vec![1; 3 * PART]);
+}
+
+#[test]
+fn two_files_of_one_content_do_not_write_into_one_partial() {
+    let target = target();
+    let bytes = content(4);
+    let mut first = begin(&target.applier, &bytes);
+    receive(&mut first, &bytes, 3);
+    let mut second = begin(&target.applier, &bytes);
+    assert_eq!(second.size(), 0);
+    receive(&mut second, &bytes, 4);
+    receive(&mut first, &bytes, 4);
+    for staged in [first, second] {
+        staged.finish(bytes.len() as u64, &Digest::of(&bytes)).unwrap();
+    }
+    assert_eq!(target.staging(), []);
+}
+
+#[test]
+fn old_partials_go_and_so_do_all_when_there_is_no_room() {
+    let target = target();
+    let (old, new) = (content(3), content(4));
+    for bytes in [&old, &new] {
+        receive(&mut begin(&target.applier, bytes), bytes, 3);
+    }
+    let file = fs::File::options().write(true).open(partial_of(&target, &old)).unwrap();
+    let eight_days = SystemTime::now() - Duration::from_secs(8 * 86_400);
+    file.set_times(FileTimes::new().set_modified(eight_days)).unwrap();
+    applier(&target.root, Durability::None, RUN).recover().unwrap();
+    assert!(!partial_of(&target, &old).exists() && partial_of(&target, &new).exists());
+    target.applier.clear_partials();
+    assert_eq!(target.staging(), []);
+}
