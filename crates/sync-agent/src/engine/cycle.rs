@@ -141,7 +141,10 @@ impl Engine {
         let run = Run { remote, reporter, cancel };
         self.catch_up(&run).await?;
         self.look(&LookScope::Everything, true, &run)?;
-        let (_, plan) = self.plan(Policy::LeftWins, true, &run)?;
+        // The digests were made of what was just read. Where they are the same, so is all that is not known to be pending, and
+        // only otherwise every place has to be listed.
+        let everything = !self.has_same_digest()?;
+        let (_, plan) = self.plan(Policy::LeftWins, everything, &run)?;
         let mut summary = self.summary(&run, Done::default())?;
         let differences = differences(&plan);
         summary.equal = summary.equal && differences.is_empty();
@@ -511,10 +514,13 @@ impl Engine {
     }
 
     fn is_equal(&self) -> Result<bool, EngineError> {
+        Ok(self.has_same_digest()? && self.store().pending_count()? == 0)
+    }
+
+    fn has_same_digest(&self) -> Result<bool, EngineError> {
         let local = self.store().index().head()?;
         let remote = self.store().remote()?;
-        Ok(remote.is_some_and(|remote| remote.root_digest == local.root_digest)
-            && self.store().pending_count()? == 0)
+        Ok(remote.is_some_and(|remote| remote.root_digest == local.root_digest))
     }
 
     fn summary(&self, run: &Run<'_>, done: Done) -> Result<Summary, EngineError> {
