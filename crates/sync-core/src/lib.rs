@@ -5,8 +5,9 @@
 //! lose data is therefore the part that is easiest to test.
 //!
 //! Reading order: [`name`] and [`entry`] (the words), [`treehash`] (how two trees are compared), [`feed`] (what a share
-//! tells), [`plan`] (what has to be done).
+//! tells), [`plan`] (what has to be done), [`chunk`] (what large files are made of).
 
+pub mod chunk;
 pub mod entry;
 pub mod feed;
 pub mod name;
@@ -14,6 +15,7 @@ pub mod plan;
 pub mod problem;
 pub mod treehash;
 
+pub use chunk::{Chunk, ChunkHash};
 pub use entry::{Content, Digest, Entry, Kind, Node, NodeId, Seq, Time};
 pub use feed::{CommitPoint, Cursor, FeedEvent, NodeChange, RuleFile, RuleSet, ShareId};
 pub use name::{Name, NameError, TreePath};

@@ -7,13 +7,16 @@
 use std::pin::Pin;
 
 use bytes::Bytes;
-use sync_core::{Cursor, Digest, FeedEvent, NodeId};
+use sync_core::{Chunk, Cursor, Digest, FeedEvent, NodeId};
 use tokio::sync::mpsc::Receiver;
 
 use crate::error::LocationError;
 
 /// A future behind a pointer, so that traits with it stay object-safe.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The most parts that [`Location::fetch_ranges`] takes at once: a request of some 100 KiB.
+pub const MOST_RANGES: usize = 8192;
 
 /// A tree that can be read: what is in it, how it changes, and its bytes.
 pub trait Location: Send + Sync {
@@ -52,6 +55,30 @@ pub trait Location: Send + Sync {
         node: NodeId,
         digest: &'a Digest,
         offset: u64,
+    ) -> BoxFuture<'a, Result<Box<dyn ByteStream>, LocationError>>;
+
+    /// The parts that a file with these bytes is made of, in order; `None` where that is not told. The same promise about the
+    /// bytes as [`Location::fetch_file`] makes. The sizes add up to the file's.
+    ///
+    /// The future may be dropped midway.
+    fn describe_file<'a>(
+        &'a self,
+        _node: NodeId,
+        _digest: &'a Digest,
+    ) -> BoxFuture<'a, Result<Option<Vec<Chunk>>, LocationError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    /// Streams some parts of a file, one right after the other, in the order in which they are asked for: each is an offset and
+    /// a length. At most [`MOST_RANGES`] of them, none empty or behind the end. The same promise as [`Location::fetch_file`];
+    /// a stream that ends without an error has given every byte of all parts.
+    ///
+    /// The future may be dropped midway.
+    fn fetch_ranges<'a>(
+        &'a self,
+        node: NodeId,
+        digest: &'a Digest,
+        ranges: Vec<(u64, u64)>,
     ) -> BoxFuture<'a, Result<Box<dyn ByteStream>, LocationError>>;
 
     /// The largest file that [`Location::fetch_packed`] answers.
