@@ -18,6 +18,8 @@ mod conformance;
 
 pub use error::LocationError;
 pub use local::LocalFolder;
-pub use location::{Answer, AnswerStream, BoxFuture, ByteStream, ChangeStream, FetchFailure, Location, Want};
+pub use location::{
+    Answer, AnswerStream, BoxFuture, ByteStream, ChangeStream, FetchFailure, Location, MOST_RANGES, Want,
+};
 pub use memory::Memory;
 pub use remote::{ConnectOptions, RemoteSyncd, Windows};

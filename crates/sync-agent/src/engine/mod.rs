@@ -13,6 +13,7 @@
 mod context;
 mod counts;
 mod cycle;
+mod delta;
 mod fill;
 mod outcome;
 mod phases;

@@ -33,6 +33,7 @@ use super::{
     AppliedOp, EngineError,
     context::{Context, Dirs},
     cycle::Run,
+    delta::{self, Wanted},
     outcome::Outcome,
     phases::{Failed, displaced_to},
     record::{Done, record},
@@ -426,18 +427,41 @@ async fn fetch_one(
     item: &Item,
 ) -> Result<Staged, EngineError> {
     let Some((size, digest)) = item.content() else { return Err(LocationError::Changed.into()) };
+    let wanted = Wanted { node: item.node().id, size, digest, have: 0 };
+    match fetch_part(shared, remote, item, (wanted, true)).await {
+        // The old version changed meanwhile, or a chunk was taken for another: without it then.
+        Err(error) if delta::is_mistaken(&error) => fetch_part(shared, remote, item, (wanted, false)).await,
+        other => other,
+    }
+}
+
+/// Fetches what is missing of a file: of all of it, or of what the version in its place does not have either.
+async fn fetch_part(
+    shared: &Arc<Shared>,
+    remote: &Arc<dyn Location>,
+    item: &Item,
+    (mut wanted, reusing): (Wanted, bool),
+) -> Result<Staged, EngineError> {
+    let Wanted { node, size, digest, .. } = wanted;
+    let progress = |count: u64| shared.reporter.bytes(item.put().path(), count);
     let context = shared.context.clone();
     let mut file = off_the_runtime(move || context.applier.resume(size, &digest)).await?;
-    let have = file.size();
-    if have > 0 {
-        tracing::debug!(path = %item.put().path(), have, size, "goes on where an earlier transfer was cut");
-        shared.reporter.bytes(item.put().path(), have);
+    wanted.have = file.size();
+    if wanted.have > 0 {
+        tracing::debug!(path = %item.put().path(), have = wanted.have, size, "goes on where an earlier transfer was cut");
+        progress(wanted.have);
     }
-    if have < size || size == 0 {
-        let mut stream = remote.fetch_file(item.node().id, &digest, have).await?;
+    let reuse = match reusing {
+        true => delta::find_reuse(&shared.context, remote, item.put(), &wanted).await?,
+        false => None,
+    };
+    if let Some(reuse) = reuse {
+        file = delta::assemble(file, reuse, remote, &wanted, progress).await?;
+    } else if wanted.have < size || size == 0 {
+        let mut stream = remote.fetch_file(node, &digest, wanted.have).await?;
         while let Some(bytes) = stream.next().await {
             let bytes = bytes?;
-            shared.reporter.bytes(item.put().path(), bytes.len() as u64);
+            progress(bytes.len() as u64);
             // More than was announced: the digest would say so in the end, but the disk might be full by then.
             if file.size() + bytes.len() as u64 > size {
                 return Err(LocationError::Changed.into());
@@ -449,7 +473,7 @@ async fn fetch_one(
 }
 
 /// On a thread of its own: a slow disk must not hold up the connections.
-async fn off_the_runtime<T: Send + 'static>(
+pub(super) async fn off_the_runtime<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApplyError> + Send + 'static,
 ) -> Result<T, EngineError> {
     let done = tokio::task::spawn_blocking(work).await;

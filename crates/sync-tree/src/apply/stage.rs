@@ -241,6 +241,31 @@ impl StagedFile {
         // What a failed write left is not known.
         self.temp.ours = true;
         self.write(bytes)?;
+        self.keep()
+    }
+
+    /// Appends a part of another file.
+    ///
+    /// # Errors
+    /// The part cannot be read or is not there, or the disk is full or failed. Nothing can be appended afterwards.
+    pub fn append_from(&mut self, from: &File, offset: u64, len: u64) -> Result<(), ApplyError> {
+        let reading = |source| ApplyError::of_state("read the old version", source);
+        self.temp.ours = true;
+        let (mut at, end) = (offset, offset + len);
+        hash::with_buffer(|buffer| {
+            while at < end {
+                let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+                let part = &mut buffer[..want];
+                from.read_exact_at(part, at).map_err(reading)?;
+                self.write(part)?;
+                at += want as u64;
+            }
+            self.keep()
+        })
+    }
+
+    /// What has come of a large file is not removed if its transfer ends here.
+    fn keep(&mut self) -> Result<(), ApplyError> {
         if self.lease.is_some() && partial::is_kept(self.size) {
             // Its length is all that tells how far it came.
             self.end_hole()?;
@@ -379,13 +404,20 @@ impl Applier {
         size: u64,
         digest: &Digest,
     ) -> Result<Staged, ApplyError> {
-        let reading = |source| ApplyError::of_place(from, "read it", source);
-        let (dir, name) = self.root.open_parent(from).map_err(reading)?;
-        let source = dir.open_file(&name).map_err(reading)?;
-        if Identity::of(&stat_file(&source).map_err(reading)?) != *expect {
-            return Err(ApplyError::Stale { path: from.clone() });
-        }
+        let source = self.open_expected(from, expect)?;
         self.copy(&source, size, digest).map_err(|error| error.about(from))
+    }
+
+    /// Opens a file of the target for reading, if it is the expected one.
+    ///
+    /// # Errors
+    /// It is another, or cannot be read.
+    pub fn open_expected(&self, path: &TreePath, expect: &Identity) -> Result<File, ApplyError> {
+        let reading = |source| ApplyError::of_place(path, "read it", source);
+        let (dir, name) = self.root.open_parent(path).map_err(reading)?;
+        let file = dir.open_file(&name).map_err(reading)?;
+        let is_expected = Identity::of(&stat_file(&file).map_err(reading)?) == *expect;
+        if is_expected { Ok(file) } else { Err(ApplyError::Stale { path: path.clone() }) }
     }
 
     fn copy(&self, source: &File, size: u64, digest: &Digest) -> Result<Staged, ApplyError> {
