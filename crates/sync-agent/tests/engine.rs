@@ -295,13 +295,17 @@ async fn following_goes_on_when_what_should_move_was_moved_here_meanwhile() {
             tokio::task::block_in_place(|| eventually(Duration::from_secs(20), seen));
         }
         // What was renamed here is found and put aside by the next look at everything.
-        let read = |tree: &Tree, name: &str| {
+        let read = |name: &str| {
             let path = if directories { format!("{name}/in") } else { name.to_owned() };
-            std::fs::read_to_string(tree.path(path)).unwrap_or_default()
+            if pair.target.has(&path) { pair.target.read(&path) } else { Vec::new() }
         };
         let swapped = || {
-            let found = ["a", "b"].map(|name| read(&pair.target, name));
-            if found == ["bbbbb", "aaaaa"] { Ok(()) } else { Err(format!("{edited}: {found:?}")) }
+            let found = ["a", "b"].map(read);
+            if found == ["bbbbb", "aaaaa"].map(|text| text.as_bytes().to_vec()) {
+                Ok(())
+            } else {
+                Err(format!("{edited}: {found:?}"))
+            }
         };
         follow(engine, &|| eventually(Duration::from_secs(20), swapped)).await;
     }
