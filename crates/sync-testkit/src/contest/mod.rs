@@ -6,9 +6,19 @@ pub mod meter;
 pub mod rsync;
 pub mod stats;
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::Command,
+    thread,
+    time::Instant,
+};
 
 use tempfile::TempDir;
+
+use crate::{link::Link, proxy::Proxy};
 
 /// Trees here are in memory, so that no disk is measured.
 const MEMORY: &str = "/dev/shm";
@@ -46,4 +56,31 @@ pub fn remove(dir: &Path) {
     if dir.exists() {
         fs::remove_dir_all(dir).expect("the benchmark's own tree can be removed");
     }
+}
+
+/// What a bare TCP stream gets through a [`Link`], in Gbit/s, without the time of the first byte: the proof that the line,
+/// not the proxy, is what limits. The best of some attempts.
+///
+/// # Panics
+/// If loopback does not work.
+#[must_use]
+pub fn line_carries(link: Link) -> f64 {
+    const BYTES: usize = 100_000_000;
+    const ATTEMPTS: usize = 3;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let address = listener.local_addr().expect("a bound socket has an address");
+    let proxy = Proxy::over(link, &address.to_string());
+    let seconds = (0..ATTEMPTS).map(|_| {
+        let mut client = TcpStream::connect(proxy.address()).expect("the proxy listens");
+        let (mut server, _) = listener.accept().expect("the proxy connects");
+        let sender = thread::spawn(move || server.write_all(&vec![0; BYTES]));
+        client.read_exact(&mut [0]).expect("the first byte comes");
+        let began = Instant::now();
+        io::copy(&mut client, &mut io::sink()).expect("the others come");
+        sender.join().expect("the sender does not panic").expect("everything can be sent");
+        began.elapsed().as_secs_f64()
+    });
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    let gigabits = BYTES as f64 * 8.0 / 1e9;
+    gigabits / seconds.fold(f64::INFINITY, f64::min)
 }
