@@ -108,14 +108,22 @@ fn one_burst(settings: &Settings, bed: &Bed, target: &Path, round: usize) -> f64
     let (share, target) = (bed.dir().join(BURST).join(&name), target.join(&name));
     let began = Instant::now();
     let made = SmallFiles::make(&share, settings.burst, SMALL);
-    let last = made.path(settings.burst - 1);
+    assert!(wait_for_all(&made, &target, began), "{name} did not arrive within {DEADLINE:?}");
+    began.elapsed().as_secs_f64()
+}
+
+/// Waits until a directory has all files of a tree; `false` when it has not by the deadline.
+pub(crate) fn wait_for_all(made: &SmallFiles, target: &Path, began: Instant) -> bool {
+    let last = made.path(made.count() - 1);
     // A look at everything takes processor time from the programs, so the last file comes first.
-    while !(same_size(&share, &target, &last) && all_there(&made, &target)) {
-        assert!(began.elapsed() < DEADLINE, "{name} did not arrive within {DEADLINE:?}");
+    while !(same_size(made.root(), target, &last) && all_there(made, target)) {
+        if began.elapsed() > DEADLINE {
+            return false;
+        }
         interrupt::check();
         thread::sleep(LOOK_STEP);
     }
-    began.elapsed().as_secs_f64()
+    true
 }
 
 fn all_there(made: &SmallFiles, target: &Path) -> bool {

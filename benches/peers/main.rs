@@ -23,6 +23,7 @@ mod others;
 mod plot;
 mod pulls;
 mod settings;
+mod syncthing;
 mod table;
 
 use std::{panic, process::ExitCode, time::Instant};

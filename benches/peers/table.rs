@@ -186,7 +186,7 @@ impl Display for Table {
                 "| {what} | {ours} | {theirs} | {result} | {goal} | {cpu} | {client} | {daemon} | {wire} |"
             )?;
         }
-        plain(f, ["tool and work", "it takes", "ours takes"], &self.others)?;
+        plain(f, ["other tool, cold copy", "it takes", "ours takes"], &self.others)?;
         let lines: Vec<[String; 4]> = self.lines.iter().map(Line::cells).collect();
         plain(f, ["latency and scale", "measured", "result", "goal"], &lines)?;
         let heads =

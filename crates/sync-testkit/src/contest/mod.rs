@@ -84,3 +84,13 @@ pub fn line_carries(link: Link) -> f64 {
     let gigabits = BYTES as f64 * 8.0 / 1e9;
     gigabits / seconds.fold(f64::INFINITY, f64::min)
 }
+
+/// A port that was free a moment ago, for programs that cannot choose one themselves and say which.
+///
+/// # Panics
+/// If loopback does not work.
+#[must_use]
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    listener.local_addr().expect("a bound socket has an address").port()
+}

@@ -1,13 +1,8 @@
 //! rsync, the peer that is compared with.
 
-use std::{
-    fs,
-    net::{TcpListener, TcpStream},
-    path::Path,
-    process::Command,
-    time::Duration,
-};
+use std::{fs, net::TcpStream, path::Path, process::Command, time::Duration};
 
+use super::free_port;
 use crate::{
     eventually, host,
     programs::{Launch, Process},
@@ -73,10 +68,4 @@ impl RsyncDaemon {
 #[must_use]
 pub fn pull(address: &str, share: &str, target: &Path) -> Launch {
     Launch::new("rsync").args(["-a", &format!("rsync://{address}/{share}/")]).args([target])
-}
-
-/// A port that was free a moment ago: rsync cannot choose one itself and say which.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("a bound socket has an address").port()
 }
