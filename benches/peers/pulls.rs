@@ -60,8 +60,8 @@ pub(crate) fn small_files(settings: &Settings, table: &mut Table) {
         return;
     }
     let files = settings.small_files;
-    // The share and three targets, in blocks that are half full, and the burst.
-    let dir = working_directory(((files * 4 + settings.burst * 8) * 2 * SMALL.end()) as u64);
+    // The share, three targets and the bursts; the last block of a file is half full, a file is half as large as the largest.
+    let dir = working_directory(((files * 4 + settings.burst * 8) * SMALL.end()) as u64);
     eprintln!("peers: making {files} small files in {}", dir.path().display());
     let small = SmallFiles::make(&dir.path().join("small"), files, SMALL);
     live::make_shares(dir.path(), settings);
