@@ -75,8 +75,10 @@ fn heading(settings: &Settings) -> String {
     format!(
         "syncd {} beside {rsync} (`rsync -a` from its daemon), {size}, {cores} cores, loopback.\n\
          Durability: none on either side (`sync-agent --durability none`; rsync never calls fsync). Trees in memory.\n\
-         Median (least–most) of {} interleaved rounds. CPU: user and system time of client and daemon together.\n",
+         Median (least–most) of {} interleaved rounds (over a long line {}). CPU: user and system time of client and \
+         daemon together. Two numbers in a cell: ours / rsync's.\n",
         env!("CARGO_PKG_VERSION"),
-        settings.rounds
+        settings.rounds,
+        settings.far_rounds
     )
 }
