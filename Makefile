@@ -5,7 +5,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # What `make run` serves; for example: make run ARGS="--share photos=/srv/photos"
 ARGS ?= $(if $(wildcard syncd.toml),,--share sample=$(TARGET)/sample)
 
-.PHONY: lint test bench demo run proto-lint clients clean
+.PHONY: lint test floors bench demo run proto-lint clients clean
 
 lint:
 	scripts/lint.sh
@@ -13,8 +13,11 @@ lint:
 test:
 	cargo test --workspace --locked
 
-bench:
+floors:
 	cargo bench --locked --bench floors
+
+bench:
+	scripts/bench.sh
 
 demo:
 	scripts/demo.sh

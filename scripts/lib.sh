@@ -52,7 +52,7 @@ ensure_deny() {
     rm -rf "$TARGET/tools/cargo-deny-build"
 }
 
-# rsync is what the floors are measured against. Without it they go without the comparison and say so.
+# rsync is what the benchmarks measure against. Without it they go without the comparison and say so.
 ensure_rsync() {
     command -v rsync >/dev/null && return
     if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then

@@ -6,11 +6,6 @@
 //! compared. Noise is dealt with in two places and nowhere else: a comparison that fails is repeated up to
 //! [`ATTEMPTS`] times and its best attempt counts, and `QUICK`, whose runs are so short that starting a process shows,
 //! allows [`QUICK_TOLERANCE`] on top of the ratios. Latency and memory have no tolerance.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "the trees are the benchmark's own, and it waits as a user would"
-)]
-
 mod bed;
 mod measure;
 
@@ -18,6 +13,7 @@ use std::process::ExitCode;
 
 use bed::Bed;
 use measure::{Contest, Latency};
+use sync_testkit::contest::stats::mib;
 
 /// How often a comparison is made until it holds.
 const ATTEMPTS: usize = 3;
@@ -101,7 +97,7 @@ fn main() -> ExitCode {
 }
 
 fn run(settings: &Settings) -> Vec<Row> {
-    let bed = Bed::make(settings);
+    let mut bed = Bed::make(settings);
     bed.check_that_a_pull_is_equal();
     let mut rows = Vec::new();
 
@@ -151,9 +147,4 @@ fn print_table(rows: &[Row]) {
         let verdict = if row.holds() { "" } else { "  TOO MUCH" };
         println!("{:<46} {:>38} {:>10} {value:>10} {limit:>10}{verdict}", row.what, row.ours, row.rsync);
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "for people")]
-fn mib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
 }

@@ -14,7 +14,7 @@ use sync_agent::engine::{
 use sync_core::{Halt, TreePath};
 use sync_locations::{LocalFolder, Location};
 use sync_testkit::{
-    Scratch,
+    Scratch, eventually,
     ops::Chaos,
     tree::{Tree, assert_same},
 };
@@ -243,5 +243,70 @@ async fn random_operations_always_converge() {
             println!("{:?}", here.log());
             pair.pull().await;
         }
+    }
+}
+
+/// Says when the target was brought up to date.
+#[derive(Default)]
+struct CaughtUp(tokio::sync::Notify);
+
+impl Reporter for CaughtUp {
+    fn caught_up(&self, _summary: &Summary) {
+        self.0.notify_one();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn following_goes_on_when_what_should_move_was_moved_here_meanwhile() {
+    for (edited, directories) in [("a", true), ("b", true), ("ab", true), ("a", false), ("ab", false)] {
+        let pair = Pair::new();
+        for name in ["a", "b"] {
+            let path = if directories { format!("{name}/in") } else { name.to_owned() };
+            pair.share.file(path, name.repeat(5));
+        }
+        pair.share.file("c", "c");
+        let said = Arc::new(CaughtUp::default());
+        let follow = async |mut engine: Engine, until: &dyn Fn()| {
+            let (reporter, cancel): (Arc<dyn Reporter>, _) = (said.clone(), CancellationToken::new());
+            let (remote, stop) = (pair.remote.clone(), cancel.clone());
+            let following = tokio::spawn(async move {
+                let ended = engine.follow(&remote, &reporter, &stop).await;
+                (engine, ended)
+            });
+            // If following ends early, that is told below.
+            let caught_up = tokio::time::timeout(Duration::from_secs(20), said.0.notified()).await;
+            if caught_up.is_ok() {
+                tokio::task::block_in_place(until);
+            }
+            cancel.cancel();
+            let (engine, ended) = following.await.unwrap();
+            assert!(matches!(ended, Err(EngineError::Cancelled)), "{edited}: {ended:?}");
+            engine
+        };
+        let engine = follow(pair.engine(), &|| {}).await;
+        for name in edited.chars() {
+            pair.target.rename(name.to_string(), format!("mine {name}"));
+        }
+        // Seen one by one, but while nobody listens: both are taken out, then both put in.
+        for (from, to) in [("a", "tmp"), ("b", "a"), ("tmp", "b")] {
+            pair.share.rename(from, to);
+            let gone = || pair.live.index().find(&TreePath::new(from).unwrap()).unwrap().is_none();
+            let seen = || if gone() { Ok(()) } else { Err(format!("{from} was not seen to go")) };
+            tokio::task::block_in_place(|| eventually(Duration::from_secs(20), seen));
+        }
+        // What was renamed here is found and put aside by the next look at everything.
+        let read = |name: &str| {
+            let path = if directories { format!("{name}/in") } else { name.to_owned() };
+            if pair.target.has(&path) { pair.target.read(&path) } else { Vec::new() }
+        };
+        let swapped = || {
+            let found = ["a", "b"].map(read);
+            if found == ["bbbbb", "aaaaa"].map(|text| text.as_bytes().to_vec()) {
+                Ok(())
+            } else {
+                Err(format!("{edited}: {found:?}"))
+            }
+        };
+        follow(engine, &|| eventually(Duration::from_secs(20), swapped)).await;
     }
 }

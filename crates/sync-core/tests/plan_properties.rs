@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use sync_core::{
     Content, Digest, Entry, Halt, Name, Node, NodeId, Time, TreePath,
     plan::{
-        Base, Build, Clear, Displaced, Filling, Guard, Keep, Over, Plan, Policy, Put, Record, Scope, Source,
-        Trees, gather, plan,
+        Base, Build, Clear, Displaced, Filling, Guard, Keep, Over, Plan, Policy, Put, Record, Scope, Slot,
+        Source, Trees, gather, gather_all, plan,
     },
 };
 
@@ -516,7 +516,7 @@ fn what_is_unknown_is_never_removed() {
 fn full_takes_every_file_anew_and_still_ends_equal() {
     for seed in 0..50_000 {
         let mut model = case(seed);
-        let Ok(slots) = gather(&model, &Scope::Everything);
+        let Ok(slots) = gather_all(&model, &Scope::Everything);
         let made = plan(slots, Policy::LeftWinsAnew, &FREE).expect("everything is allowed");
         let fetched =
             made.files.iter().filter(|put| matches!(put, Put::File { source: Source::Fetch, .. })).count();
@@ -528,23 +528,48 @@ fn full_takes_every_file_anew_and_still_ends_equal() {
     }
 }
 
+/// Carries out what a filling describes, part by part. An action in a directory that is not there yet would panic.
+fn fill(model: &mut Model, mut filling: Filling, least: usize) -> Vec<Slot> {
+    let mut parts = Vec::new();
+    while let Ok(Some(part)) = filling.next_part(model, least) {
+        let made = plan(part.clone(), Policy::LeftWins, &Guard::default()).expect("nothing is deleted");
+        model.carry_out(&made);
+        parts.extend(part);
+    }
+    parts
+}
+
 #[test]
-fn a_tree_that_is_filled_in_parts_gets_the_same_plan_and_every_directory_before_what_is_in_it() {
+fn a_blank_side_that_is_filled_in_parts_gets_the_same_plan_and_every_directory_before_what_is_in_it() {
     for seed in 0..50_000 {
         let mut model = Model { remote: case(seed).remote, next_id: 1_000_000, ..Model::default() };
         let Ok(mut whole) = gather(&model, &Scope::Everything);
-        let mut filling = Filling::default();
-        let mut parts = Vec::new();
-        while let Ok(Some(part)) = filling.next_part(1 + seed as usize % 5, |id| model.remote_children(id)) {
-            let made = plan(part.clone(), Policy::LeftWins, &Guard::default()).expect("nothing is deleted");
-            // An action in a directory that is not there yet would panic.
-            model.carry_out(&made);
-            parts.extend(part);
-        }
+        let mut parts = fill(&mut model, Filling::blank(), 1 + seed as usize % 5);
         assert_eq!(paths(&model.local), paths(&model.remote), "seed {seed}");
         whole.sort_by(|a, b| a.path.cmp(&b.path));
         parts.sort_by(|a, b| a.path.cmp(&b.path));
         assert_eq!(parts, whole, "seed {seed}");
+    }
+}
+
+#[test]
+fn any_side_may_be_filled_with_what_it_lacks_before_it_is_planned_as_a_whole() {
+    for seed in 0..100_000 {
+        let before = case(seed);
+        let mut after = before.clone();
+        for slot in fill(&mut after, Filling::rest(), 1 + seed as usize % 5) {
+            let Some(Node { entry: Entry { content: Content::File { digest, .. }, .. }, .. }) = slot.remote
+            else {
+                continue;
+            };
+            assert_eq!(before.local_with(&digest), Ok(None), "seed {seed}: it is here already");
+        }
+        for (id, node) in &before.local {
+            assert_eq!(after.local.get(id), Some(node), "seed {seed}: nothing that was here is touched");
+        }
+        run(&mut after, &Scope::Everything);
+        assert_eq!(paths(&after.local), paths(&after.remote), "seed {seed}");
+        nothing_vanished(seed, &before, &after);
     }
 }
 

@@ -6,6 +6,8 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// Says on stderr why a test does less than it could. The caller returns.
 pub fn skip(reason: &str) {
     eprintln!("skipped: {reason}");
@@ -15,6 +17,16 @@ pub fn skip(reason: &str) {
 #[must_use]
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// Lets this process have as many files open as its user may.
+///
+/// # Panics
+/// If the kernel refuses what it said that it allows.
+pub fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    setrlimit(Resource::Nofile, raised).expect("a limit can be raised to its own maximum");
 }
 
 /// The command prefix that makes permission bits count: empty for a normal user, dropping all capabilities for root.

@@ -4,7 +4,9 @@
 //! tests. Nothing here returns errors to a test that could do nothing about them: a failure panics, and says where.
 //! Waiting is always [`eventually`] or a deadline; a sleep of a fixed length is either too short or too long.
 
+pub mod contest;
 pub mod host;
+mod link;
 pub mod ops;
 pub mod programs;
 pub mod proxy;
@@ -13,5 +15,6 @@ mod scratch;
 pub mod tree;
 mod wait;
 
+pub use link::Link;
 pub use scratch::Scratch;
 pub use wait::{eventually, moment, paced, try_eventually};

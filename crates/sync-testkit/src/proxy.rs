@@ -1,7 +1,7 @@
 //! A TCP proxy on loopback that stands for a bad network.
 //!
-//! It can delay, cut (connections are closed, new ones too), and stall: both ways stop while everything stays open, which
-//! is what a dead router looks like. Plain threads; a connection costs two.
+//! It can be a line of a certain length and width ([`Link`]), delay, cut (connections are closed, new ones too), and stall: both ways stop while everything stays open, which
+//! is what a dead router looks like. Plain threads; a connection costs two, over a [`Link`] four.
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,6 +13,8 @@ use std::{
     thread,
     time::Duration,
 };
+
+use crate::link::{self, Link, Way};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -34,6 +36,9 @@ struct Inner {
 struct State {
     inner: Mutex<Inner>,
     changed: Condvar,
+    /// The two ways of the link, if it is one.
+    to_server: Option<Way>,
+    to_client: Option<Way>,
     to_server_bytes: AtomicU64,
     to_client_bytes: AtomicU64,
 }
@@ -49,6 +54,16 @@ impl Proxy {
     /// A proxy that forwards to `server` (host and port).
     #[must_use]
     pub fn to(server: &str) -> Self {
+        Self::start(server, None)
+    }
+
+    /// A proxy that is a line to `server`: everything takes its time, and all connections share its width.
+    #[must_use]
+    pub fn over(link: Link, server: &str) -> Self {
+        Self::start(server, Some(link))
+    }
+
+    fn start(server: &str, link: Option<Link>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let inner =
@@ -56,12 +71,20 @@ impl Proxy {
         let state = Arc::new(State {
             inner: Mutex::new(inner),
             changed: Condvar::new(),
+            to_server: link.map(Way::new),
+            to_client: link.map(Way::new),
             to_server_bytes: AtomicU64::new(0),
             to_client_bytes: AtomicU64::new(0),
         });
         let accepting = Arc::clone(&state);
         thread::spawn(move || accept(&listener, &accepting));
         Self { address, state }
+    }
+
+    /// Host and port.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.address.to_string()
     }
 
     /// Where clients reach the server through it.
@@ -177,8 +200,23 @@ fn serve(client: TcpStream, state: &Arc<State>) {
         inner.open.extend([client.try_clone(), server.try_clone()].into_iter().flatten());
     }
     let back = Arc::clone(state);
-    thread::spawn(move || pump(server, client, &back, &back.to_client_bytes));
-    pump(client_end, server_end, state, &state.to_server_bytes);
+    thread::spawn(move || match &back.to_client {
+        Some(way) => carry(server, client, &back, (way, &back.to_client_bytes)),
+        None => pump(server, client, &back, &back.to_client_bytes),
+    });
+    match &state.to_server {
+        Some(way) => carry(client_end, server_end, state, (way, &state.to_server_bytes)),
+        None => pump(client_end, server_end, state, &state.to_server_bytes),
+    }
+}
+
+/// One way of one connection over a link. A stall holds back what comes in; what is on its way arrives.
+fn carry(from: TcpStream, to: TcpStream, state: &State, (way, count): (&Way, &AtomicU64)) {
+    let may_pass = || state.pass().is_some();
+    let delivered = |bytes| {
+        count.fetch_add(bytes, Ordering::Relaxed);
+    };
+    link::carry(from, to, way, (&may_pass, &delivered));
 }
 
 fn pump(mut from: TcpStream, mut to: TcpStream, state: &State, count: &AtomicU64) {

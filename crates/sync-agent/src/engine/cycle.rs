@@ -8,7 +8,7 @@ use std::{
 
 use sync_core::{
     CommitPoint, FeedEvent, Halt, Problem, RuleSet, TreePath,
-    plan::{Clear, Guard, Plan, Policy, Put, Record, Scope, Slot, gather, plan},
+    plan::{Clear, Filling, Guard, Plan, Policy, Put, Record, Scope, Slot, gather, gather_all, plan},
 };
 use sync_locations::{ChangeStream, Location, LocationError};
 use sync_tree::{
@@ -187,7 +187,7 @@ impl Engine {
             return Ok(());
         }
         self.look(&LookScope::Everything, false, run)?;
-        let slots = self.gather(&Scope::Everything)?;
+        let slots = self.gather(&Scope::Everything, Policy::LeftWins)?;
         let allow = Guard { allow: true, ..Guard::default() };
         self.keep_records(&plan(slots, Policy::LeftWins, &allow)?)?;
         self.cut_off = false;
@@ -369,10 +369,9 @@ impl Engine {
     /// Plans what is pending and carries it out.
     async fn one_round(&mut self, run: &Run<'_>, policy: Policy) -> Result<Outcome, EngineError> {
         self.check_root()?;
-        let round = if self.store().is_blank()? {
-            self.fill(run).await.map(|outcome| (Scope::Everything, 0, outcome))
-        } else {
-            self.planned_round(run, policy).await
+        let round = match self.store().filling()? {
+            Some(filling) if policy == Policy::LeftWins => self.filling_round(run, filling).await,
+            _ => self.planned_round(run, policy).await,
         };
         // What is in place and could not be written down is the share's all the same, see `adopt_unrecorded`.
         self.cut_off |= matches!(round, Err(EngineError::Index(_)));
@@ -388,6 +387,22 @@ impl Engine {
             self.store().count_deletions(now_secs(), deletions)?;
         }
         Ok(outcome)
+    }
+
+    /// The same, where most of it can be done in parts.
+    async fn filling_round(
+        &mut self,
+        run: &Run<'_>,
+        filling: Filling,
+    ) -> Result<(Scope, u64, Outcome), EngineError> {
+        let is_all = filling.is_of_a_blank_side();
+        let mut outcome = self.fill(run, filling).await?;
+        if is_all {
+            return Ok((Scope::Everything, 0, outcome));
+        }
+        let (scope, deletions, rest) = self.planned_round(run, Policy::LeftWins).await?;
+        outcome.merge(rest);
+        Ok((scope, deletions, outcome))
     }
 
     /// Answers what was planned for, how many files that deletes, and what came of it.
@@ -422,18 +437,25 @@ impl Engine {
             files_then: store.index().head()?.files + deleted_since,
             deleted_since,
         };
-        let plan = plan(self.gather(&scope)?, policy, &guard)?;
+        let plan = plan(self.gather(&scope, policy)?, policy, &guard)?;
         tracing::trace!(?scope, ?plan, "planned");
         let bytes = plan.files.iter().filter(|put| matches!(put, Put::File { .. })).map(size_of).sum();
         run.reporter.planned(plan.files.len() as u64, bytes);
         Ok((scope, plan))
     }
 
-    fn gather(&self, scope: &Scope) -> Result<Vec<Slot>, EngineError> {
+    fn gather(&self, scope: &Scope, policy: Policy) -> Result<Vec<Slot>, EngineError> {
         let store = self.store();
         let rules = Rules::compile(&store.index().rule_set()?);
         let keeper = Keeper::new(&rules, &store.remote_problems()?);
-        Ok(block_in_place(|| store.with_trees(&keeper, |trees| gather(trees, scope)))?)
+        // What is as it should be matters only if it is to come again all the same.
+        let slots = block_in_place(|| {
+            store.with_trees(&keeper, |trees| match policy {
+                Policy::LeftWinsAnew => gather_all(trees, scope),
+                Policy::LeftWins => gather(trees, scope),
+            })
+        });
+        Ok(slots?)
     }
 
     fn keep_records(&self, plan: &Plan) -> Result<(), EngineError> {

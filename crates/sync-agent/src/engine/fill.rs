@@ -1,5 +1,5 @@
-//! A first run into an empty target: planned and carried out a part at a time, so that files come while later ones are still
-//! being planned, and so that memory does not grow with the tree.
+//! A first run into an empty target, or one that goes on with such a run: planned and carried out a part at a time, so that
+//! files come while later ones are still being planned, and so that memory does not grow with the tree.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,15 +7,16 @@ use std::{
 };
 
 use sync_core::{
-    NodeId,
+    NodeId, RuleSet,
     plan::{Filling, Finish, Guard, Policy, Put, plan},
 };
+use sync_tree::rules::Rules;
 use tokio::{sync::mpsc, task::block_in_place};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Engine, EngineError, Phase, Reporter, context::Context, cycle::Run, outcome::Outcome, phases::Phases,
-    transfer,
+    store::Keeper, transfer,
 };
 
 /// Places in one part, at least.
@@ -28,6 +29,7 @@ struct Filler {
     context: Arc<Context>,
     reporter: Arc<dyn Reporter>,
     cancel: CancellationToken,
+    filling: Filling,
     parts: mpsc::Sender<Vec<Put>>,
 }
 
@@ -40,23 +42,24 @@ struct Filled {
 }
 
 impl Engine {
-    /// Fills an empty target with the whole share.
-    pub(super) async fn fill(&mut self, run: &Run<'_>) -> Result<Outcome, EngineError> {
+    /// Brings what the target lacks. That is all if it was empty.
+    pub(super) async fn fill(&mut self, run: &Run<'_>, filling: Filling) -> Result<Outcome, EngineError> {
         if let Some(remote) = self.store().remote()? {
             run.reporter.planned(remote.files, remote.bytes);
         }
         run.reporter.phase(Phase::Transferring);
         self.store().unset_verified()?;
+        self.store().filling_begins()?;
         self.store().index().begin_bulk()?;
-        let filled = self.fill_in_parts(run).await;
+        let filled = self.fill_in_parts(run, filling).await;
         block_in_place(|| self.store().index().end_bulk())?;
         filled
     }
 
-    async fn fill_in_parts(&mut self, run: &Run<'_>) -> Result<Outcome, EngineError> {
+    async fn fill_in_parts(&mut self, run: &Run<'_>, filling: Filling) -> Result<Outcome, EngineError> {
         let (parts, queue) = mpsc::channel(PARTS_AHEAD);
         let (context, reporter, cancel) = (self.context.clone(), run.reporter.clone(), run.cancel.clone());
-        let filler = Filler { context, reporter, cancel, parts };
+        let filler = Filler { context, reporter, cancel, filling, parts };
         let filling = tokio::task::spawn_blocking(move || filler.run());
         let (outcome, failure) = transfer::run(&self.context, queue, HashMap::new(), run).await;
         let (filled, unfilled) =
@@ -79,21 +82,23 @@ impl Engine {
 
 impl Filler {
     /// Ends early if the transfer does: that says why.
-    fn run(self) -> (Filled, Option<EngineError>) {
-        let mut phases = Phases::new(&self.context, self.reporter.as_ref());
+    fn run(mut self) -> (Filled, Option<EngineError>) {
+        let (context, reporter) = (self.context.clone(), self.reporter.clone());
+        let mut phases = Phases::new(&context, reporter.as_ref());
         let mut finish = Vec::new();
         let failure = self.all_parts(&mut phases, &mut finish).err();
         let (outcome, touched) = phases.into_parts();
         (Filled { finish, outcome, touched }, failure)
     }
 
-    fn all_parts(&self, phases: &mut Phases<'_>, finish: &mut Vec<Finish>) -> Result<(), EngineError> {
+    fn all_parts(&mut self, phases: &mut Phases<'_>, finish: &mut Vec<Finish>) -> Result<(), EngineError> {
         // Nothing can be deleted or put aside here.
         let nothing = Guard { allow: true, ..Guard::default() };
-        let mut filling = Filling::default();
+        // And nothing is asked for that a rule could keep.
+        let keeper = Keeper { rules: &Rules::compile(&RuleSet::default()), unknown: Vec::new() };
         while !self.cancel.is_cancelled() {
-            let slots =
-                self.context.store.with_remote_children(|children| filling.next_part(PART, children))?;
+            let filling = &mut self.filling;
+            let slots = self.context.store.with_trees(&keeper, |trees| filling.next_part(trees, PART))?;
             let Some(slots) = slots else { return Ok(()) };
             let plan = plan(slots, Policy::LeftWins, &nothing)?;
             phases.before_files(&plan)?;

@@ -46,17 +46,26 @@ impl<'a> Phases<'a> {
     /// Phases 1 to 3. Answers the captured files by the remote node that wants them.
     pub(super) fn before_files(&mut self, plan: &Plan) -> Result<HashMap<NodeId, Staged>, EngineError> {
         let captured = self.capture(&plan.captures)?;
+        let mut not_taken = HashSet::new();
         for clear in &plan.clear {
             let result = self.clear(clear);
+            if let (Err(_), Clear::TakeOut { remote, .. }) = (&result, clear) {
+                not_taken.insert(remote.id);
+            }
             self.settle(result, clear.path(), cleared_node(clear))?;
         }
         // What was taken out of its directory must be recorded as gone from there before anything is put in its place.
         self.flush()?;
         self.dirs = Dirs::new(self.context);
         for build in &plan.build {
+            let (Build::MakeDir { remote, .. } | Build::PutIn { remote, .. }) = build;
+            if not_taken.contains(&remote.id) {
+                // Its place here is looked at as well: what was to come may have gone there.
+                self.outcome.stale.push(build.path().clone());
+                continue;
+            }
             let result = self.build(build);
             let failed = result.is_err();
-            let (Build::MakeDir { remote, .. } | Build::PutIn { remote, .. }) = build;
             self.settle(result, build.path(), Failed::Remote(remote.id))?;
             if failed && let Build::PutIn { remote, from, .. } = build {
                 // It waits in staging. Back with it; if its old place is taken, to the trash. A look finds out which.

@@ -80,6 +80,12 @@ impl Recorder<'_, '_> {
     fn moved(&mut self, remote: &Node, local: &Node, stat: &Stat) -> Result<(), IndexError> {
         let Some(parent) = self.parent_of(remote)? else { return Ok(()) };
         self.touched.extend([parent, local.parent]);
+        // The place was free on the disk, so what the index has there went away unseen.
+        if let Some(other) = self.tx.child(parent, &remote.name)?
+            && other.node.id != local.id
+        {
+            self.let_wait(&other)?;
+        }
         if let Some(known) = self.tx.get(local.id)? {
             self.tx.update(&known, &indexed(local.id, parent, remote, stat))?;
         }
@@ -90,13 +96,18 @@ impl Recorder<'_, '_> {
 
     fn taken_out(&mut self, local: &Node) -> Result<(), IndexError> {
         self.touched.insert(local.parent);
-        if let Some(known) = self.tx.get(local.id)? {
-            let mut new = known.clone();
-            // At the top: its own directory may be removed before it is put in.
-            new.node.parent = NodeId::ROOT;
-            new.node.name = waiting_name(local.id);
-            self.tx.update(&known, &new)?;
+        match self.tx.get(local.id)? {
+            Some(known) => self.let_wait(&known),
+            None => Ok(()),
         }
+    }
+
+    fn let_wait(&mut self, known: &IndexedNode) -> Result<(), IndexError> {
+        let mut new = known.clone();
+        // At the top: its own directory may be removed before it is put in.
+        new.node.parent = NodeId::ROOT;
+        new.node.name = waiting_name(known.node.id);
+        self.tx.update(known, &new)?;
         Ok(())
     }
 

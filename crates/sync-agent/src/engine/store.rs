@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use sync_core::{
     CommitPoint, Content, Cursor, Digest, Entry, Name, Node, NodeChange, NodeId, Problem, RuleSet, Seq,
     ShareId, Time, TreePath,
-    plan::{Base, Keep, Scope, Trees},
+    plan::{Base, Filling, Keep, Scope, Trees},
 };
 use sync_tree::{
     index::{Index, IndexError, IndexTx, IndexedNode, NodeTable, Replica},
@@ -35,6 +35,7 @@ mod keys {
     pub(super) const RUNNING: &str = "running";
     pub(super) const OTHER_SHARE: &str = "other_share";
     pub(super) const AGREED_ONCE: &str = "agreed_once";
+    pub(super) const FILLING: &str = "filling";
 }
 
 /// The tables of the two replicas.
@@ -179,6 +180,7 @@ impl Store {
         if get(db, keys::OTHER_SHARE)?.is_some() {
             db.execute("DELETE FROM base WHERE id < 0", [])?;
             unset(db, keys::AGREED_ONCE)?;
+            unset(db, keys::FILLING)?;
             unset(db, keys::OTHER_SHARE)?;
         }
         set(db, keys::EPOCH, &epoch)?;
@@ -317,7 +319,10 @@ impl Store {
     }
 
     pub(crate) fn first_run_is_over(&self) -> Result<(), IndexError> {
-        self.write(|tx| set(tx.sql(), keys::AGREED_ONCE, &[1]))
+        self.write(|tx| {
+            unset(tx.sql(), keys::FILLING)?;
+            set(tx.sql(), keys::AGREED_ONCE, &[1])
+        })
     }
 
     /// How many files were deleted in the guard's window.
@@ -362,26 +367,25 @@ impl Store {
         self.write(|tx| unset(tx.sql(), keys::VERIFIED))
     }
 
-    /// Whether there is a whole tree to bring and nothing is here or was ever agreed on.
-    pub(crate) fn is_blank(&self) -> Result<bool, IndexError> {
+    /// How a target whose first run is not over may be filled, part by part; `None` if it has to be planned as a whole.
+    pub(crate) fn filling(&self) -> Result<Option<Filling>, IndexError> {
         self.index.read(|db| {
+            if get(db, keys::EVERYTHING)?.is_none() {
+                return Ok(None);
+            }
+            // The target was blank when that began: what is in it came from this share, or since then.
+            if get(db, keys::FILLING)?.is_some() {
+                return Ok(Some(Filling::rest()));
+            }
             let agreed =
                 db.query_row("SELECT EXISTS (SELECT 1 FROM base)", [], |row| row.get::<_, bool>(0))?;
             let is_empty = self.index.table().page(db, NodeId::ROOT, 1)?.is_empty();
-            Ok(!agreed && is_empty && get(db, keys::EVERYTHING)?.is_some())
+            Ok((!agreed && is_empty).then(Filling::blank))
         })
     }
 
-    /// Runs a read over the remote tree, which is asked for what is in a directory.
-    pub(crate) fn with_remote_children<T>(
-        &self,
-        work: impl FnOnce(&dyn Fn(NodeId) -> rusqlite::Result<Vec<Node>>) -> rusqlite::Result<T>,
-    ) -> Result<T, IndexError> {
-        self.index.read(|db| {
-            let db = db.unchecked_transaction()?;
-            let remote = self.replicas[current(&db)?].table();
-            work(&|id| nodes(remote.children(&db, id)?))
-        })
+    pub(crate) fn filling_begins(&self) -> Result<(), IndexError> {
+        self.write(|tx| set(tx.sql(), keys::FILLING, &[1]))
     }
 
     /// Runs a read over the three trees.

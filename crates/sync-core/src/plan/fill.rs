@@ -1,11 +1,12 @@
-//! Describes the places of a side that has nothing yet, a part at a time.
+//! Describes the places of a side that lacks a tree, a part at a time.
 //!
-//! Places depend on each other only if something was agreed on about them or is in the way, and here nothing is. So each part
-//! can be planned and carried out by itself, and neither the slots nor the plan of a whole tree are ever in memory.
+//! Places depend on each other only if something was agreed on about them or is in the way, and of what is described here
+//! neither is true. So each part can be planned and carried out by itself, and neither the slots nor the plan of a whole tree
+//! are ever in memory.
 
-use super::slot::Slot;
+use super::{gather::Trees, slot::Slot};
 use crate::{
-    entry::{Node, NodeId},
+    entry::{Content, Node, NodeId},
     name::TreePath,
 };
 
@@ -13,46 +14,110 @@ use crate::{
 /// may be read in a transaction for each part.
 #[derive(Debug)]
 pub struct Filling {
-    todo: Vec<(NodeId, TreePath)>,
+    todo: Vec<Todo>,
+    blank: bool,
 }
 
-impl Default for Filling {
-    fn default() -> Self {
-        Self { todo: vec![(NodeId::ROOT, TreePath::root())] }
-    }
+/// A directory that is still to be looked at.
+#[derive(Debug)]
+struct Todo {
+    remote: NodeId,
+    /// The same directory here, if it was here when the walk began.
+    local: Option<NodeId>,
+    path: TreePath,
 }
 
 impl Filling {
+    /// For a side that had nothing when the walk began, and of which nothing was agreed on: all places.
+    #[must_use]
+    pub fn blank() -> Self {
+        Self::new(true)
+    }
+
+    /// For a side that got a part of the tree: the places of which nothing was agreed on, where nothing is, and whose content
+    /// is nowhere on this side. The others are left to a plan of the whole.
+    #[must_use]
+    pub fn rest() -> Self {
+        Self::new(false)
+    }
+
+    fn new(blank: bool) -> Self {
+        let root = Todo { remote: NodeId::ROOT, local: Some(NodeId::ROOT), path: TreePath::root() };
+        Self { todo: vec![root], blank }
+    }
+
+    /// Whether nothing is left to be planned afterwards.
+    #[must_use]
+    pub fn is_of_a_blank_side(&self) -> bool {
+        self.blank
+    }
+
     /// The next places, a directory's own place before those in it; at least `least` of them unless it is the last part.
-    /// `None` after that. `children` answers what is in a remote directory.
+    /// `None` after that.
     ///
     /// # Errors
-    /// What `children` fails with.
-    pub fn next_part<E>(
-        &mut self,
-        least: usize,
-        mut children: impl FnMut(NodeId) -> Result<Vec<Node>, E>,
-    ) -> Result<Option<Vec<Slot>>, E> {
+    /// Reading the trees failed.
+    pub fn next_part<T: Trees>(&mut self, trees: &T, least: usize) -> Result<Option<Vec<Slot>>, T::Error> {
         let mut slots = Vec::new();
         while slots.len() < least
-            && let Some((dir, dir_path)) = self.todo.pop()
+            && let Some(dir) = self.todo.pop()
         {
-            for node in children(dir)? {
-                let path = dir_path.join(&node.name);
-                if node.entry.content.is_dir() {
-                    self.todo.push((node.id, path.clone()));
-                }
-                slots.push(slot(dir, path, node));
+            for node in trees.remote_children(dir.remote)? {
+                self.child(trees, &dir, node, &mut slots)?;
             }
         }
         Ok((!slots.is_empty()).then_some(slots))
     }
+
+    fn child<T: Trees>(
+        &mut self,
+        trees: &T,
+        dir: &Todo,
+        node: Node,
+        slots: &mut Vec<Slot>,
+    ) -> Result<(), T::Error> {
+        let path = dir.path.join(&node.name);
+        let is_dir = node.entry.content.is_dir();
+        if self.blank || self.is_missing(trees, dir, &node)? {
+            if is_dir {
+                self.todo.push(Todo { remote: node.id, local: None, path: path.clone() });
+            }
+            slots.push(slot(dir, path, node));
+        } else if is_dir && let Some(local) = agreed_here(trees, dir, &node)? {
+            self.todo.push(Todo { remote: node.id, local: Some(local), path });
+        }
+        Ok(())
+    }
+
+    fn is_missing<T: Trees>(&self, trees: &T, dir: &Todo, node: &Node) -> Result<bool, T::Error> {
+        if trees.base(node.id)?.is_some() || local_child(trees, dir, node)?.is_some() {
+            return Ok(false);
+        }
+        Ok(match &node.entry.content {
+            Content::File { digest, .. } => trees.local_with(digest)?.is_none(),
+            _ => true,
+        })
+    }
 }
 
-fn slot(dir: NodeId, path: TreePath, node: Node) -> Slot {
+fn local_child<T: Trees>(trees: &T, dir: &Todo, node: &Node) -> Result<Option<Node>, T::Error> {
+    match dir.local {
+        Some(local) => trees.local_child(local, &node.name),
+        None => Ok(None),
+    }
+}
+
+/// The directory here that was agreed to be this remote one, if it is in the same place.
+fn agreed_here<T: Trees>(trees: &T, dir: &Todo, node: &Node) -> Result<Option<NodeId>, T::Error> {
+    let Some(here) = local_child(trees, dir, node)?.filter(|here| here.entry.content.is_dir()) else {
+        return Ok(None);
+    };
+    Ok(trees.base(node.id)?.filter(|base| base.local == here.id).map(|base| base.local))
+}
+
+fn slot(dir: &Todo, path: TreePath, node: Node) -> Slot {
     Slot {
-        // Of all directories only the root is here already.
-        local_path: (dir == NodeId::ROOT).then(|| path.clone()),
+        local_path: dir.local.is_some().then(|| path.clone()),
         path,
         remote: Some(node),
         local: None,

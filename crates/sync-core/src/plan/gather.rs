@@ -61,12 +61,25 @@ pub enum Scope {
     },
 }
 
-/// Describes every place that may differ.
+/// Describes every place that differs from what is recorded.
 ///
 /// # Errors
 /// Reading the trees failed.
 pub fn gather<T: Trees>(trees: &T, scope: &Scope) -> Result<Vec<Slot>, T::Error> {
-    let mut gatherer = Gatherer { trees, slots: Vec::new(), seen: HashSet::new(), todo: BTreeSet::new() };
+    gather_some(trees, scope, false)
+}
+
+/// Describes every place, also where there is nothing to do.
+///
+/// # Errors
+/// Reading the trees failed.
+pub fn gather_all<T: Trees>(trees: &T, scope: &Scope) -> Result<Vec<Slot>, T::Error> {
+    gather_some(trees, scope, true)
+}
+
+fn gather_some<T: Trees>(trees: &T, scope: &Scope, settled_too: bool) -> Result<Vec<Slot>, T::Error> {
+    let mut gatherer =
+        Gatherer { trees, slots: Vec::new(), seen: HashSet::new(), todo: BTreeSet::new(), settled_too };
     match scope {
         Scope::Everything => {
             let root = Pair { remote: Some(NodeId::ROOT), local: Some(NodeId::ROOT) };
@@ -101,6 +114,8 @@ struct Gatherer<'a, T> {
     /// The places that have a slot: by the remote directory where there is one, else by the local.
     seen: HashSet<(Pair, Name)>,
     todo: BTreeSet<(Pair, Name)>,
+    /// Places where there is nothing to do get a slot too.
+    settled_too: bool,
 }
 
 /// Deeper than any path can be: a chain of parents that is longer is a loop.
@@ -201,7 +216,9 @@ impl<T: Trees> Gatherer<'_, T> {
         };
         slot.copy = self.copy(&slot)?;
         let below = Self::below(&slot, remote_base.as_ref(), deep);
-        self.slots.push(slot);
+        if self.settled_too || !slot.is_settled() {
+            self.slots.push(slot);
+        }
         Ok(below)
     }
 

@@ -22,7 +22,7 @@ pub mod slot;
 
 pub use decide::{Decision, Policy, Side, decide};
 pub use fill::Filling;
-pub use gather::{Keep, Scope, Trees, gather};
+pub use gather::{Keep, Scope, Trees, gather, gather_all};
 pub use phases::plan;
 pub use slot::{Arrival, Base, Copy, Slot};
 

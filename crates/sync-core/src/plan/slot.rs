@@ -64,6 +64,17 @@ impl Slot {
         if self.leaves { None } else { self.local.as_ref() }
     }
 
+    /// Whether all three trees have the same here, and it is recorded so.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let (Some(remote), Some(local), Some(base)) = (&self.remote, &self.local, &self.base) else {
+            return false;
+        };
+        let same_node = base.id == remote.id && base.local == local.id;
+        let stays = self.arrives.is_none() && !self.leaves;
+        same_node && stays && remote.entry == local.entry && remote.entry == base.entry
+    }
+
     /// The content that both agreed on.
     #[must_use]
     pub fn base_content(&self) -> Option<&Content> {

@@ -76,8 +76,9 @@ impl Default for ConnectOptions {
 
 impl Default for Windows {
     fn default() -> Self {
-        // 8 MiB fill a gigabit over 60 ms; 32 MiB a connection keep the agent within its bound of memory.
-        Self { stream: 8 << 20, connection: 32 << 20, frame: 1 << 20 }
+        // A window is opened again when half of it is used, so 24 MiB fill a gigabit over 100 ms; 32 MiB a connection keep the
+        // agent within its bound of memory.
+        Self { stream: 24 << 20, connection: 32 << 20, frame: 1 << 20 }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One look and what follows from it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -46,6 +46,11 @@ impl Worker {
             Ok(report) => {
                 self.places.finish(&deep);
                 self.absorb(&site, batch, &report, began);
+            }
+            // What left one place may be in another that was not looked at, or had not come there yet.
+            Err(LookError::Emptied { .. }) if !matches!(batch.dirt, Dirt::Everything) => {
+                let dirt = Dirt::Everything;
+                self.look(&Batch { dirt, vanished: HashSet::new(), polls: true, barrier: batch.barrier });
             }
             Err(error) => self.look_failed(&site, &error),
         }

@@ -1,6 +1,7 @@
 //! What looks like a disaster is not published.
 
 use super::*;
+use crate::watch::WatchEvent;
 
 fn filled(files: usize) -> Scene {
     let prepare = |root: &Path| {
@@ -106,6 +107,26 @@ fn an_emptied_tree_halts_until_it_is_accepted() {
     fs::remove_file(scene.root.join("later")).unwrap();
     scene.barrier().unwrap();
     assert_eq!((scene.state(), scene.head().files), (TreeState::Ready, 0));
+}
+
+#[test]
+fn a_tree_whose_only_directory_moves_is_not_taken_for_emptied() {
+    let meddler = crate::watch::fake::Meddler::with_limit(usize::MAX);
+    let scene = Scene::meddled(&meddler, |root| {
+        fs::create_dir_all(root.join("old/inner")).unwrap();
+        fs::create_dir(root.join("somewhere")).unwrap();
+        for number in 0..20 {
+            fs::write(root.join(format!("old/inner/f{number}")), "x").unwrap();
+        }
+    });
+    scene.barrier().unwrap();
+    let id = scene.id("old").unwrap();
+    meddler.mute(true);
+    fs::rename(scene.root.join("old"), scene.root.join("somewhere/new")).unwrap();
+    // That it came there is not told, or later than that it left.
+    meddler.inject(WatchEvent::Vanished(scene.root.join("old")));
+    scene.until("the new place", || scene.id("somewhere/new") == Some(id));
+    assert_eq!((scene.state(), scene.halt_reason(), scene.head().files), (TreeState::Ready, None, 20));
 }
 
 #[test]

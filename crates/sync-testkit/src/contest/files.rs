@@ -1,0 +1,138 @@
+//! The trees that are measured. The same number gives the same tree.
+
+use std::{
+    fs,
+    io::Write as _,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
+
+use crate::rng::Rng;
+
+const SEED: u64 = 0x5EED;
+const FILES_PER_DIRECTORY: usize = 100;
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// The sizes of small files, unless said otherwise.
+pub const SMALL: RangeInclusive<usize> = 256..=8192;
+
+/// A tree of many small files: two halves, each with directories of a hundred files.
+#[derive(Debug)]
+pub struct SmallFiles {
+    root: PathBuf,
+    count: usize,
+    sizes: RangeInclusive<usize>,
+    second_half: &'static str,
+    rng: Rng,
+}
+
+impl SmallFiles {
+    /// Makes the tree. Contents do not compress.
+    #[must_use]
+    pub fn make(root: &Path, count: usize, sizes: RangeInclusive<usize>) -> Self {
+        let second_half = HALVES[1];
+        let mut tree = Self { root: root.into(), count, sizes, second_half, rng: Rng::new(SEED) };
+        for number in 0..count {
+            let path = tree.root.join(tree.path(number));
+            if number.is_multiple_of(FILES_PER_DIRECTORY) || number == count / 2 {
+                fs::create_dir_all(path.parent().expect("a file is in a directory"))
+                    .expect("directories can be made");
+            }
+            tree.write(number);
+        }
+        tree
+    }
+
+    /// How many files it has.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The relative path of a file.
+    #[must_use]
+    pub fn path(&self, number: usize) -> PathBuf {
+        let half = if number < self.count / 2 { HALVES[0] } else { self.second_half };
+        PathBuf::from(format!("{half}/directory {:04}/file {number:06}.dat", number / FILES_PER_DIRECTORY))
+    }
+
+    /// Gives that many files, spread over the tree, new contents of another size.
+    pub fn rewrite(&mut self, files: usize) {
+        let step = (self.count / files).max(1);
+        let first = self.rng.below(step);
+        for number in (first..self.count).step_by(step).take(files) {
+            self.write(number);
+        }
+    }
+
+    /// Renames the directory that holds half of the files, there or back.
+    pub fn rename_half(&mut self) {
+        let new = if self.second_half == HALVES[1] { HALVES[2] } else { HALVES[1] };
+        fs::rename(self.root.join(self.second_half), self.root.join(new))
+            .expect("a directory can be renamed");
+        self.second_half = new;
+    }
+
+    /// A number of some file.
+    pub fn any(&mut self) -> usize {
+        self.rng.below(self.count)
+    }
+
+    fn write(&mut self, number: usize) {
+        let path = self.root.join(self.path(number));
+        let old = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        let (least, most) = (*self.sizes.start(), *self.sizes.end());
+        let mut len = least + self.rng.below(most - least + 1);
+        if len as u64 == old {
+            len = if len == least { most } else { len - 1 };
+        }
+        fs::write(path, self.rng.bytes(len)).expect("there is room for the small files");
+    }
+}
+
+/// The names of the halves, and the second one's other name.
+const HALVES: [&str; 3] = ["first half", "second half", "second half, renamed"];
+
+/// Makes a directory with one large file, `large.bin`.
+pub fn make_large_file(dir: &Path, bytes: u64) {
+    fs::create_dir_all(dir).expect("a directory can be made");
+    let mut file = fs::File::create(dir.join("large.bin")).expect("a file can be made");
+    let mut rng = Rng::new(SEED + 1);
+    for _ in 0..bytes / BLOCK_BYTES as u64 {
+        file.write_all(&rng.bytes(BLOCK_BYTES)).expect("there is room for the large file");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Scratch, tree::snapshot};
+
+    #[test]
+    fn a_rewrite_changes_the_size_of_as_many_files_as_it_says() {
+        let scratch = Scratch::new();
+        let mut tree = SmallFiles::make(scratch.path(), 250, 1..=3);
+        let before = snapshot(scratch.path());
+        tree.rewrite(25);
+        let after = snapshot(scratch.path());
+        let changed = before.iter().filter(|(path, seen)| after[*path].size != seen.size).count();
+        assert_eq!((changed, before.len()), (25, after.len()));
+    }
+
+    #[test]
+    fn a_rename_moves_half_of_the_files_and_back() {
+        let scratch = Scratch::new();
+        let mut tree = SmallFiles::make(scratch.path(), 250, 1..=3);
+        for _ in 0..3 {
+            tree.rename_half();
+            assert!((0..250).all(|number| scratch.path().join(tree.path(number)).exists()));
+        }
+        assert_ne!(tree.path(125).iter().next(), tree.path(124).iter().next());
+    }
+}
