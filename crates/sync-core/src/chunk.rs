@@ -27,6 +27,12 @@ pub const MOST_FILE_BYTES: u64 = 24 << 30;
 /// A list has no more parts, so it takes at most 40 MiB of memory.
 pub const MOST_CHUNKS: usize = 2 << 20;
 
+/// Whether a file of this size is taken apart at all.
+#[must_use]
+pub fn is_taken_apart(size: u64) -> bool {
+    (LEAST_FILE_BYTES..=MOST_FILE_BYTES).contains(&size)
+}
+
 /// One part of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Chunk {

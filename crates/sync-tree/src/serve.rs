@@ -23,7 +23,7 @@ use std::{
 use rusqlite::Connection;
 use sync_core::{
     Chunk, Content, Digest, Hint, Node, NodeId, TreePath,
-    chunk::{LEAST_FILE_BYTES, MOST_CHUNKS, MOST_FILE_BYTES},
+    chunk::{MOST_CHUNKS, is_taken_apart},
 };
 
 use crate::{
@@ -343,14 +343,14 @@ impl ServedFile {
 
     /// The parts that the entry's bytes are made of, if they are those of its digest: what does not vouch for itself is
     /// hashed on the way. `None` for a file that is too small or too large for it
-    /// ([`LEAST_FILE_BYTES`], [`MOST_FILE_BYTES`], [`MOST_CHUNKS`]), and as soon as `go_on` is
+    /// ([`is_taken_apart`], [`MOST_CHUNKS`]), and as soon as `go_on` is
     /// false. Nothing may have been read before. Blocks.
     ///
     /// # Errors
     /// [`ServeError::Changed`] if the file is another now, or [`ServeError::Unreadable`].
     pub fn describe(&mut self, go_on: impl Fn() -> bool) -> Result<Option<Vec<Chunk>>, ServeError> {
         let size = self.known.size;
-        if !(LEAST_FILE_BYTES..=MOST_FILE_BYTES).contains(&size) {
+        if !is_taken_apart(size) {
             return Ok(None);
         }
         let mut chunks = Vec::new();
