@@ -278,7 +278,8 @@ impl LimitSettings {
         within("limits.max_connections", &self.max_connections, &1, &1_000_000)?;
         // One stream for a feed, and one for files.
         within("limits.max_streams_per_connection", &self.max_streams_per_connection, &2, &65_536)?;
-        let (least, most) = (ByteSize::kib(64), ByteSize::mib(64));
+        // A request for as many ranges as the contract allows has up to 200 KiB.
+        let (least, most) = (ByteSize::kib(256), ByteSize::mib(64));
         Invalid::unless_within("limits.max_message_bytes", &self.max_message_bytes, &least, &most)?;
         within("limits.max_wants_in_flight", &self.max_wants_in_flight, &1, &1_000_000)?;
         let (least, packed) = (ByteSize(1), "limits.max_packed_file_bytes");

@@ -183,9 +183,9 @@ async fn a_connection_that_asks_for_nothing_is_closed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_beyond_the_limit_is_refused() {
     let small =
-        |settings: &mut sync_daemon::DaemonSettings| settings.limits.max_message_bytes = ByteSize::kib(64);
+        |settings: &mut sync_daemon::DaemonSettings| settings.limits.max_message_bytes = ByteSize::kib(256);
     let mut daemon = serve_with(|_| {}, small).await;
-    let request = WatchChangesRequest { cursor: vec![1; 100_000].into(), ..watch(false) };
+    let request = WatchChangesRequest { cursor: vec![1; 300_000].into(), ..watch(false) };
     let status = daemon.client.watch_changes(request).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status}");
     assert!(all(&mut daemon.client, watch(false)).await.is_ok());

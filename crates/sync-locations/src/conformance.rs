@@ -14,7 +14,7 @@ use tokio::sync::mpsc::channel;
 
 use crate::{
     error::LocationError,
-    location::{Answer, ByteStream, ChangeStream, FetchFailure, Location, Want},
+    location::{Answer, ByteStream, ChangeStream, FetchFailure, Location, MOST_RANGES, Want},
 };
 
 /// By when anything must have happened.
@@ -35,7 +35,9 @@ macro_rules! conformance_tests {
             the_full_tree_comes_once_and_ends, only_changes_come_after_a_cursor, a_cut_feed_goes_on_at_its_resume,
             strange_cursors_are_answered_by_a_reset, a_live_feed_tells_changes_as_they_come,
             a_feed_may_be_waited_for_in_slices, many_wants_are_all_answered, one_failure_does_not_stop_the_others,
-            a_file_streams_from_any_offset, a_file_with_other_bytes_is_not_served, streams_may_be_dropped_midway);
+            a_file_streams_from_any_offset, a_file_with_other_bytes_is_not_served,
+            scattered_parts_of_a_file_come_as_asked, ranges_that_are_none_are_refused, a_large_file_tells_its_parts,
+            what_a_changed_file_is_made_of_is_not_told, streams_may_be_dropped_midway);
     };
     ($stage:expr; $($case:ident),* $(,)?) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -409,6 +411,100 @@ pub(crate) async fn a_file_with_other_bytes_is_not_served(stage: &dyn Stage) {
         };
         assert!(matches!(end, Err(LocationError::Changed | LocationError::Refused { .. })), "{end:?}");
     }
+}
+
+/// Some MiB that do not repeat, with a share of zeros.
+fn large_bytes() -> Vec<u8> {
+    let mut bytes: Vec<u8> =
+        (0..600_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    bytes[1_000_000..1_300_000].fill(0);
+    bytes
+}
+
+pub(crate) async fn scattered_parts_of_a_file_come_as_asked(stage: &dyn Stage) {
+    let whole = large_bytes();
+    stage.write("large", &whole);
+    let location = stage.location();
+    let mirror = mirror_of(&*location).await;
+    let large = mirror.want(0, "large");
+    let size = whole.len() as u64;
+    let many = (0..MOST_RANGES as u64).map(|number| (number * 7919 % 2_390_000, 1 + number % 500)).collect();
+    for ranges in [
+        vec![(0, size)],
+        vec![(size - 1, 1)],
+        // Backwards, overlapping, and more than is read at a time.
+        vec![(2_000_000, 400_000), (0, 1), (1_999_999, 2), (0, 900_000), (0, 900_000)],
+        many,
+    ] {
+        let part = |&(offset, length): &(u64, u64)| {
+            let begin = usize::try_from(offset).unwrap();
+            whole[begin..begin + usize::try_from(length).unwrap()].to_vec()
+        };
+        let want: Vec<u8> = ranges.iter().flat_map(part).collect();
+        let stream = soon(location.fetch_ranges(large.node, &large.digest, ranges)).await.unwrap();
+        assert!(read_file(stream).await.unwrap() == want);
+    }
+    let other = soon(location.fetch_ranges(large.node, &Digest::of(b"never"), vec![(0, 1)])).await;
+    assert!(matches!(other.map(drop), Err(LocationError::Changed)));
+}
+
+pub(crate) async fn ranges_that_are_none_are_refused(stage: &dyn Stage) {
+    few_files(stage);
+    let location = stage.location();
+    let large = mirror_of(&*location).await.want(0, "large");
+    for ranges in [
+        vec![],
+        vec![(0, 10), (10, 0)],
+        vec![(0, 800_001)],
+        vec![(800_000, 1)],
+        vec![(u64::MAX, 2)],
+        vec![(1, u64::MAX - 1), (1, u64::MAX - 1)],
+        vec![(0, 1); MOST_RANGES + 1],
+    ] {
+        let end = soon(location.fetch_ranges(large.node, &large.digest, ranges.clone())).await;
+        let first = ranges.first();
+        assert!(matches!(end.map(drop), Err(LocationError::Refused { .. })), "{} of {first:?}", ranges.len());
+    }
+}
+
+pub(crate) async fn a_large_file_tells_its_parts(stage: &dyn Stage) {
+    few_files(stage);
+    let bytes = large_bytes();
+    stage.write("larger", &bytes);
+    let location = stage.location();
+    let mirror = mirror_of(&*location).await;
+    let larger = mirror.want(0, "larger");
+    // The second answer may be one that was kept.
+    for _ in 0..2 {
+        let chunks = soon(location.describe_file(larger.node, &larger.digest)).await.unwrap().unwrap();
+        assert_eq!(chunks, sync_tree::chunks::chunk_bytes(&bytes));
+    }
+    let small = mirror.want(0, "large");
+    assert_eq!(soon(location.describe_file(small.node, &small.digest)).await.unwrap(), None);
+}
+
+pub(crate) async fn what_a_changed_file_is_made_of_is_not_told(stage: &dyn Stage) {
+    stage.write("dir/larger", &large_bytes());
+    let location = stage.location();
+    let mirror = mirror_of(&*location).await;
+    let larger = mirror.want(0, "dir/larger");
+    for (node, digest) in [
+        (larger.node, Digest::of(b"never")),
+        (NodeId(u64::MAX >> 2), larger.digest),
+        (mirror.node("dir").id, larger.digest),
+    ] {
+        let end = soon(location.describe_file(node, &digest)).await;
+        assert!(matches!(end, Err(LocationError::Changed | LocationError::Refused { .. })), "{end:?}");
+    }
+    // Nothing has told the location of the change when it is asked.
+    stage.write("dir/larger", &large_bytes()[..2_000_000]);
+    let described = soon(location.describe_file(larger.node, &larger.digest)).await;
+    assert!(matches!(described, Err(LocationError::Changed)), "{described:?}");
+    let end = match soon(location.fetch_ranges(larger.node, &larger.digest, vec![(5, 10), (0, 5)])).await {
+        Ok(stream) => read_file(stream).await.map(drop),
+        Err(error) => Err(error),
+    };
+    assert!(matches!(end, Err(LocationError::Changed)), "{end:?}");
 }
 
 pub(crate) async fn streams_may_be_dropped_midway(stage: &dyn Stage) {

@@ -3,10 +3,17 @@
 //! What blocks (index, disk) runs on the runtime's blocking threads, in a task that each stream owns: dropping the stream
 //! ends the task. The task is at most a few messages ahead of its reader.
 
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
-use sync_core::{Cursor, Digest, FeedEvent, NodeId};
+use sync_core::{Chunk, Cursor, Digest, FeedEvent, NodeId};
 use sync_tree::{
     feed::{FeedReader, Step},
     index::IndexError,
@@ -20,7 +27,9 @@ use tokio::{
 
 use crate::{
     error::LocationError,
-    location::{Answer, AnswerStream, BoxFuture, ByteStream, ChangeStream, FetchFailure, Location, Want},
+    location::{
+        Answer, AnswerStream, BoxFuture, ByteStream, ChangeStream, FetchFailure, Location, Want, check_ranges,
+    },
 };
 
 /// Messages that a task may be ahead of its reader.
@@ -86,7 +95,45 @@ impl Location for LocalFolder {
                     message: "the offset is behind the end of the file".into(),
                 });
             }
-            let stream = Produced::by(|out| file_task(file, offset, size, out));
+            let stream = Produced::by(|out| file_task(file, vec![(offset, size - offset)], out));
+            Ok(Box::new(stream) as Box<dyn ByteStream>)
+        })
+    }
+
+    fn describe_file<'a>(
+        &'a self,
+        node: NodeId,
+        digest: &'a Digest,
+    ) -> BoxFuture<'a, Result<Option<Vec<Chunk>>, LocationError>> {
+        let (tree, digest) = (Arc::clone(&self.tree), *digest);
+        Box::pin(async move {
+            let waited_for = Arc::new(AtomicBool::new(true));
+            let _waiting = Waiting(Arc::clone(&waited_for));
+            let describe = move || {
+                let mut file = tree.open_file(node, Some(&digest)).map_err(read_error)?;
+                file.describe(|| waited_for.load(Ordering::Relaxed)).map_err(read_error)
+            };
+            blocking(describe).await
+        })
+    }
+
+    fn fetch_ranges<'a>(
+        &'a self,
+        node: NodeId,
+        digest: &'a Digest,
+        ranges: Vec<(u64, u64)>,
+    ) -> BoxFuture<'a, Result<Box<dyn ByteStream>, LocationError>> {
+        let (tree, digest) = (Arc::clone(&self.tree), *digest);
+        Box::pin(async move {
+            check_ranges(&ranges)?;
+            let file = blocking(move || tree.open_file(node, Some(&digest)).map_err(read_error)).await?;
+            let size = file.node.entry.content.size();
+            if ranges.iter().any(|(offset, length)| offset + length > size) {
+                return Err(LocationError::Refused {
+                    message: "a range reaches beyond the end of the file".into(),
+                });
+            }
+            let stream = Produced::by(|out| file_task(file, ranges, out));
             Ok(Box::new(stream) as Box<dyn ByteStream>)
         })
     }
@@ -97,6 +144,15 @@ impl Location for LocalFolder {
 
     fn bytes_received(&self) -> u64 {
         0
+    }
+}
+
+/// Says when it is dropped that nobody waits any more.
+struct Waiting(Arc<AtomicBool>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 
@@ -338,29 +394,42 @@ fn failure(error: ServeError) -> Result<FetchFailure, LocationError> {
     })
 }
 
-async fn file_task(mut file: ServedFile, mut offset: u64, size: u64, out: Out<Bytes>) -> Result<(), End> {
-    while offset < size {
-        let read = blocking(move || read_some(&mut file, offset, size).map(|bytes| (file, bytes)));
-        let (returned, bytes) = read.await?;
-        file = returned;
-        offset += bytes.len() as u64;
+/// Sends parts of a file, each an offset and a length.
+async fn file_task(mut file: ServedFile, parts: Vec<(u64, u64)>, out: Out<Bytes>) -> Result<(), End> {
+    let mut parts = VecDeque::from(parts);
+    parts.retain(|(_, length)| *length > 0);
+    while !parts.is_empty() {
+        let read = blocking(move || read_some(&mut file, &mut parts).map(|bytes| (file, parts, bytes)));
+        let (returned, rest, bytes) = read.await?;
+        (file, parts) = (returned, rest);
         put(&out, bytes).await?;
     }
     Ok(blocking(move || file.finish().map_err(read_error)).await?)
 }
 
-fn read_some(file: &mut ServedFile, offset: u64, size: u64) -> Result<Bytes, LocationError> {
-    let want = usize::try_from(size - offset).map_or(READ_BYTES, |rest| rest.min(READ_BYTES));
-    let mut buffer = vec![0; want];
-    let read = file.read_at(offset, &mut buffer).map_err(|error| LocationError::Refused {
-        message: format!("cannot read {}: {error}", file.node.name),
-    })?;
-    // Shorter than the index says.
-    if read == 0 {
-        return Err(LocationError::Changed);
+/// Reads what comes next, from as many parts as it takes.
+fn read_some(file: &mut ServedFile, parts: &mut VecDeque<(u64, u64)>) -> Result<Bytes, LocationError> {
+    let mut buffer = Vec::new();
+    while buffer.len() < READ_BYTES
+        && let Some((offset, length)) = parts.pop_front()
+    {
+        let (begin, room) = (buffer.len(), READ_BYTES - buffer.len());
+        buffer.resize(begin + usize::try_from(length).map_or(room, |length| length.min(room)), 0);
+        let read = file.read_at(offset, &mut buffer[begin..]).map_err(|error| cannot_read(file, &error))?;
+        buffer.truncate(begin + read);
+        if (read as u64) < length {
+            parts.push_front((offset + read as u64, length - read as u64));
+        }
     }
-    buffer.truncate(read);
     Ok(buffer.into())
+}
+
+fn cannot_read(file: &ServedFile, error: &io::Error) -> LocationError {
+    match error.kind() {
+        // Shorter than the index says.
+        io::ErrorKind::UnexpectedEof => LocationError::Changed,
+        _ => LocationError::Refused { message: format!("cannot read {}: {error}", file.node.name) },
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,22 @@ use crate::error::LocationError;
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The most parts that [`Location::fetch_ranges`] takes at once: a request of some 100 KiB.
-pub const MOST_RANGES: usize = 8192;
+pub const MOST_RANGES: usize = sync_wire::MAX_RANGES;
+
+/// Checks what [`Location::fetch_ranges`] is asked for, as far as that can be told without the file. Gives the number of
+/// bytes.
+pub(crate) fn check_ranges(ranges: &[(u64, u64)]) -> Result<u64, LocationError> {
+    let refused = |message: &str| LocationError::Refused { message: message.to_owned() };
+    if ranges.is_empty() || ranges.len() > MOST_RANGES {
+        return Err(refused("there are no ranges, or too many"));
+    }
+    ranges.iter().try_fold(0_u64, |sum, &(offset, length)| {
+        if length == 0 || offset.checked_add(length).is_none() {
+            return Err(refused("a range is empty or has no end"));
+        }
+        sum.checked_add(length).ok_or_else(|| refused("the ranges are too long"))
+    })
+}
 
 /// A tree that can be read: what is in it, how it changes, and its bytes.
 pub trait Location: Send + Sync {
@@ -70,7 +85,7 @@ pub trait Location: Send + Sync {
     }
 
     /// Streams some parts of a file, one right after the other, in the order in which they are asked for: each is an offset and
-    /// a length. At most [`MOST_RANGES`] of them, none empty or behind the end. The same promise as [`Location::fetch_file`];
+    /// a length. One to [`MOST_RANGES`] of them, none empty or beyond the end. The same promise as [`Location::fetch_file`];
     /// a stream that ends without an error has given every byte of all parts.
     ///
     /// The future may be dropped midway.

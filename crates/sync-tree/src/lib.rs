@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod apart;
 pub mod apply;
+pub mod chunks;
 pub mod durable;
 pub mod feed;
 pub mod hash;

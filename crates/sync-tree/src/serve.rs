@@ -12,6 +12,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io,
+    ops::ControlFlow,
     os::unix::fs::FileExt,
     sync::{
         Mutex, PoisonError,
@@ -20,9 +21,13 @@ use std::{
 };
 
 use rusqlite::Connection;
-use sync_core::{Content, Digest, Hint, Node, NodeId, TreePath};
+use sync_core::{
+    Chunk, Content, Digest, Hint, Node, NodeId, TreePath,
+    chunk::{MOST_CHUNKS, is_taken_apart},
+};
 
 use crate::{
+    chunks::{Ended, read_chunks},
     hash::{Identity, hash_file},
     index::{IndexError, IndexedNode},
     live::{LiveTree, Site, Suspects},
@@ -334,6 +339,39 @@ impl ServedFile {
             }
         }
         Ok(count)
+    }
+
+    /// The parts that the entry's bytes are made of, if they are those of its digest: what does not vouch for itself is
+    /// hashed on the way. `None` for a file that is too small or too large for it
+    /// ([`is_taken_apart`], [`MOST_CHUNKS`]), and as soon as `go_on` is
+    /// false. Nothing may have been read before. Blocks.
+    ///
+    /// # Errors
+    /// [`ServeError::Changed`] if the file is another now, or [`ServeError::Unreadable`].
+    pub fn describe(&mut self, go_on: impl Fn() -> bool) -> Result<Option<Vec<Chunk>>, ServeError> {
+        let size = self.known.size;
+        if !is_taken_apart(size) {
+            return Ok(None);
+        }
+        let mut chunks = Vec::new();
+        let take = |_, chunk| {
+            chunks.push(chunk);
+            if chunks.len() <= MOST_CHUNKS && go_on() {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        };
+        match read_chunks(size, |offset, part| self.read_at(offset, part), take) {
+            Ok(Ended::Complete) => {}
+            Ok(Ended::Stopped) => return Ok(None),
+            Ok(Ended::TooShort) => return Err(ServeError::Changed),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(ServeError::Changed),
+            Err(source) => return Err(ServeError::Unreadable { path: self.path.clone(), source }),
+        }
+        self.finish()?;
+        chunks.shrink_to_fit();
+        Ok(Some(chunks))
     }
 
     /// Says whether all that was read were the bytes of the entry. To be called before the last of them is called good.

@@ -5,10 +5,14 @@
 //! handler or a client's adapter.
 
 mod convert;
+mod describe;
 mod limits;
 
 pub use convert::{WireError, feed_event, node_from_wire, node_to_wire, response, rules_to_wire};
-pub use limits::{MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_PROBLEMS_SENT, wire_bytes};
+pub use describe::{DescriptionReader, chunks_to_wire, description_header, ranges_to_wire};
+pub use limits::{
+    CAN_DESCRIBE, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_PROBLEMS_SENT, MAX_RANGES, wire_bytes,
+};
 
 /// The generated messages, client and server.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used, rustdoc::all)]

@@ -1,4 +1,4 @@
-//! The numbers of the contract.
+//! The numbers and names of the contract.
 
 /// No message is larger than this (the default decode limit of most gRPC implementations).
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
@@ -8,6 +8,12 @@ pub const MAX_PAYLOAD_BYTES: usize = 1 << 20;
 
 /// How many problems one message names; the total is said beside them.
 pub const MAX_PROBLEMS_SENT: usize = 1000;
+
+/// How many parts of a file one request names.
+pub const MAX_RANGES: usize = 8192;
+
+/// The capability of a daemon that describes files and sends scattered parts of them.
+pub const CAN_DESCRIBE: &str = "describe-file";
 
 /// How many bytes a message takes on the wire: its encoding, and the five bytes that gRPC puts before it.
 #[must_use]

@@ -23,11 +23,11 @@ use crate::shares::Share;
 /// How many bytes of a file one message carries. At most three such messages exist for a stream.
 const BYTES_IN_A_MESSAGE: usize = 512 << 10;
 
-/// A file that was found and opened, and the part of it that is wanted.
+/// A file that was found and opened, and the parts of it that are wanted.
 pub(super) struct Opened {
     file: ServedFile,
     header: v1::FileHeader,
-    offset: u64,
+    parts: Vec<(u64, u64)>,
 }
 
 /// Finds and opens what a request wants. Blocks.
@@ -43,14 +43,41 @@ pub(super) fn open(share: &Share, request: &v1::FetchFileRequest) -> Result<Open
     let file =
         share.tree.open_file(id, digest.as_ref()).map_err(|error| while_scanning(&share.tree, error))?;
     let Content::File { size, .. } = file.node.entry.content else { return Err(ServeError::NotAFile.into()) };
-    let rest = size.checked_sub(request.offset);
-    let rest = rest.ok_or(RequestError::Malformed { what: "an offset behind the end of the file" })?;
-    let length = if request.length == 0 { rest } else { rest.min(request.length) };
+    let parts = wanted_parts(request, size)?;
+    // The sum cannot be too large: the parts were counted, and no file has even 2^50 bytes.
+    let length = parts.iter().map(|(_, length)| length).sum();
     let mut node = node_to_wire(&file.node);
     if let Some(File::Path(path)) = &request.file {
         node.path.clone_from(path);
     }
-    Ok(Opened { file, header: v1::FileHeader { node: Some(node), length }, offset: request.offset })
+    Ok(Opened { file, header: v1::FileHeader { node: Some(node), length }, parts })
+}
+
+/// The wanted parts of a file of this size, each an offset and a length.
+fn wanted_parts(request: &v1::FetchFileRequest, size: u64) -> Result<Vec<(u64, u64)>, RequestError> {
+    let malformed = |what| RequestError::Malformed { what };
+    if request.ranges.is_empty() {
+        let rest = size.checked_sub(request.offset);
+        let rest = rest.ok_or(malformed("an offset behind the end of the file"))?;
+        let length = if request.length == 0 { rest } else { rest.min(request.length) };
+        return Ok(vec![(request.offset, length)]);
+    }
+    if request.offset != 0 || request.length != 0 {
+        return Err(malformed("ranges beside an offset or a length"));
+    }
+    if request.ranges.len() > sync_wire::MAX_RANGES {
+        return Err(malformed("too many ranges"));
+    }
+    let part = |range: &v1::ByteRange| {
+        if range.length == 0 {
+            return Err(malformed("an empty range"));
+        }
+        match range.offset.checked_add(range.length) {
+            Some(end) if end <= size => Ok((range.offset, range.length)),
+            _ => Err(malformed("a range beyond the end of the file")),
+        }
+    };
+    request.ranges.iter().map(part).collect()
 }
 
 fn find(tree: &LiveTree, request: &v1::FetchFileRequest) -> Result<NodeId, RequestError> {
@@ -67,7 +94,7 @@ fn find(tree: &LiveTree, request: &v1::FetchFileRequest) -> Result<NodeId, Reque
 }
 
 /// What is not there yet may only not have been found yet.
-fn while_scanning(tree: &LiveTree, error: ServeError) -> RequestError {
+pub(super) fn while_scanning(tree: &LiveTree, error: ServeError) -> RequestError {
     match error {
         ServeError::NoSuchNode if scanning(tree) => RequestError::Scanning,
         error => error.into(),
@@ -88,32 +115,59 @@ pub(super) async fn send_task(opened: Opened, out: Sender<v1::FetchFileResponse>
 
 /// `None` if the client is gone.
 async fn send(opened: Opened, out: &Sender<v1::FetchFileResponse>) -> Option<Result<(), RequestError>> {
-    let Opened { mut file, header, mut offset } = opened;
-    let end = offset + header.length;
+    let Opened { mut file, header, parts } = opened;
+    let mut left = header.length;
+    let mut rest = Rest { parts: parts.into_iter(), now: (0, 0) };
     out.send(Ok(v1::FetchFileResponse { part: Some(Part::Header(header)) })).await.ok()?;
     let buffers = Buffers::default();
-    while offset < end {
+    while left > 0 {
         // No thread is held while the client takes its time: a thread reads one buffer, this task passes it on.
-        let want =
-            usize::try_from(end - offset).map_or(BYTES_IN_A_MESSAGE, |rest| rest.min(BYTES_IN_A_MESSAGE));
+        let want = usize::try_from(left).map_or(BYTES_IN_A_MESSAGE, |left| left.min(BYTES_IN_A_MESSAGE));
         let mut buffer = buffers.take(want);
         let read = blocking(move || {
-            let read = read_full(&mut file, offset, &mut buffer.bytes[..want]);
-            read.map(|()| (file, buffer))
+            let read = rest.read(&mut file, &mut buffer.bytes[..want]);
+            read.map(|()| (file, rest, buffer))
         });
         let mut filled = match read.await {
-            Ok((returned, filled)) => {
-                file = returned;
+            Ok((returned, behind, filled)) => {
+                (file, rest) = (returned, behind);
                 filled
             }
             Err(error) => return Some(Err(error)),
         };
         filled.used = want;
-        offset += want as u64;
+        left -= want as u64;
         let data = Bytes::from_owner(filled);
         out.send(Ok(v1::FetchFileResponse { part: Some(Part::Data(data)) })).await.ok()?;
     }
     Some(blocking(move || file.finish()).await)
+}
+
+/// The parts of a file that are still to be read.
+struct Rest {
+    parts: std::vec::IntoIter<(u64, u64)>,
+    /// What is left of the part that was begun.
+    now: (u64, u64),
+}
+
+impl Rest {
+    /// Fills the buffer with what comes next; that many bytes must be left.
+    fn read(&mut self, file: &mut ServedFile, mut buffer: &mut [u8]) -> Result<(), RequestError> {
+        while !buffer.is_empty() {
+            let (offset, length) = self.now;
+            let count = usize::try_from(length).map_or(buffer.len(), |length| length.min(buffer.len()));
+            if count == 0 {
+                let Some(next) = self.parts.next() else { return Ok(()) };
+                self.now = next;
+                continue;
+            }
+            let (part, behind) = buffer.split_at_mut(count);
+            read_full(file, offset, part)?;
+            self.now = (offset + count as u64, length - count as u64);
+            buffer = behind;
+        }
+        Ok(())
+    }
 }
 
 fn read_full(file: &mut ServedFile, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), RequestError> {

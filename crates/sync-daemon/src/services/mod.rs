@@ -1,5 +1,7 @@
 //! The gRPC services: convert, call, convert back. The only place in this crate that knows the generated types.
 
+mod describe_file;
+mod descriptions;
 mod errors;
 mod fetch_file;
 mod fetch_files;

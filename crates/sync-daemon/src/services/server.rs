@@ -7,7 +7,7 @@ use tonic::transport::Server;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::debug_span;
 
-use super::{fetch_files::Packing, sync::SyncHandlers};
+use super::{descriptions::Descriptions, fetch_files::Packing, sync::SyncHandlers};
 use crate::{
     connections::{Incoming, Peer},
     settings::DaemonSettings,
@@ -68,6 +68,7 @@ pub(crate) async fn serve(
         shares,
         tasks,
         heartbeat: settings.network.heartbeat.duration(),
+        descriptions: Arc::new(Descriptions::new()),
         packing: Packing {
             wants_in_flight: limits.max_wants_in_flight.max(1) as usize,
             largest_file: limits.max_packed_file_bytes.bytes(),

@@ -9,6 +9,8 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
 use super::{
+    describe_file,
+    descriptions::Descriptions,
     errors::{RequestError, blocking},
     fetch_file,
     fetch_files::{self, Packing},
@@ -27,6 +29,7 @@ pub(super) struct SyncHandlers {
     pub tasks: Arc<Tasks>,
     pub heartbeat: Duration,
     pub packing: Packing,
+    pub descriptions: Arc<Descriptions>,
 }
 
 impl SyncHandlers {
@@ -48,7 +51,7 @@ impl v1::sync_service_server::SyncService for SyncHandlers {
         Ok(Response::new(v1::ListSharesResponse {
             shares: shares.await?,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: Vec::new(),
+            capabilities: vec![sync_wire::CAN_DESCRIBE.to_owned()],
             limits: Some(v1::Limits {
                 max_wants_in_flight: u32::try_from(self.packing.wants_in_flight).unwrap_or(u32::MAX),
                 max_packed_file_bytes: self.packing.largest_file,
@@ -94,6 +97,20 @@ impl v1::sync_service_server::SyncService for SyncHandlers {
         let (out, replies) = Replies::new(&self.tasks.stop);
         let requests = request.into_inner();
         self.run(fetch_files::answer_task(self.shares.clone(), requests, self.packing, out));
+        Ok(Response::new(replies))
+    }
+
+    type DescribeFileStream = Replies<v1::DescribeFileResponse>;
+
+    async fn describe_file(
+        &self,
+        request: Request<v1::DescribeFileRequest>,
+    ) -> Result<Response<Self::DescribeFileStream>, Status> {
+        let request = request.into_inner();
+        let share = self.shares.find(&request.share).map_err(RequestError::from)?;
+        let wanted = blocking(move || describe_file::open(&share, &request)).await?;
+        let (out, replies) = Replies::new(&self.tasks.stop);
+        self.run(describe_file::send_task(wanted, Arc::clone(&self.descriptions), self.heartbeat, out));
         Ok(Response::new(replies))
     }
 }

@@ -18,7 +18,7 @@ use std::{
     },
 };
 
-use sync_core::{Cursor, Digest, Node, NodeId, Problem, RuleSet, ShareId, TreePath};
+use sync_core::{Chunk, Cursor, Digest, Node, NodeId, Problem, RuleSet, ShareId, TreePath};
 use tokio::sync::{mpsc::Receiver, watch};
 
 use crate::{
@@ -214,6 +214,25 @@ impl Location for Memory {
         offset: u64,
     ) -> BoxFuture<'a, Result<Box<dyn ByteStream>, LocationError>> {
         let stream = serve::FileBytes::open(Arc::clone(&self.0), node, digest, offset);
+        Box::pin(async { Ok(Box::new(stream?) as Box<dyn ByteStream>) })
+    }
+
+    fn describe_file<'a>(
+        &'a self,
+        node: NodeId,
+        digest: &'a Digest,
+    ) -> BoxFuture<'a, Result<Option<Vec<Chunk>>, LocationError>> {
+        let description = serve::describe(&self.0, node, digest);
+        Box::pin(async { description })
+    }
+
+    fn fetch_ranges<'a>(
+        &'a self,
+        node: NodeId,
+        digest: &'a Digest,
+        ranges: Vec<(u64, u64)>,
+    ) -> BoxFuture<'a, Result<Box<dyn ByteStream>, LocationError>> {
+        let stream = serve::FileBytes::open_ranges(Arc::clone(&self.0), node, digest, &ranges);
         Box::pin(async { Ok(Box::new(stream?) as Box<dyn ByteStream>) })
     }
 

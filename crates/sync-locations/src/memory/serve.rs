@@ -2,14 +2,15 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use bytes::Bytes;
-use sync_core::{Content, Digest, NodeId};
+use bytes::{Bytes, BytesMut};
+use sync_core::{Chunk, Content, Digest, NodeId, TreePath, chunk::is_taken_apart};
+use sync_tree::chunks::chunk_bytes;
 use tokio::sync::mpsc::Receiver;
 
-use super::{MAX_PACKED_BYTES, Shared};
+use super::{MAX_PACKED_BYTES, Shared, tree::State};
 use crate::{
     error::LocationError,
-    location::{Answer, AnswerStream, BoxFuture, ByteStream, FetchFailure, Want},
+    location::{Answer, AnswerStream, BoxFuture, ByteStream, FetchFailure, Want, check_ranges},
 };
 
 /// Answers in one list.
@@ -20,16 +21,7 @@ const BYTES_TOGETHER: usize = 32 << 10;
 /// The bytes of a node that must have this digest, with whatever the test wants to be wrong.
 fn read(shared: &Shared, node: NodeId, digest: &Digest, most: u64) -> Result<Bytes, FetchFailure> {
     let mut state = shared.state();
-    let held = state.nodes.get(&node).ok_or(FetchFailure::Changed)?;
-    let mut bytes = held.bytes.clone();
-    let is_it = matches!(&held.node.entry.content, Content::File { digest: now, .. } if now == digest);
-    let path = state.path_of(node).ok_or(FetchFailure::Changed)?;
-    if !is_it || state.faults.changed.contains(&path) {
-        return Err(FetchFailure::Changed);
-    }
-    if let Some(reason) = state.faults.unreadable.get(&path) {
-        return Err(FetchFailure::Unreadable(reason.clone()));
-    }
+    let (path, mut bytes) = find(&state, node, digest)?;
     if bytes.len() as u64 > most {
         return Err(FetchFailure::TooLarge);
     }
@@ -40,6 +32,38 @@ fn read(shared: &Shared, node: NodeId, digest: &Digest, most: u64) -> Result<Byt
     }
     state.fetched.push(path);
     Ok(bytes)
+}
+
+/// Why a single file cannot be had.
+fn file_error(failure: FetchFailure) -> LocationError {
+    match failure {
+        FetchFailure::Changed | FetchFailure::TooLarge => LocationError::Changed,
+        FetchFailure::Unreadable(message) => LocationError::Refused { message },
+    }
+}
+
+/// The parts of a file. A file with a wrong byte has the parts of its right bytes, as a daemon that did not notice has.
+pub(super) fn describe(
+    shared: &Shared,
+    node: NodeId,
+    digest: &Digest,
+) -> Result<Option<Vec<Chunk>>, LocationError> {
+    let (_, bytes) = find(&shared.state(), node, digest).map_err(file_error)?;
+    Ok(is_taken_apart(bytes.len() as u64).then(|| chunk_bytes(&bytes)))
+}
+
+/// The path and the right bytes of a node that must have this digest.
+fn find(state: &State, node: NodeId, digest: &Digest) -> Result<(TreePath, Bytes), FetchFailure> {
+    let held = state.nodes.get(&node).ok_or(FetchFailure::Changed)?;
+    let is_it = matches!(&held.node.entry.content, Content::File { digest: now, .. } if now == digest);
+    let path = state.path_of(node).ok_or(FetchFailure::Changed)?;
+    if !is_it || state.faults.changed.contains(&path) {
+        return Err(FetchFailure::Changed);
+    }
+    if let Some(reason) = state.faults.unreadable.get(&path) {
+        return Err(FetchFailure::Unreadable(reason.clone()));
+    }
+    Ok((path, held.bytes.clone()))
 }
 
 fn count(shared: &Shared, bytes: u64) {
@@ -122,16 +146,32 @@ impl FileBytes {
         digest: &Digest,
         offset: u64,
     ) -> Result<Self, LocationError> {
-        let mut bytes = read(&shared, node, digest, u64::MAX).map_err(|failure| match failure {
-            FetchFailure::Changed | FetchFailure::TooLarge => LocationError::Changed,
-            FetchFailure::Unreadable(message) => LocationError::Refused { message },
-        })?;
+        let mut bytes = read(&shared, node, digest, u64::MAX).map_err(file_error)?;
         let offset = usize::try_from(offset).ok().filter(|offset| *offset <= bytes.len());
         let offset = offset.ok_or_else(|| LocationError::Refused {
             message: "the offset is behind the end of the file".into(),
         })?;
         let left = bytes.split_off(offset);
         Ok(Self { cut: Cut::take(&shared), shared, left })
+    }
+
+    pub(super) fn open_ranges(
+        shared: Arc<Shared>,
+        node: NodeId,
+        digest: &Digest,
+        ranges: &[(u64, u64)],
+    ) -> Result<Self, LocationError> {
+        check_ranges(ranges)?;
+        let bytes = read(&shared, node, digest, u64::MAX).map_err(file_error)?;
+        let mut left = BytesMut::new();
+        for (offset, length) in ranges {
+            let part = usize::try_from(*offset).ok().zip(usize::try_from(offset + length).ok());
+            let part = part.and_then(|(begin, end)| bytes.get(begin..end));
+            left.extend_from_slice(part.ok_or_else(|| LocationError::Refused {
+                message: "a range reaches beyond the end of the file".into(),
+            })?);
+        }
+        Ok(Self { cut: Cut::take(&shared), shared, left: left.freeze() })
     }
 
     fn bytes(&mut self) -> Option<Result<Bytes, LocationError>> {

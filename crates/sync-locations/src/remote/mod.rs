@@ -9,6 +9,7 @@
 //! * Messages are checked at this border; a generated type goes no further.
 
 mod connect;
+mod described;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use sync_core::{Cursor, Digest, NodeId, ShareId, name::escape};
+use sync_core::{Chunk, Cursor, Digest, NodeId, ShareId, name::escape};
 use sync_wire::{MAX_MESSAGE_BYTES, v1};
 use tokio::sync::mpsc::Receiver;
 use tonic::{Status, transport::Channel};
@@ -33,9 +34,9 @@ use v1::{fetch_file_request::File, sync_service_client::SyncServiceClient};
 
 use crate::{
     error::LocationError,
-    location::{AnswerStream, BoxFuture, ByteStream, ChangeStream, Location, Want},
+    location::{AnswerStream, BoxFuture, ByteStream, ChangeStream, Location, Want, check_ranges},
 };
-use streams::{Answers, Changes, FileBytes};
+use streams::{Answers, Changes, FileBytes, Incoming};
 use wants::WantMessages;
 use watchdog::Watchdog;
 
@@ -100,6 +101,8 @@ pub struct RemoteSyncd {
     known: Vec<String>,
     version: String,
     max_packed_bytes: u64,
+    /// Whether it tells what files are made of, and sends scattered parts of them.
+    describes: bool,
     idle_timeout: Duration,
     feed: Client,
     bulk: Vec<Client>,
@@ -136,6 +139,7 @@ impl RemoteSyncd {
             known,
             version: listed.version.clone(),
             max_packed_bytes: max_packed.min(sync_wire::MAX_PAYLOAD_BYTES as u64),
+            describes: listed.capabilities.iter().any(|name| name == sync_wire::CAN_DESCRIBE),
             idle_timeout: options.idle_timeout,
             feed,
             bulk,
@@ -185,6 +189,22 @@ impl RemoteSyncd {
             Ok(Err(status)) => Err(explain(&status)),
             Err(_) => Err(LocationError::Silent { after: self.idle_timeout }),
         }
+    }
+
+    /// A request for all of a file.
+    fn request_for(&self, node: NodeId, digest: &Digest) -> v1::FetchFileRequest {
+        v1::FetchFileRequest {
+            share: self.share.clone(),
+            file: Some(File::NodeId(node.0)),
+            digest: Bytes::copy_from_slice(&digest.0),
+            ..v1::FetchFileRequest::default()
+        }
+    }
+
+    async fn file_bytes(&self, request: v1::FetchFileRequest) -> Result<FileBytes, LocationError> {
+        let mut bulk = self.bulk();
+        let stream = self.begin(bulk.fetch_file(request), file_error).await?;
+        Ok(FileBytes::new(stream, self.watchdog(), Arc::clone(&self.received)))
     }
 
     fn watchdog(&self) -> Watchdog {
@@ -255,18 +275,44 @@ impl Location for RemoteSyncd {
         digest: &'a Digest,
         offset: u64,
     ) -> BoxFuture<'a, Result<Box<dyn ByteStream>, LocationError>> {
-        let request = v1::FetchFileRequest {
-            share: self.share.clone(),
-            file: Some(File::NodeId(node.0)),
-            digest: Bytes::copy_from_slice(&digest.0),
-            offset,
-            length: 0,
-        };
+        let request = v1::FetchFileRequest { offset, ..self.request_for(node, digest) };
+        Box::pin(async move { Ok(Box::new(self.file_bytes(request).await?) as Box<dyn ByteStream>) })
+    }
+
+    fn describe_file<'a>(
+        &'a self,
+        node: NodeId,
+        digest: &'a Digest,
+    ) -> BoxFuture<'a, Result<Option<Vec<Chunk>>, LocationError>> {
         Box::pin(async move {
+            if !self.describes {
+                return Ok(None);
+            }
+            let (share, digest) = (self.share.clone(), Bytes::copy_from_slice(&digest.0));
+            let request = v1::DescribeFileRequest { share, node_id: node.0, digest };
             let mut bulk = self.bulk();
-            let stream = self.begin(bulk.fetch_file(request), file_error).await?;
-            let stream = FileBytes::new(stream, self.watchdog(), Arc::clone(&self.received));
-            Ok(Box::new(stream) as Box<dyn ByteStream>)
+            let stream = self.begin(bulk.describe_file(request), file_error).await?;
+            let received = Arc::clone(&self.received);
+            described::read(Incoming::new(stream, self.watchdog(), received, sync_wire::wire_bytes)).await
+        })
+    }
+
+    fn fetch_ranges<'a>(
+        &'a self,
+        node: NodeId,
+        digest: &'a Digest,
+        ranges: Vec<(u64, u64)>,
+    ) -> BoxFuture<'a, Result<Box<dyn ByteStream>, LocationError>> {
+        Box::pin(async move {
+            let length = check_ranges(&ranges)?;
+            if !self.describes {
+                // It would ignore the ranges and send all of the file.
+                let message = "its version does not send scattered parts of files".into();
+                return Err(LocationError::Refused { message });
+            }
+            let ranges = sync_wire::ranges_to_wire(&ranges);
+            let request = v1::FetchFileRequest { ranges, ..self.request_for(node, digest) };
+            Ok(Box::new(self.file_bytes(request).await?.of_length(length)) as Box<dyn ByteStream>)
         })
     }
 

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What all streams have in common: a watchdog, a count of bytes, and an end after which nothing comes.
-struct Incoming<M> {
+pub(super) struct Incoming<M> {
     /// `None` after the end or an error. Dropping it resets the stream.
     stream: Option<Streaming<M>>,
     watchdog: Watchdog,
@@ -28,8 +28,21 @@ struct Incoming<M> {
 }
 
 impl<M> Incoming<M> {
+    /// `size` is [`wire_bytes`].
+    pub(super) fn new(
+        stream: Streaming<M>,
+        watchdog: Watchdog,
+        received: Arc<AtomicU64>,
+        size: fn(&M) -> u64,
+    ) -> Self {
+        Self { stream: Some(stream), watchdog, received, size }
+    }
+
     /// The next message. May be dropped midway: a message that is not complete stays in the stream.
-    async fn next(&mut self, owed_since: impl Fn() -> Option<Instant>) -> Option<Result<M, LocationError>> {
+    pub(super) async fn next(
+        &mut self,
+        owed_since: impl Fn() -> Option<Instant>,
+    ) -> Option<Result<M, LocationError>> {
         let stream = self.stream.as_mut()?;
         let end = match self.watchdog.watch(stream.message(), owed_since).await {
             Ok(Ok(Some(message))) => {
@@ -63,8 +76,7 @@ impl Changes {
         watchdog: Watchdog,
         received: Arc<AtomicU64>,
     ) -> Self {
-        let incoming = Incoming { stream: Some(stream), watchdog, received, size: wire_bytes };
-        Self { incoming, began: Instant::now() }
+        Self { incoming: Incoming::new(stream, watchdog, received, wire_bytes), began: Instant::now() }
     }
 
     async fn event(&mut self) -> Option<Result<FeedEvent, LocationError>> {
@@ -104,7 +116,7 @@ impl Answers {
         received: Arc<AtomicU64>,
         reader: Reader,
     ) -> Self {
-        Self { incoming: Incoming { stream: Some(stream), watchdog, received, size: wire_bytes }, reader }
+        Self { incoming: Incoming::new(stream, watchdog, received, wire_bytes), reader }
     }
 
     async fn answers(&mut self) -> Option<Result<Vec<Answer>, LocationError>> {
@@ -169,12 +181,14 @@ impl AnswerStream for Answers {
     }
 }
 
-/// One file.
+/// One file, or parts of it.
 pub(super) struct FileBytes {
     incoming: Incoming<v1::FetchFileResponse>,
     began: Instant,
     /// Bytes to come; known from the header on.
     left: Option<u64>,
+    /// What the header must say, if that is known.
+    length: Option<u64>,
 }
 
 impl FileBytes {
@@ -183,8 +197,13 @@ impl FileBytes {
         watchdog: Watchdog,
         received: Arc<AtomicU64>,
     ) -> Self {
-        let incoming = Incoming { stream: Some(stream), watchdog, received, size: wire_bytes };
-        Self { incoming, began: Instant::now(), left: None }
+        let incoming = Incoming::new(stream, watchdog, received, wire_bytes);
+        Self { incoming, began: Instant::now(), left: None, length: None }
+    }
+
+    /// The same stream, of which it is known how many bytes it must have.
+    pub(super) fn of_length(self, length: u64) -> Self {
+        Self { length: Some(length), ..self }
     }
 
     async fn bytes(&mut self) -> Option<Result<Bytes, LocationError>> {
@@ -201,6 +220,13 @@ impl FileBytes {
                 None => return None,
             };
             match (part, self.left) {
+                (Some(Part::Header(header)), None)
+                    if self.length.is_some_and(|length| length != header.length) =>
+                {
+                    return self.incoming.fail(LocationError::protocol(
+                        "it sends other parts of a file than it was asked for",
+                    ));
+                }
                 (Some(Part::Header(header)), None) => self.left = Some(header.length),
                 (Some(Part::Data(data)), Some(left)) if data.len() as u64 <= left => {
                     self.left = Some(left - data.len() as u64);

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -14,7 +14,10 @@ use sync_wire::response;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Streaming};
-use v1::sync_service_server::{SyncService, SyncServiceServer};
+use v1::{
+    describe_file_response::Part as Description,
+    sync_service_server::{SyncService, SyncServiceServer},
+};
 
 use super::*;
 use crate::{
@@ -30,7 +33,11 @@ struct Served {
     names: Vec<&'static str>,
     /// Answers nothing any more, and keeps all connections.
     mute: Arc<AtomicBool>,
-    tasks: Arc<std::sync::Mutex<JoinSet<()>>>,
+    /// What it is able to do.
+    capabilities: Vec<String>,
+    /// What it answers instead of a description.
+    script: Arc<Mutex<Option<Vec<Description>>>>,
+    tasks: Arc<Mutex<JoinSet<()>>>,
 }
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -73,7 +80,7 @@ impl SyncService for Served {
         Ok(Response::new(v1::ListSharesResponse {
             shares: self.names.iter().map(share).collect(),
             version: "test".into(),
-            capabilities: Vec::new(),
+            capabilities: self.capabilities.clone(),
             limits: Some(limits),
         }))
     }
@@ -120,7 +127,11 @@ impl SyncService for Served {
         let digest =
             Digest::from_slice(&request.digest).ok_or_else(|| Status::invalid_argument("no digest"))?;
         let (share, node) = (self.share.clone(), NodeId(id));
-        let fetched = share.fetch_file(node, &digest, request.offset).await;
+        let ranges = request.ranges.iter().map(|range| (range.offset, range.length)).collect();
+        let fetched = match request.ranges.is_empty() || self.capabilities.is_empty() {
+            true => share.fetch_file(node, &digest, request.offset).await,
+            false => share.fetch_ranges(node, &digest, ranges).await,
+        };
         let mut bytes = fetched.map_err(|error| status(&error))?;
         Ok(self.replies(|out| async move {
             // The whole is needed for the header, as a real server has it in its index.
@@ -171,6 +182,44 @@ impl SyncService for Served {
             tokio::join!(read, answer);
         }))
     }
+
+    type DescribeFileStream = Replies<v1::DescribeFileResponse>;
+
+    async fn describe_file(
+        &self,
+        request: Request<v1::DescribeFileRequest>,
+    ) -> Result<Response<Self::DescribeFileStream>, Status> {
+        let request = request.into_inner();
+        let digest =
+            Digest::from_slice(&request.digest).ok_or_else(|| Status::invalid_argument("no digest"))?;
+        let script = self.script.lock().unwrap().clone();
+        let parts = match script {
+            Some(script) => script,
+            None => {
+                let found = self.share.describe_file(NodeId(request.node_id), &digest).await;
+                described(found.map_err(|error| status(&error))?.as_deref())
+            }
+        };
+        Ok(self.replies(|out| async move {
+            for part in parts {
+                if out.send(Ok(v1::DescribeFileResponse { part: Some(part) })).await.is_err() {
+                    return;
+                }
+            }
+        }))
+    }
+}
+
+/// What a good server answers.
+fn described(chunks: Option<&[sync_core::Chunk]>) -> Vec<Description> {
+    let Some(chunks) = chunks else { return vec![Description::Header(v1::DescriptionHeader::default())] };
+    let size = chunks.iter().map(|chunk| u64::from(chunk.size)).sum();
+    let mut parts = vec![
+        Description::Heartbeat(v1::Heartbeat {}),
+        Description::Header(sync_wire::description_header(size)),
+    ];
+    parts.extend(sync_wire::chunks_to_wire(chunks).map(Description::Chunks));
+    parts
 }
 
 fn packed(answers: Vec<crate::location::Answer>) -> v1::FetchFilesResponse {
@@ -209,10 +258,12 @@ fn options() -> ConnectOptions {
     ConnectOptions { idle_timeout: Duration::from_secs(5), ..ConnectOptions::default() }
 }
 
-async fn serve(names: Vec<&'static str>) -> (Served, SocketAddr, JoinSet<()>) {
+async fn serve(names: Vec<&'static str>, capabilities: &[&str]) -> (Served, SocketAddr, JoinSet<()>) {
     let share = Memory::new("docs");
     share.set_page(3);
-    let served = Served { share, names, mute: Arc::default(), tasks: Arc::default() };
+    let capabilities = capabilities.iter().map(ToString::to_string).collect();
+    let (mute, script, tasks) = (Arc::default(), Arc::default(), Arc::default());
+    let served = Served { share, names, mute, capabilities, script, tasks };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
@@ -224,7 +275,11 @@ async fn serve(names: Vec<&'static str>) -> (Served, SocketAddr, JoinSet<()>) {
 
 impl Host {
     async fn new(options: &ConnectOptions) -> Self {
-        let (served, address, server) = serve(vec!["docs"]).await;
+        Self::able_to(&["something-new", "describe-file"], options).await
+    }
+
+    async fn able_to(capabilities: &[&str], options: &ConnectOptions) -> Self {
+        let (served, address, server) = serve(vec!["docs"], capabilities).await;
         let location = RemoteSyncd::connect(&format!("http://{address}"), None, options).await.unwrap();
         Self { served, address, location: Arc::new(location), server }
     }
@@ -261,7 +316,7 @@ async fn the_share_is_found_by_name_or_alone() {
     assert_eq!(remote.describe(), format!("docs at {}", host.address));
     assert!(remote.bytes_received() > 0);
 
-    let (_served, address, _server) = serve(vec!["docs", "music"]).await;
+    let (_served, address, _server) = serve(vec!["docs", "music"], &[]).await;
     let url = format!("http://{address}");
     assert_eq!(RemoteSyncd::connect(&url, Some("docs"), &options()).await.unwrap().share(), "docs");
     let none = RemoteSyncd::connect(&url, None, &options()).await.unwrap_err();
@@ -387,4 +442,58 @@ async fn answers_that_break_the_contract_end_the_stream() {
     let mut answers = host.location.fetch_packed(receiver).await.unwrap();
     assert!(matches!(answers.next().await, Some(Err(LocationError::Cut { .. }))));
     assert!(answers.next().await.is_none());
+}
+
+#[tokio::test]
+async fn an_old_server_is_not_asked_for_what_it_cannot_do() {
+    let host = Host::able_to(&[], &options()).await;
+    host.write("a", &[7; 2 << 20]);
+    let (node, digest) = (host.served.share.node("a").unwrap().id, Digest::of(&[7; 2 << 20]));
+    assert_eq!(host.location.describe_file(node, &digest).await.unwrap(), None);
+    let refused = host.location.fetch_ranges(node, &digest, vec![(0, 1)]).await.map(drop);
+    assert!(matches!(refused, Err(LocationError::Refused { .. })), "{refused:?}");
+    assert!(host.served.share.fetched().is_empty());
+}
+
+#[tokio::test]
+async fn descriptions_that_break_the_contract_are_refused() {
+    let host = Host::new(&options()).await;
+    let header = |size| Description::Header(sync_wire::description_header(size));
+    let batch = |sizes: &[u32], hash_bytes: usize| {
+        Description::Chunks(v1::ChunkBatch { sizes: sizes.to_vec(), hashes: vec![1; hash_bytes].into() })
+    };
+    let endless = std::iter::once(header(24 << 30))
+        .chain(std::iter::repeat_n(batch(&[4096; 32_768], 32_768 * 16), 100))
+        .collect();
+    for (what, script) in [
+        ("nothing at all", vec![]),
+        ("no header", vec![batch(&[5000], 16)]),
+        ("two headers", vec![header(5000), header(5000), batch(&[5000], 16)]),
+        ("too little", vec![header(5001), batch(&[5000], 16)]),
+        ("too much", vec![header(4999), batch(&[5000], 16)]),
+        ("an empty chunk", vec![header(5000), batch(&[0, 5000], 32)]),
+        ("a small chunk in the middle", vec![header(5000), batch(&[100, 4900], 32)]),
+        ("hashes of the wrong length", vec![header(5000), batch(&[5000], 15)]),
+        ("too large a file", vec![header(u64::MAX)]),
+        ("too many chunks", endless),
+    ] {
+        *host.served.script.lock().unwrap() = Some(script);
+        let end = host.location.describe_file(NodeId(1), &Digest::of(b"")).await;
+        assert!(matches!(end, Err(LocationError::Protocol { .. })), "{what}: {end:?}");
+    }
+    let unknown = v1::DescriptionHeader { algorithm: "fastcdc-v2030".into(), size: 7 };
+    *host.served.script.lock().unwrap() = Some(vec![Description::Header(unknown), batch(&[1], 3)]);
+    assert_eq!(host.location.describe_file(NodeId(1), &Digest::of(b"")).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn other_parts_than_were_asked_for_are_refused() {
+    let host = Host::new(&options()).await;
+    host.write("a", b"some text");
+    let node = host.served.share.node("a").unwrap().id;
+    let request = host.location.request_for(node, &Digest::of(b"some text"));
+    // As from a server that ignores the ranges, and sends all of the file.
+    let mut stream = host.location.file_bytes(request).await.unwrap().of_length(3);
+    assert!(matches!(stream.next().await, Some(Err(LocationError::Protocol { .. }))));
+    assert!(stream.next().await.is_none());
 }
