@@ -44,7 +44,7 @@ fn temp_prefix(name: &str) -> String {
     format!(".{}.", &name[..name.floor_char_boundary(200)])
 }
 
-/// Removes what a killed process left of [`write`]s to `name`. Nobody may be writing it meanwhile: call it under the lock
+/// Removes what a killed process left of [`write()`]s to `name`. Nobody may be writing it meanwhile: call it under the lock
 /// that those who write it hold.
 ///
 /// # Errors
