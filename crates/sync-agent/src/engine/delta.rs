@@ -19,10 +19,6 @@ use sync_tree::{
 
 use super::{EngineError, context::Context, transfer::off_the_runtime};
 
-/// Smaller files are sent whole: the questions would cost more than the answer.
-const FROM_BYTES: u64 = 1 << 20;
-/// The list of a larger file's chunks would take too much memory, some 60 bytes for each 16 KiB.
-const UP_TO_BYTES: u64 = 16 << 30;
 /// Copying must save at least this part of what is missing.
 const WORTH_PART: u64 = 8;
 
@@ -67,8 +63,8 @@ pub(super) async fn find_reuse(
 fn old_size(put: &Put, wanted: &Wanted) -> Option<u64> {
     let Put::File { over: Some(over), .. } = put else { return None };
     let Content::File { size, digest } = over.local.entry.content else { return None };
-    let fits = |size: u64| (FROM_BYTES..=UP_TO_BYTES).contains(&size);
-    (fits(size) && fits(wanted.size) && digest != wanted.digest && wanted.have < wanted.size).then_some(size)
+    let fit = chunk::is_taken_apart(size) && chunk::is_taken_apart(wanted.size);
+    (fit && digest != wanted.digest && wanted.have < wanted.size).then_some(size)
 }
 
 fn open_old(context: &Context, put: &Put) -> Option<File> {

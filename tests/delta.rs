@@ -1,0 +1,101 @@
+//! Large files of which a part changed: only what the old version lacks is sent.
+
+mod common;
+
+use common::{Lab, fill};
+use sync_testkit::{programs::Agent, proxy::Proxy};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const SIZE: usize = 24 << 20;
+/// What describing a file of this size, and asking, may cost.
+const TALK: u64 = 256 * KIB;
+
+/// A share with one large file that the target has, and an agent behind a proxy that counts.
+struct Changed {
+    lab: Lab,
+    agent: Agent,
+    proxy: Proxy,
+    _daemon: sync_testkit::programs::Daemon,
+    bytes: Vec<u8>,
+}
+
+impl Changed {
+    fn new() -> Self {
+        let lab = Lab::new();
+        fill(&lab.share, 5);
+        lab.share.bytes("large", SIZE, 7);
+        let daemon = lab.daemon();
+        let proxy = Proxy::to(daemon.address());
+        let agent = lab.agent(&proxy.url());
+        agent.pull().expect(0);
+        let bytes = lab.share.read("large");
+        Self { lab, agent, proxy, _daemon: daemon, bytes }
+    }
+
+    /// Writes what `bytes` is now into the share and pulls. Answers how many bytes that sent.
+    #[track_caller]
+    fn sent(&self) -> u64 {
+        self.lab.share.file("large", &self.bytes);
+        let before = self.proxy.to_client_bytes();
+        let outcome = self.agent.pull().expect(0);
+        self.lab.assert_same();
+        assert_eq!(outcome.count("bytes_total"), self.bytes.len() as u64);
+        self.proxy.to_client_bytes() - before
+    }
+}
+
+#[test]
+fn of_a_file_that_changed_here_and_there_only_that_is_sent() {
+    let mut changed = Changed::new();
+    for at in [0, 5 << 20, (5 << 20) + 300_000, SIZE - 70_000] {
+        changed.bytes[at..at + 60_000].fill(at as u8 | 1);
+    }
+    let sent = changed.sent();
+    assert!(sent >= 4 * 60_000 - 60_000 && sent < MIB + TALK, "{sent} bytes were sent");
+    assert!(changed.lab.target().trash().is_empty(), "the old version was the share's");
+}
+
+#[test]
+fn what_is_put_in_at_the_front_moves_everything_and_costs_nothing() {
+    let mut changed = Changed::new();
+    changed.bytes.insert(0, b'x');
+    let sent = changed.sent();
+    assert!(sent < TALK, "{sent} bytes were sent for one");
+    changed.bytes.drain(1000..2_000_000);
+    let sent = changed.sent();
+    assert!(sent < TALK, "{sent} bytes were sent for a cut");
+}
+
+#[test]
+fn of_a_log_that_grew_only_the_end_is_sent() {
+    let mut changed = Changed::new();
+    changed.bytes.extend((0..300_000_u32).map(|byte| (byte / 3) as u8));
+    let sent = changed.sent();
+    assert!(sent < 300_000 + TALK, "{sent} bytes were sent");
+}
+
+#[test]
+fn a_file_that_is_all_new_is_sent_whole_and_so_is_every_file_if_that_is_asked_for() {
+    let mut changed = Changed::new();
+    changed.bytes.iter_mut().for_each(|byte| *byte ^= 0x55);
+    let sent = changed.sent();
+    assert!(sent >= SIZE as u64 && sent < SIZE as u64 + MIB, "{sent} bytes were sent");
+    let before = changed.proxy.to_client_bytes();
+    changed.agent.clone().args(["--full"]).pull().expect(0);
+    assert!(changed.proxy.to_client_bytes() - before >= SIZE as u64, "it came from the target itself");
+    changed.lab.assert_same();
+}
+
+#[test]
+fn an_old_version_that_was_edited_here_serves_too_and_is_kept() {
+    let mut changed = Changed::new();
+    let mut edited = changed.bytes.clone();
+    edited[9 << 20..10 << 20].fill(3);
+    changed.lab.target().file("large", &edited);
+    changed.bytes[100..200].fill(4);
+    let sent = changed.sent();
+    assert!(sent > MIB && sent < 2 * MIB, "{sent} bytes were sent");
+    let trash = changed.lab.target().trash();
+    assert_eq!(trash.len(), 1, "the edit: {trash:?}");
+}
