@@ -129,6 +129,34 @@ fn a_target_keeps_its_own_ignored_files() {
 }
 
 #[test]
+fn what_a_removed_directory_ignored_by_its_own_rules_stays() {
+    let lab = Lab::new();
+    lab.share.file("d/.syncignore", "*.log\n");
+    lab.share.file("d/inner/file", "x");
+    lab.share.file("rules only/.syncignore", "*.log\n");
+    lab.share.file("rules only/file", "x");
+    let (_daemon, agent) = lab.pulled();
+    let mine = ["d/inner/x.log", "d/y.log", "rules only/z.log"];
+    mine.iter().for_each(|path| drop(lab.target().file(path, "mine")));
+    lab.share.remove("d");
+    lab.share.remove("rules only/.syncignore");
+    for _ in 0..2 {
+        let outcome = agent.pull().expect(3);
+        assert!(outcome.problems().iter().all(|(path, _)| path.starts_with('d')), "{}", outcome.stdout);
+        has(
+            &lab.target(),
+            &["d/inner/x.log", "d/y.log"],
+            &["d/.syncignore", "d/inner/file", "rules only/z.log"],
+        );
+        let trash = lab.target().trash();
+        assert_eq!(trash.len(), 1, "what nothing ignores any more is put aside: {trash:?}");
+    }
+    lab.target().remove("d");
+    agent.pull().expect(0);
+    lab.assert_same();
+}
+
+#[test]
 fn ignored_files_are_never_read() {
     let lab = Lab::new();
     let Some(prefix) = sync_testkit::host::without_privileges() else {

@@ -260,9 +260,7 @@ impl Engine {
                 FeedEvent::Commit(commit) => return self.take_commit(&commit),
                 FeedEvent::Rules(rules) => {
                     if self.store().take_rules(&rules)? {
-                        self.looker = None;
-                        // What is ignored now must be forgotten before anything is planned.
-                        self.first_look_done = false;
+                        self.rules_changed();
                     }
                 }
                 FeedEvent::Problems(problems) => self.store().take_problems(&problems)?,
@@ -274,7 +272,19 @@ impl Engine {
     }
 
     fn take_commit(&mut self, commit: &CommitPoint) -> Result<Taken, EngineError> {
-        Ok(if self.store().take_commit(commit)? { Taken::Commit } else { Taken::Mismatch })
+        if !self.store().take_commit(commit)? {
+            return Ok(Taken::Mismatch);
+        }
+        if self.store().settle_old_rules()? {
+            self.rules_changed();
+        }
+        Ok(Taken::Commit)
+    }
+
+    /// What is ignored now must be forgotten before anything is planned.
+    fn rules_changed(&mut self) {
+        self.looker = None;
+        self.first_look_done = false;
     }
 
     /// Looks at the target.

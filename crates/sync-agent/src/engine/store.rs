@@ -10,8 +10,8 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 use sync_core::{
-    CommitPoint, Content, Cursor, Digest, Entry, Name, Node, NodeChange, NodeId, Problem, RuleSet, Seq,
-    ShareId, Time, TreePath,
+    CommitPoint, Content, Cursor, Digest, Entry, Name, Node, NodeChange, NodeId, Problem, RuleFile, RuleSet,
+    Seq, ShareId, Time, TreePath,
     plan::{Base, Filling, Keep, Scope, Trees},
 };
 use sync_tree::{
@@ -36,6 +36,7 @@ mod keys {
     pub(super) const OTHER_SHARE: &str = "other_share";
     pub(super) const AGREED_ONCE: &str = "agreed_once";
     pub(super) const FILLING: &str = "filling";
+    pub(super) const OLD_RULES: &str = "old_rules";
 }
 
 /// The tables of the two replicas.
@@ -195,13 +196,58 @@ impl Store {
         self.index.read(|db| Ok(get(db, keys::COMMIT)?.and_then(|bytes| decode_commit(&bytes))))
     }
 
-    /// The ignore rules. Answers whether they are others than before.
+    /// The ignore rules. Answers whether they are others than before. Those of a directory that has none any more hold until
+    /// [`settle_old_rules`](Self::settle_old_rules): if the directory itself is gone, what it ignored stays.
     pub(crate) fn take_rules(&self, rules: &RuleSet) -> Result<bool, IndexError> {
-        if self.index.rule_set()? == *rules {
+        let before = self.index.rule_set()?;
+        let has = |dir: &TreePath| rules.files.iter().any(|file| file.dir == *dir);
+        let old = before.files.iter().filter(|file| !file.dir.is_root() && !has(&file.dir));
+        let old: Vec<RuleFile> = old.cloned().collect();
+        let dirs: Vec<&str> = old.iter().map(|file| file.dir.as_str()).collect();
+        let mut now = rules.clone();
+        now.files.extend(old.iter().cloned());
+        // Also where the rules stay as they are for the moment: which of them are old has to be known.
+        if now != before || !dirs.is_empty() {
+            self.set_rules(&now, &dirs)?;
+        }
+        Ok(now != before)
+    }
+
+    /// Forgets the rules of directories that have none any more, but for those that are gone from the remote tree and still
+    /// here. Answers whether any were forgotten.
+    pub(crate) fn settle_old_rules(&self) -> Result<bool, IndexError> {
+        let old = self.index.read(|db| get(db, keys::OLD_RULES))?.unwrap_or_default();
+        let old = String::from_utf8_lossy(&old).into_owned();
+        let old: Vec<TreePath> =
+            old.split_terminator('\0').filter_map(|dir| TreePath::new(dir).ok()).collect();
+        if old.is_empty() {
             return Ok(false);
         }
-        self.index.write(|tx| tx.set_rules(rules))?;
+        let holds = |db: &Connection, dir: &TreePath| -> rusqlite::Result<bool> {
+            let remote = self.replicas[current(db)?].table();
+            Ok(remote.find(db, dir)?.is_none() && self.index.table().find(db, dir)?.is_some())
+        };
+        let (kept, dropped): (Vec<_>, Vec<_>) = self.index.read(|db| {
+            let all: rusqlite::Result<Vec<_>> =
+                old.into_iter().map(|dir| Ok((holds(db, &dir)?, dir))).collect();
+            Ok(all?.into_iter().partition(|(holds, _)| *holds))
+        })?;
+        if dropped.is_empty() {
+            return Ok(false);
+        }
+        let mut rules = self.index.rule_set()?;
+        rules.files.retain(|file| !dropped.iter().any(|(_, dir)| file.dir == *dir));
+        self.set_rules(&rules, &kept.iter().map(|(_, dir)| dir.as_str()).collect::<Vec<_>>())?;
         Ok(true)
+    }
+
+    fn set_rules(&self, rules: &RuleSet, old: &[&str]) -> Result<(), IndexError> {
+        let old: String = old.iter().map(|dir| format!("{dir}\0")).collect();
+        let written = self.index.write(|tx| {
+            tx.set_rules(rules)?;
+            Ok::<_, IndexError>(set(tx.sql(), keys::OLD_RULES, old.as_bytes())?)
+        });
+        written.map(|((), _)| ())
     }
 
     /// What the daemon cannot read. A place that it could not read before may differ now.
