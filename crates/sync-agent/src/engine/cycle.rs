@@ -561,6 +561,8 @@ impl Engine {
         let equal = self.is_equal()?;
         if let (true, Some(remote)) = (equal, &remote) {
             self.store().set_verified(Verified { at_secs: now_secs(), root_digest: remote.root_digest })?;
+            // Whatever they were parts of is here, or is wanted no more.
+            self.context.applier.clear_partials();
         }
         let failed = self.failed_files(&problems)?;
         // What the server cannot describe has no node, so the share does not count it.
