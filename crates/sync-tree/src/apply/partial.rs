@@ -41,7 +41,7 @@ pub(super) struct Partials {
     in_use: Arc<Mutex<HashSet<Digest>>>,
 }
 
-/// The right to add to a partial: two files may have the same content.
+/// The right to a partial, until it is gone or cut: two files may have the same content.
 #[derive(Debug)]
 pub(super) struct Lease {
     digest: Digest,
@@ -115,8 +115,8 @@ impl Applier {
         let name = digest.to_hex();
         let (file, have) = self.partials.open(&name, size).map_err(write_failed)?;
         let hasher = hash_first(&file, have).map_err(write_failed)?;
-        let temp = Temp { dir: self.partials.dir.clone(), name, ours: have < KEEP_FROM_BYTES };
-        Ok(StagedFile::resumed(temp, file, hasher, Resumed { have, lease }))
+        let (dir, ours) = (self.partials.dir.clone(), have < KEEP_FROM_BYTES);
+        Ok(StagedFile::resumed(Temp { dir, name, ours, lease: Some(lease) }, file, hasher, have))
     }
 
     /// Gives back the room that partials take.
@@ -131,13 +131,6 @@ impl Applier {
     pub(super) fn prune_partials(&self, now: SystemTime, budget: &mut u64) -> io::Result<()> {
         self.partials.prune(now, budget)
     }
-}
-
-/// What is special about a file that can be gone on with.
-#[derive(Debug)]
-pub(super) struct Resumed {
-    pub(super) have: u64,
-    pub(super) lease: Lease,
 }
 
 /// Whether what has come of a file is left where it is if its transfer ends here.

@@ -21,7 +21,7 @@ use sync_core::{Digest, TreePath};
 
 use super::{
     Applier, ApplyError, make_or_open,
-    partial::{self, Lease, Resumed},
+    partial::{self, Lease},
     place::MODE_BITS,
 };
 use crate::{
@@ -96,7 +96,7 @@ impl Staging {
 
     /// A name for a temporary file that nothing else has.
     pub(super) fn fresh(&self) -> io::Result<Temp> {
-        Ok(Temp { dir: self.lane()?.clone(), name: self.fresh_name(), ours: false })
+        Ok(Temp { dir: self.lane()?.clone(), name: self.fresh_name(), ours: false, lease: None })
     }
 
     /// The mode bits that a new file gets here if it asks for all, provided that files can be made without a name and be
@@ -155,6 +155,8 @@ pub(super) struct Temp {
     pub(super) dir: Dir,
     pub(super) name: String,
     pub(super) ours: bool,
+    /// For a name that others may want too: it is ours alone until this is dropped, after the file has left it.
+    pub(super) lease: Option<Lease>,
 }
 
 impl Drop for Temp {
@@ -187,8 +189,6 @@ pub struct StagedFile {
     /// Up to where the file was written; less than `size` if it ends with a hole.
     written: u64,
     held: Option<Held>,
-    /// It can be gone on with if it is cut.
-    lease: Option<Lease>,
 }
 
 /// A complete, verified file that waits for its place. Dropping it removes it.
@@ -225,12 +225,12 @@ pub(super) struct Parts {
 
 impl StagedFile {
     fn new(temp: Temp, file: File, held: Option<Held>) -> Self {
-        Self { temp, file, hasher: blake3::Hasher::new(), size: 0, written: 0, held, lease: None }
+        Self { temp, file, hasher: blake3::Hasher::new(), size: 0, written: 0, held }
     }
 
-    pub(super) fn resumed(temp: Temp, file: File, hasher: blake3::Hasher, resumed: Resumed) -> Self {
-        let Resumed { have, lease } = resumed;
-        Self { temp, file, hasher, size: have, written: have, held: None, lease: Some(lease) }
+    /// One of which so much is there already.
+    pub(super) fn resumed(temp: Temp, file: File, hasher: blake3::Hasher, have: u64) -> Self {
+        Self { temp, file, hasher, size: have, written: have, held: None }
     }
 
     /// Appends bytes.
@@ -266,7 +266,7 @@ impl StagedFile {
 
     /// What has come of a large file is not removed if its transfer ends here.
     fn keep(&mut self) -> Result<(), ApplyError> {
-        if self.lease.is_some() && partial::is_kept(self.size) {
+        if self.temp.lease.is_some() && partial::is_kept(self.size) {
             // Its length is all that tells how far it came.
             self.end_hole()?;
             self.temp.ours = false;

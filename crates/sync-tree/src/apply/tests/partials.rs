@@ -90,10 +90,20 @@ fn two_files_of_one_content_do_not_write_into_one_partial() {
     assert_eq!(second.size(), 0);
     receive(&mut second, &bytes, 4);
     receive(&mut first, &bytes, 4);
-    for staged in [first, second] {
-        staged.finish(bytes.len() as u64, &Digest::of(&bytes)).unwrap();
+    let finish = |file: StagedFile| file.finish(bytes.len() as u64, &Digest::of(&bytes)).unwrap();
+    let (first, second) = (finish(first), finish(second));
+    // Complete is not in place yet.
+    let mut third = begin(&target.applier, &bytes);
+    assert_eq!(third.size(), 0);
+    receive(&mut third, &bytes, 4);
+    for (name, mode, staged) in [("1", 0o600, first), ("2", 0o640, second), ("3", 0o644, finish(third))] {
+        let (at, entry) = (target.at(name), file_entry(&bytes, mode));
+        let stat =
+            target.applier.place(staged, &at.place(), &entry, &Expect::Nothing, Displaced::Delete).unwrap();
+        assert_eq!((stat.mode, fs::read(target.path.join(name)).unwrap() == bytes), (mode, true), "{name}");
     }
     assert_eq!(target.staging(), []);
+    assert_eq!(begin(&target.applier, &bytes).size(), 0, "nothing is left of it, and it can be begun again");
 }
 
 #[test]
