@@ -21,6 +21,10 @@ use std::{
 };
 
 use rusqlite::Connection;
+use rustix::{
+    buffer::spare_capacity,
+    io::{Errno, pread},
+};
 use sync_core::{
     Chunk, Content, Digest, Hint, Node, NodeId, TreePath,
     chunk::{MOST_CHUNKS, is_taken_apart},
@@ -31,7 +35,7 @@ use crate::{
     hash::{Identity, hash_file},
     index::{IndexError, IndexedNode},
     live::{LiveTree, Site, Suspects},
-    rooted::{Dir, stat_file},
+    rooted::{Dir, Stat, StatKind, stat_file},
 };
 
 /// Directories that are held open for the files in them.
@@ -133,8 +137,11 @@ impl Known {
 
     /// Whether this file is still the one that was indexed.
     fn is_vouched(&self, file: &File) -> io::Result<bool> {
-        let Some(vouched) = self.vouched else { return Ok(false) };
-        Ok(Identity::of(&stat_file(file)?) == vouched)
+        Ok(self.vouched.is_some() && self.is_vouched_by(&stat_file(file)?))
+    }
+
+    fn is_vouched_by(&self, stat: &Stat) -> bool {
+        self.vouched == Some(Identity::of(stat))
     }
 }
 
@@ -256,15 +263,33 @@ fn open_parent(site: &Site, known: &Known) -> io::Result<Dir> {
 
 /// Appends the file's bytes. Answers whether they are the right ones.
 fn append(dir: &Dir, known: &Known, out: &mut Vec<u8>) -> io::Result<bool> {
-    let file = dir.open_file(&known.node.name)?;
+    let file = dir.open_unseen(&known.node.name)?;
     let start = out.len();
-    let size = usize::try_from(known.size).map_err(io::Error::other)?;
-    out.resize(start + size, 0);
-    match file.read_exact_at(&mut out[start..], 0) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
-        other => other?,
+    let read = append_first(&file, known.size, out);
+    let stat = stat_file(&file)?;
+    if stat.kind != StatKind::File || !read? {
+        return Ok(false);
     }
-    Ok(known.is_vouched(&file)? || Digest::of(&out[start..]) == known.digest)
+    Ok(known.is_vouched_by(&stat) || Digest::of(&out[start..]) == known.digest)
+}
+
+/// Appends the first `size` bytes of a file. Answers whether it has so many.
+fn append_first(file: &File, size: u64, out: &mut Vec<u8>) -> io::Result<bool> {
+    let size = usize::try_from(size).map_err(io::Error::other)?;
+    let end = out.len() + size;
+    out.reserve(size);
+    let mut at = 0;
+    while out.len() < end {
+        match pread(file, spare_capacity(out), at) {
+            Ok(0) => return Ok(false),
+            Ok(count) => at += count as u64,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // There was room for more, and it may have grown.
+    out.truncate(end);
+    Ok(true)
 }
 
 /// Whether an error only says that something else is there now.

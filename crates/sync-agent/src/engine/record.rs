@@ -57,6 +57,12 @@ impl Recorder<'_, '_> {
     fn present(&mut self, remote: &Node, over: Option<NodeId>, stat: &Stat) -> Result<(), IndexError> {
         let Some(parent) = self.parent_of(remote)? else { return Ok(()) };
         self.touched.insert(parent);
+        if over.is_none() && !remote.entry.content.is_dir() {
+            let id = self.tx.new_id()?;
+            if self.tx.insert_if_free(&indexed(id, parent, remote, stat))? {
+                return Ok(agree_anew(self.tx.sql(), remote, id)?);
+            }
+        }
         let known = match over {
             Some(id) => self.tx.get(id)?,
             None => self.tx.child(parent, &remote.name)?,

@@ -36,7 +36,7 @@ use sync_core::{Digest, Hint, Node, NodeChange, NodeId, Problem, RuleSet, Seq, S
 pub use replica::Replica;
 /// The paths that the last look could not read, for readers with a connection of their own.
 pub use schema::problems as problems_in;
-pub use table::{IndexedNode, NodeTable};
+pub use table::{IndexedNode, NodeTable, inserted};
 pub use write::IndexTx;
 
 use table::Stored;

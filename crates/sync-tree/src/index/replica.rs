@@ -5,7 +5,7 @@
 //! hold orphans and two nodes in one place.
 
 use rusqlite::Connection;
-use sync_core::{Digest, Node, NodeChange, NodeId, Seq};
+use sync_core::{Digest, Node, NodeChange, NodeId, Seq, treehash::DirSum};
 
 use super::{
     sums::Sums,
@@ -49,7 +49,11 @@ impl Replica {
         let mut sums = Sums::default();
         for change in changes {
             match change {
-                NodeChange::Present(node) => self.put(db, &mut sums, node)?,
+                NodeChange::Present(node) => {
+                    if !self.add(db, &mut sums, node)? {
+                        self.put(db, &mut sums, node)?;
+                    }
+                }
                 NodeChange::Gone(id) => self.remove(db, &mut sums, *id)?,
             }
         }
@@ -65,6 +69,20 @@ impl Replica {
         Ok(Sums::default().sum_of(db, &self.table, NodeId::ROOT)?.digest())
     }
 
+    /// Takes a file or link that is not known yet, as most of a first pull are: asking before would cost as much again.
+    fn add(&self, db: &Connection, sums: &mut Sums, node: &Node) -> rusqlite::Result<bool> {
+        if node.entry.content.is_dir() {
+            return Ok(false);
+        }
+        let new = remote(node);
+        let row = Write { node: &new, sum: DirSum::default(), seq: Seq(0), moved: false };
+        if !self.table.insert(db, &row)? {
+            return Ok(false);
+        }
+        sums.enter(db, &self.table, &new)?;
+        Ok(true)
+    }
+
     fn put(&self, db: &Connection, sums: &mut Sums, node: &Node) -> rusqlite::Result<()> {
         let old = self.table.get(db, node.id)?;
         if let Some(old) = &old {
@@ -76,7 +94,7 @@ impl Replica {
                 sums.forget(node.id);
             }
         }
-        let new = IndexedNode { node: node.clone(), identity: Identity::default(), vouched: false };
+        let new = remote(node);
         sums.enter(db, &self.table, &new)?;
         let sum = if node.entry.content.is_dir() {
             sums.sum_of(db, &self.table, node.id)?
@@ -96,6 +114,11 @@ impl Replica {
         }
         self.table.delete(db, id)
     }
+}
+
+/// As it is stored: nothing vouches for what somebody else has.
+fn remote(node: &Node) -> IndexedNode {
+    IndexedNode { node: node.clone(), identity: Identity::default(), vouched: false }
 }
 
 #[cfg(test)]

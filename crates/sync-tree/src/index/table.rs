@@ -3,7 +3,7 @@
 //! The daemon's and the agent's own trees use it, and so does the agent's copy of the remote tree: the same code keeps
 //! them, so their digests cannot drift apart by an oversight in one of them. The table's name is a parameter.
 
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, Statement, params};
 use sync_core::{Content, Digest, Entry, Name, Node, NodeId, Seq, Time, treehash::DirSum};
 
 use crate::hash::Identity;
@@ -54,6 +54,7 @@ pub struct NodeTable {
     select_inode: String,
     select_digest: String,
     select_below: String,
+    insert: String,
     upsert: String,
     set_sum: String,
     set_identity: String,
@@ -76,6 +77,9 @@ impl NodeTable {
     #[must_use]
     pub fn new(name: &str) -> Self {
         debug_assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit()));
+        let insert = format!(
+            "INSERT INTO {name} ({COLUMNS}, seq, moved) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)"
+        );
         Self {
             name: name.to_owned(),
             select_id: format!("SELECT {COLUMNS} FROM {name} WHERE id = ?1"),
@@ -94,10 +98,9 @@ impl NodeTable {
                  UNION ALL SELECT n.id FROM {name} n JOIN below b ON n.parent = b.id) \
                  SELECT n.id, n.kind, n.size, n.moved FROM below b JOIN {name} n ON n.id = b.id"
             ),
+            insert: insert.clone(),
             upsert: format!(
-                "INSERT INTO {name} ({COLUMNS}, seq, moved) \
-                 VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16) \
-                 ON CONFLICT (id) DO UPDATE SET kind=?2, parent=?3, name=?4, size=?5, mtime_s=?6, mtime_ns=?7, mode=?8, \
+                "{insert} ON CONFLICT (id) DO UPDATE SET kind=?2, parent=?3, name=?4, size=?5, mtime_s=?6, mtime_ns=?7, mode=?8, \
                  content=?9, sum=?10, ino=?11, ctime_s=?12, ctime_ns=?13, vouched=?14, seq=?15, moved=max(moved, ?16), \
                  gone_at=NULL"
             ),
@@ -277,33 +280,12 @@ impl NodeTable {
     }
 
     pub(crate) fn write(&self, db: &Connection, row: &Write<'_>) -> rusqlite::Result<()> {
-        let IndexedNode { node, identity, vouched } = row.node;
-        let (kind, content): (i64, Option<&[u8]>) = match &node.entry.content {
-            Content::File { digest, .. } => (FILE, Some(&digest.0)),
-            Content::Directory => (DIRECTORY, None),
-            Content::Symlink { target } => (SYMLINK, Some(target)),
-        };
-        let sum = node.entry.content.is_dir().then(|| row.sum.to_bytes());
-        let ino = (identity.ino != 0).then_some(identity.ino.cast_signed());
-        db.prepare_cached(&self.upsert)?.execute(params![
-            sql_id(node.id),
-            kind,
-            sql_id(node.parent),
-            node.name.as_str(),
-            node.entry.content.size().cast_signed(),
-            node.entry.mtime.secs,
-            node.entry.mtime.nanos,
-            node.entry.mode,
-            content,
-            sum,
-            ino,
-            identity.ctime.secs,
-            identity.ctime.nanos,
-            vouched,
-            row.seq.0.cast_signed(),
-            row.moved,
-        ])?;
-        Ok(())
+        execute(&mut *db.prepare_cached(&self.upsert)?, row)
+    }
+
+    /// Writes a row of a new node. Answers false, and writes nothing, if the id or, in a local tree, the place is taken.
+    pub(crate) fn insert(&self, db: &Connection, row: &Write<'_>) -> rusqlite::Result<bool> {
+        inserted(execute(&mut *db.prepare_cached(&self.insert)?, row))
     }
 
     pub(crate) fn set_sum(&self, db: &Connection, id: NodeId, sum: &DirSum) -> rusqlite::Result<()> {
@@ -394,6 +376,50 @@ pub(crate) struct Write<'a> {
     pub sum: DirSum,
     pub seq: Seq,
     pub moved: bool,
+}
+
+/// Whether a row was inserted, or what it would have collided with is there.
+///
+/// # Errors
+/// The insertion failed for another reason.
+pub fn inserted(result: rusqlite::Result<()>) -> rusqlite::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(rusqlite::Error::SqliteFailure(error, _)) if error.code == ErrorCode::ConstraintViolation => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn execute(statement: &mut Statement<'_>, row: &Write<'_>) -> rusqlite::Result<()> {
+    let IndexedNode { node, identity, vouched } = row.node;
+    let (kind, content): (i64, Option<&[u8]>) = match &node.entry.content {
+        Content::File { digest, .. } => (FILE, Some(&digest.0)),
+        Content::Directory => (DIRECTORY, None),
+        Content::Symlink { target } => (SYMLINK, Some(target)),
+    };
+    let sum = node.entry.content.is_dir().then(|| row.sum.to_bytes());
+    let ino = (identity.ino != 0).then_some(identity.ino.cast_signed());
+    statement.execute(params![
+        sql_id(node.id),
+        kind,
+        sql_id(node.parent),
+        node.name.as_str(),
+        node.entry.content.size().cast_signed(),
+        node.entry.mtime.secs,
+        node.entry.mtime.nanos,
+        node.entry.mode,
+        content,
+        sum,
+        ino,
+        identity.ctime.secs,
+        identity.ctime.nanos,
+        vouched,
+        row.seq.0.cast_signed(),
+        row.moved,
+    ])?;
+    Ok(())
 }
 
 fn sql_id(id: NodeId) -> i64 {

@@ -79,6 +79,21 @@ impl<'a> IndexTx<'a> {
         self.write(new, false)
     }
 
+    /// Adds a file or link that was not there, if nothing is in its place; answers whether. It costs less than to ask first.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn insert_if_free(&mut self, new: &IndexedNode) -> Result<bool, IndexError> {
+        debug_assert!(!new.node.entry.content.is_dir(), "a directory brings a sum of its own");
+        let row = Write { node: new, sum: DirSum::default(), seq: self.seqs.next()?, moved: false };
+        if !self.table.insert(&self.db, &row)? {
+            return Ok(false);
+        }
+        self.count(new, 1);
+        self.sums.enter(&self.db, self.table, new)?;
+        Ok(true)
+    }
+
     /// Replaces what is known of a node. Answers whether the node itself changed; if only its identity did, it keeps its
     /// place in the feed.
     ///

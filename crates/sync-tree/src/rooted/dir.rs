@@ -16,7 +16,10 @@ use rustix::{
 };
 use sync_core::Time;
 
-use super::meta::{self, Stat, StatKind};
+use super::{
+    meta::{self, Stat, StatKind},
+    stat_file,
+};
 use crate::platform::{self, Place};
 
 /// A held directory of a tree. Cloning shares the handle.
@@ -104,6 +107,19 @@ impl Dir {
     /// # Errors
     /// It is missing or may not be read; `InvalidInput` if it is anything but a regular file.
     pub fn open_file(&self, name: &str) -> io::Result<File> {
+        let file = self.open_unseen(name)?;
+        if stat_file(&file)?.kind != StatKind::File {
+            return Err(not_a_file());
+        }
+        Ok(file)
+    }
+
+    /// The same for whoever looks at the opened thing anyway, before believing what was read from it: it may be of any kind
+    /// but a symlink.
+    ///
+    /// # Errors
+    /// It is missing or may not be read; `InvalidInput` if it is a symlink or a socket.
+    pub(crate) fn open_unseen(&self, name: &str) -> io::Result<File> {
         let name = one_name(name)?;
         // NONBLOCK keeps a FIFO that took the file's place from holding us for ever.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -112,14 +128,10 @@ impl Dir {
             Err(Errno::PERM) => openat(&*self.0, name, flags, Mode::empty()),
             other => other,
         };
-        let file = match opened {
-            Err(Errno::LOOP | Errno::NXIO) => return Err(not_a_file()),
-            other => other?,
-        };
-        if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
-            return Err(not_a_file());
+        match opened {
+            Err(Errno::LOOP | Errno::NXIO) => Err(not_a_file()),
+            other => Ok(other?.into()),
         }
-        Ok(file.into())
     }
 
     /// Reads where a symlink points.
