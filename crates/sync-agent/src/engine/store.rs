@@ -508,11 +508,7 @@ impl Trees for StoreTrees<'_> {
     }
 
     fn base(&self, id: NodeId) -> rusqlite::Result<Option<Base>> {
-        base_where(
-            self.db,
-            "SELECT id, local, kind, size, mtime_s, mtime_ns, mode, content FROM base WHERE id = ?1",
-            id,
-        )
+        base_of(self.db, id)
     }
 
     fn base_of_local(&self, local: NodeId) -> rusqlite::Result<Option<Base>> {
@@ -545,6 +541,13 @@ fn nodes(rows: Vec<IndexedNode>) -> rusqlite::Result<Vec<Node>> {
 
 /// Both sides have this node now.
 pub(crate) fn agree(db: &Connection, remote: &Node, local: NodeId) -> rusqlite::Result<()> {
+    // Mostly it is the same two that agree on something else, or on the same again. Replacing the row would write its place
+    // in the index too.
+    match base_of(db, remote.id)? {
+        Some(base) if base.local == local && base.entry == remote.entry => return Ok(()),
+        Some(base) if base.local == local => return write_base(db, UPDATE_BASE, remote, local),
+        _ => {}
+    }
     // A local node is agreed on with one remote node at most.
     db.prepare_cached("DELETE FROM base WHERE local = ?1 AND id <> ?2")?
         .execute([local.0.cast_signed(), remote.id.0.cast_signed()])?;
@@ -559,6 +562,10 @@ pub(crate) fn agree_anew(db: &Connection, remote: &Node, local: NodeId) -> rusql
     }
     write_base(db, "INSERT OR REPLACE INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)", remote, local)
 }
+
+/// For a row whose local node stays the same; the numbers are those of the row's columns.
+const UPDATE_BASE: &str = "UPDATE base SET kind = ?3, size = ?4, mtime_s = ?5, mtime_ns = ?6, mode = ?7, content = ?8 \
+     WHERE id = ?1 AND local = ?2";
 
 fn write_base(db: &Connection, sql: &str, remote: &Node, local: NodeId) -> rusqlite::Result<()> {
     let (kind, content): (i64, Option<&[u8]>) = match &remote.entry.content {
@@ -726,6 +733,14 @@ fn drop_base_if_dead(db: &Connection, id: NodeId) -> rusqlite::Result<()> {
     ))?
     .execute([id.0.cast_signed()])?;
     Ok(())
+}
+
+fn base_of(db: &Connection, id: NodeId) -> rusqlite::Result<Option<Base>> {
+    base_where(
+        db,
+        "SELECT id, local, kind, size, mtime_s, mtime_ns, mode, content FROM base WHERE id = ?1",
+        id,
+    )
 }
 
 fn base_where(db: &Connection, sql: &str, id: NodeId) -> rusqlite::Result<Option<Base>> {

@@ -56,6 +56,7 @@ pub struct NodeTable {
     select_below: String,
     insert: String,
     upsert: String,
+    rewrite: String,
     set_sum: String,
     set_identity: String,
     bury: String,
@@ -103,6 +104,11 @@ impl NodeTable {
                 "{insert} ON CONFLICT (id) DO UPDATE SET kind=?2, parent=?3, name=?4, size=?5, mtime_s=?6, mtime_ns=?7, mode=?8, \
                  content=?9, sum=?10, ino=?11, ctime_s=?12, ctime_ns=?13, vouched=?14, seq=?15, moved=max(moved, ?16), \
                  gone_at=NULL"
+            ),
+            // What is not named here need not be found in its index: the place of a file that was edited stays.
+            rewrite: format!(
+                "UPDATE {name} SET kind=?2, size=?5, mtime_s=?6, mtime_ns=?7, mode=?8, content=?9, sum=?10, ino=?11, \
+                 ctime_s=?12, ctime_ns=?13, vouched=?14, seq=?15, moved=max(moved, ?16) WHERE id = ?1"
             ),
             set_sum: format!("UPDATE {name} SET sum = ?2 WHERE id = ?1"),
             set_identity: format!(
@@ -281,6 +287,11 @@ impl NodeTable {
 
     pub(crate) fn write(&self, db: &Connection, row: &Write<'_>) -> rusqlite::Result<()> {
         execute(&mut *db.prepare_cached(&self.upsert)?, row)
+    }
+
+    /// Writes a node that is there, and stays in its place.
+    pub(crate) fn rewrite(&self, db: &Connection, row: &Write<'_>) -> rusqlite::Result<()> {
+        execute(&mut *db.prepare_cached(&self.rewrite)?, row)
     }
 
     /// Writes a row of a new node. Answers false, and writes nothing, if the id or, in a local tree, the place is taken.

@@ -76,7 +76,8 @@ impl<'a> IndexTx<'a> {
     pub fn insert(&mut self, new: &IndexedNode) -> Result<(), IndexError> {
         self.count(new, 1);
         self.sums.enter(&self.db, self.table, new)?;
-        self.write(new, false)
+        let row = self.row(new, false)?;
+        Ok(self.table.write(&self.db, &row)?)
     }
 
     /// Adds a file or link that was not there, if nothing is in its place; answers whether. It costs less than to ask first.
@@ -114,7 +115,13 @@ impl<'a> IndexTx<'a> {
             self.sums.forget(old.node.id);
         }
         self.sums.enter(&self.db, self.table, new)?;
-        self.write(new, old.node.parent != new.node.parent)?;
+        let moved = old.node.parent != new.node.parent;
+        let row = self.row(new, moved)?;
+        if moved || old.node.name != new.node.name {
+            self.table.write(&self.db, &row)?;
+        } else {
+            self.table.rewrite(&self.db, &row)?;
+        }
         Ok(true)
     }
 
@@ -193,10 +200,8 @@ impl<'a> IndexTx<'a> {
         Ok(self.head)
     }
 
-    fn write(&mut self, node: &IndexedNode, moved: bool) -> Result<(), IndexError> {
-        let sum = self.sum_of(node)?;
-        let seq = self.seqs.next()?;
-        Ok(self.table.write(&self.db, &Write { node, sum, seq, moved })?)
+    fn row<'n>(&mut self, node: &'n IndexedNode, moved: bool) -> Result<Write<'n>, IndexError> {
+        Ok(Write { node, sum: self.sum_of(node)?, seq: self.seqs.next()?, moved })
     }
 
     fn write_identity(&mut self, node: &IndexedNode) -> Result<(), IndexError> {

@@ -7,7 +7,7 @@ use sync_core::{Content, Entry, Time};
 use crate::{
     hash::{self, Identity},
     index::IndexedNode,
-    rooted::{Dir, Stat, stat_file},
+    rooted::{Dir, Stat, StatKind, stat_file},
 };
 
 /// How often one look reads a file that changes meanwhile.
@@ -39,6 +39,16 @@ impl Trust {
     }
 }
 
+/// Whether a known file is, by all that a look tells, what it was: the usual case, decided without building anything.
+pub(super) fn is_as_known(stat: &Stat, known: &IndexedNode, trust: &Trust) -> bool {
+    let entry = &known.node.entry;
+    stat.kind == StatKind::File
+        && matches!(entry.content, Content::File { .. })
+        && trust.believes(known, &Identity::of(stat))
+        && entry.mtime == stat.mtime
+        && entry.mode == carried_mode(stat)
+}
+
 pub(super) fn look_at_file(
     dir: &Dir,
     name: &str,
@@ -62,9 +72,12 @@ pub(super) fn look_at_file(
 }
 
 fn read_file(dir: &Dir, name: &str, trust: &Trust) -> io::Result<Seen> {
-    let file = dir.open_file(name)?;
+    let file = dir.open_unseen(name)?;
     for _ in 0..READS {
         let before = stat_file(&file)?;
+        if before.kind != StatKind::File {
+            return Ok(Seen::Moved);
+        }
         let hashed = hash::hash_file(&file, before.size)?;
         if hashed.read < before.size {
             continue;

@@ -19,14 +19,14 @@ use super::{
     Dirty, Found, Here, LookError, LookLimits, LookObserver, LookReport, Looker, Memory, Places, Put, Scope,
     claim::Claim,
     commit::{Committer, is_root},
-    file::{Seen, Trust, carried_mode, look_at_file, look_at_link},
+    file::{Seen, Trust, carried_mode, is_as_known, look_at_file, look_at_link},
     mounts::{Boundary, Mounts},
     rules::{LookRules, read_text, small_text},
 };
 use crate::{
     hash::Identity,
     index::{Index, IndexedNode},
-    rooted::{Dir, Root, Stat, StatKind},
+    rooted::{Dir, RawDirEntry, Root, Stat, StatKind},
     rules::{Rules, SYNCIGNORE},
 };
 
@@ -194,8 +194,8 @@ impl<'a> Walker<'a> {
         };
         let mut batch = Batch { walker: self, items: Vec::new() };
         let old = if visit.existed { self.index.children(visit.here.id) } else { Ok(Vec::new()) };
-        let mut old: HashMap<Name, IndexedNode> = match old {
-            Ok(children) => children.into_iter().map(|child| (child.node.name.clone(), child)).collect(),
+        let old = match old {
+            Ok(children) => children,
             Err(error) => return self.send(vec![Found::Broken(error.into())]),
         };
         self.take_rules(
@@ -203,19 +203,10 @@ impl<'a> Walker<'a> {
             listing.iter().any(|raw| *raw.name == *SYNCIGNORE.as_bytes()),
             &mut batch,
         );
-        let mut places = Vec::with_capacity(listing.len());
-        for raw in listing {
-            let Some(name) = self.valid_name(&visit.here.path, &raw.name, &mut batch) else { continue };
-            // Taken out whatever comes of it; what is still in `old` at the end is not in the directory.
-            let known = old.remove(&name);
-            places.push((name, known));
-        }
-        for (name, node) in old {
-            batch.push(Found::Vanished {
-                path: visit.here.path.join(&name),
-                node: Box::new(node),
-                forgotten: false,
-            });
+        let (places, vanished) = self.sort_out(&visit.here.path, &listing, old, &mut batch);
+        for node in vanished {
+            let path = visit.here.path.join(&node.node.name);
+            batch.push(Found::Vanished { path, node: Box::new(node), forgotten: false });
         }
         batch.flush();
         for dir in self.places(&visit, places) {
@@ -223,9 +214,32 @@ impl<'a> Walker<'a> {
         }
     }
 
+    /// The names of a directory with what the index knows of them, and what it knows that is not in the directory.
+    fn sort_out(
+        &self,
+        dir: &TreePath,
+        listing: &[RawDirEntry],
+        old: Vec<IndexedNode>,
+        batch: &mut Batch<'_, '_>,
+    ) -> (Vec<Listed>, Vec<IndexedNode>) {
+        let by_name: HashMap<&[u8], usize> =
+            old.iter().enumerate().map(|(at, node)| (node.node.name.as_bytes(), at)).collect();
+        let known: Vec<Option<usize>> = listing.iter().map(|raw| by_name.get(&*raw.name).copied()).collect();
+        let mut old: Vec<Option<IndexedNode>> = old.into_iter().map(Some).collect();
+        let mut places = Vec::with_capacity(listing.len());
+        for (raw, known) in listing.iter().zip(known) {
+            if let Some(node) = known.and_then(|at| old[at].take()) {
+                places.push(Listed::Known(node));
+            } else if let Some(name) = self.valid_name(dir, &raw.name, batch) {
+                places.push(Listed::New(name));
+            }
+        }
+        (places, old.into_iter().flatten().collect())
+    }
+
     /// Looks at the names of one directory, many at a time if they are many. Answers the directories among them; their
     /// own rows are on their way by then, so that nothing in them can overtake them.
-    fn places(&self, visit: &Visit, mut places: Vec<(Name, Option<IndexedNode>)>) -> Vec<Visit> {
+    fn places(&self, visit: &Visit, mut places: Vec<Listed>) -> Vec<Visit> {
         if places.len() <= SHARED_FROM {
             return self.look_at_some(visit, places);
         }
@@ -236,26 +250,35 @@ impl<'a> Walker<'a> {
         parts.into_par_iter().flat_map_iter(|part| self.look_at_some(visit, part)).collect()
     }
 
-    fn look_at_some(&self, visit: &Visit, places: Vec<(Name, Option<IndexedNode>)>) -> Vec<Visit> {
+    fn look_at_some(&self, visit: &Visit, places: Vec<Listed>) -> Vec<Visit> {
         let mut batch = Batch { walker: self, items: Vec::new() };
         let mut below = Vec::new();
-        for (name, known) in places {
+        for listed in places {
+            let stat = visit.dir.stat(listed.name());
+            if let (Listed::Known(known), Ok(stat)) = (&listed, &stat)
+                && is_as_known(stat, known, &self.trust)
+                && !visit.rules.is_ignored_below(&visit.here.path, &known.node.name, false)
+            {
+                continue;
+            }
+            let (name, known) = listed.into_parts();
             let place = Place { path: visit.here.path.join(&name), parent: visit.here.id, name };
-            below.extend(self.place(visit, place, known, &mut batch));
+            below.extend(self.place(visit, Known { place, known }, stat, &mut batch));
         }
         batch.flush();
         below
     }
 
-    /// Looks at one name. Answers the directory to walk, if it is one.
+    /// Takes what was seen at one name. Answers the directory to walk, if it is one.
     fn place(
         &self,
         visit: &Visit,
-        place: Place,
-        known: Option<IndexedNode>,
+        place: Known,
+        seen: io::Result<Stat>,
         batch: &mut Batch<'_, '_>,
     ) -> Option<Visit> {
-        let stat = match visit.dir.stat(&place.name) {
+        let Known { place, known } = place;
+        let stat = match seen {
             Ok(stat) => stat,
             Err(error) => {
                 self.not_there(place, known, &error, batch);
@@ -623,7 +646,8 @@ impl<'a> Walker<'a> {
             let path = visit.here.path.join(&name);
             let known_dir = known.clone().filter(|known| known.node.entry.content.is_dir());
             let place = Place { path: path.clone(), parent: visit.here.id, name };
-            let found_dir = self.place(&visit, place, known, &mut batch);
+            let seen = visit.dir.stat(&place.name);
+            let found_dir = self.place(&visit, Known { place, known }, seen, &mut batch);
             // A directory that was there before and is the same one holds what it held, unless somebody said otherwise.
             let enter = found_dir.filter(|dir| deep || !self.is_same_dir(known_dir.as_ref(), &dir.dir));
             batch.push(Found::Covered { path, deep: deep || enter.is_some() || known_dir.is_none() });
@@ -652,6 +676,28 @@ impl<'a> Walker<'a> {
             self.put(Known { place, known: Some(known) }, None, dir_sight(stat), batch);
         }
         Ok(())
+    }
+}
+
+/// A name that a directory has: the one of a known node, or a new one.
+enum Listed {
+    Known(IndexedNode),
+    New(Name),
+}
+
+impl Listed {
+    fn name(&self) -> &Name {
+        match self {
+            Self::Known(node) => &node.node.name,
+            Self::New(name) => name,
+        }
+    }
+
+    fn into_parts(self) -> (Name, Option<IndexedNode>) {
+        match self {
+            Self::Known(node) => (node.node.name.clone(), Some(node)),
+            Self::New(name) => (name, None),
+        }
     }
 }
 
