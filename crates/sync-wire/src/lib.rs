@@ -6,10 +6,12 @@
 
 mod convert;
 mod describe;
+mod frame;
 mod limits;
 
 pub use convert::{WireError, feed_event, node_from_wire, node_to_wire, response, rules_to_wire};
 pub use describe::{DescriptionReader, chunks_to_wire, description_header, ranges_to_wire};
+pub use frame::frame;
 pub use limits::{
     CAN_DESCRIBE, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_PROBLEMS_SENT, MAX_RANGES, wire_bytes,
 };

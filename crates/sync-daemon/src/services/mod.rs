@@ -5,6 +5,7 @@ mod descriptions;
 mod errors;
 mod fetch_file;
 mod fetch_files;
+mod frames;
 mod newest;
 mod replies;
 mod server;

@@ -6,28 +6,53 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
+use bytes::Bytes;
 use sync_core::{FeedEvent, Seq};
 use sync_tree::{
     feed::{FeedReader, Step},
     live::LiveTree,
 };
-use sync_wire::{MAX_MESSAGE_BYTES, response, v1};
+use sync_wire::{MAX_MESSAGE_BYTES, frame, response, v1};
+
+use tokio::sync::Semaphore;
 
 use super::errors::{RequestError, blocking};
 use crate::shares::Share;
 
 pub(super) type Message = v1::WatchChangesResponse;
 
+/// A message that goes to many.
+pub(super) struct Told {
+    /// What it says.
+    pub message: Message,
+    frame: OnceLock<Bytes>,
+}
+
+impl Told {
+    fn new(message: Message) -> Self {
+        Self { message, frame: OnceLock::new() }
+    }
+
+    /// How it goes over the wire. Encoded by whoever sends it first.
+    pub(super) fn frame(&self) -> Bytes {
+        self.frame.get_or_init(|| frame(&self.message)).clone()
+    }
+}
+
 /// How many parts are kept. Subscribers that are further behind make their own; a part has at most 512 KiB or so.
 const PARTS_KEPT: usize = 8;
+
+/// How many read a feed from the disk at a time. Each holds a part of it in memory, on a thread and a database connection of
+/// its own, and none reads for long: of a thousand who come at once, the rest waits.
+const READERS: usize = 8;
 
 /// A part of a feed.
 pub(super) struct Part {
     /// Its messages. Every part has the rules and problems; where they did not change they are the same `Arc`.
-    pub messages: Vec<Arc<Message>>,
+    pub messages: Vec<Arc<Told>>,
     /// Where the feed goes on after it.
     pub end: Vec<u8>,
     /// Set if the feed was read to its end: what is in this part or before it, at least.
@@ -62,22 +87,48 @@ impl Reached {
 }
 
 /// The newest parts of one share's feed.
-#[derive(Default)]
 pub(crate) struct Newest {
     parts: Mutex<VecDeque<(Vec<u8>, Arc<Part>)>>,
     notices: Mutex<Notices>,
     /// Held while a part is made: a thousand subscribers wake at once, and one of them does the work.
     making: tokio::sync::Mutex<()>,
+    readers: Arc<Semaphore>,
+}
+
+impl Default for Newest {
+    fn default() -> Self {
+        Self {
+            parts: Mutex::default(),
+            notices: Mutex::default(),
+            making: tokio::sync::Mutex::default(),
+            readers: Arc::new(Semaphore::new(READERS)),
+        }
+    }
 }
 
 /// The newest rules and problems, so that an unchanged one can be recognised without being compared each time.
 #[derive(Default)]
 struct Notices {
-    rules: Option<Arc<Message>>,
-    problems: Option<Arc<Message>>,
+    rules: Option<Arc<Told>>,
+    problems: Option<Arc<Told>>,
 }
 
 impl Newest {
+    /// Runs work that reads the feed, in turn. Whoever does not wait for it any more does not end it, so the work keeps its
+    /// turn by itself.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, RequestError> + Send + 'static,
+    ) -> Result<T, RequestError> {
+        let turn = Arc::clone(&self.readers).acquire_owned().await.map_err(|_| RequestError::Stopping)?;
+        blocking(move || {
+            let done = work();
+            drop(turn);
+            done
+        })
+        .await
+    }
+
     fn kept(&self, cursor: &[u8], wanted: Reached) -> Option<Arc<Part>> {
         let parts = locked(&self.parts);
         let (_, part) = parts.iter().find(|(start, _)| start == cursor)?;
@@ -93,18 +144,18 @@ impl Newest {
         parts.push_front((cursor, Arc::clone(part)));
     }
 
-    fn message(&self, event: &FeedEvent) -> Arc<Message> {
+    fn message(&self, event: &FeedEvent) -> Arc<Told> {
         let message = response(event);
         let mut notices = locked(&self.notices);
         let known = match event {
             FeedEvent::Rules(_) => &mut notices.rules,
             FeedEvent::Problems(_) => &mut notices.problems,
-            _ => return Arc::new(message),
+            _ => return Arc::new(Told::new(message)),
         };
         let message = problems_that_fit(message);
         match known {
-            Some(known) if **known == message => Arc::clone(known),
-            _ => Arc::clone(known.insert(Arc::new(message))),
+            Some(known) if known.message == message => Arc::clone(known),
+            _ => Arc::clone(known.insert(Arc::new(Told::new(message)))),
         }
     }
 }
@@ -127,7 +178,7 @@ pub(super) async fn after(
         return Ok(part);
     }
     let (of, start) = (Arc::clone(share), cursor.to_vec());
-    let part = blocking(move || {
+    let part = share.newest.read(move || {
         let mut reader = FeedReader::start(of.tree.index(), &start)?;
         next_part(&of, &mut reader, &start)
     });

@@ -7,7 +7,7 @@ use tonic::transport::Server;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::debug_span;
 
-use super::{descriptions::Descriptions, fetch_files::Packing, sync::SyncHandlers};
+use super::{descriptions::Descriptions, fetch_files::Packing, frames::WithFrames, sync::SyncHandlers};
 use crate::{
     connections::{Incoming, Peer},
     settings::DaemonSettings,
@@ -78,7 +78,7 @@ pub(crate) async fn serve(
         SyncServiceServer::new(handlers).max_decoding_message_size(limits.max_message_bytes.as_usize());
     let health = tonic_health::server::HealthService::from_health_reporter(health.0.clone());
     builder(settings)
-        .add_service(service)
+        .add_service(WithFrames(service))
         .add_service(tonic_health::pb::health_server::HealthServer::new(health))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)

@@ -14,6 +14,7 @@ use super::{
     errors::{RequestError, blocking},
     fetch_file,
     fetch_files::{self, Packing},
+    frames::{Frames, NoMessages},
     replies::Replies,
     watch::{Wish, watch_task},
 };
@@ -59,7 +60,7 @@ impl v1::sync_service_server::SyncService for SyncHandlers {
         }))
     }
 
-    type WatchChangesStream = Replies<v1::WatchChangesResponse>;
+    type WatchChangesStream = NoMessages<v1::WatchChangesResponse>;
 
     async fn watch_changes(
         &self,
@@ -67,11 +68,11 @@ impl v1::sync_service_server::SyncService for SyncHandlers {
     ) -> Result<Response<Self::WatchChangesStream>, Status> {
         let request = request.into_inner();
         let share = self.shares.find(&request.share).map_err(RequestError::from)?;
-        let (out, replies) = Replies::new(&self.tasks.stop);
+        let (out, frames) = Frames::new(&self.tasks.stop);
         let cursor = request.cursor.to_vec();
         let wish = Wish { cursor, live: request.live, paths: request.paths, heartbeat: self.heartbeat };
         self.run(watch_task(share, wish, out));
-        Ok(Response::new(replies))
+        Ok(frames.into_response())
     }
 
     type FetchFileStream = Replies<v1::FetchFileResponse>;

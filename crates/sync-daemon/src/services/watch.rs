@@ -12,13 +12,13 @@ use sync_tree::{
     feed::FeedReader,
     live::{BarrierError, TreeState, TreeStatus},
 };
-use sync_wire::{response, v1};
+use sync_wire::{frame, response, v1};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 use v1::watch_changes_response::Event;
 
 use super::{
     errors::{RequestError, blocking},
-    newest::{Message, Part, Reached, after, next_part},
+    newest::{Part, Reached, Told, after, next_part},
     replies::Sender,
 };
 use crate::shares::Share;
@@ -58,7 +58,7 @@ enum Stage {
 struct Subscription {
     share: Arc<Share>,
     wish: Wish,
-    out: Sender<Message>,
+    out: Sender<Bytes>,
     status: watch::Receiver<TreeStatus>,
     has: Has,
     /// How much of the share the subscriber has.
@@ -68,18 +68,18 @@ struct Subscription {
 /// What was sent and need not be sent again.
 #[derive(Default)]
 struct Has {
-    rules: Option<Arc<Message>>,
-    problems: Option<Arc<Message>>,
+    rules: Option<Arc<Told>>,
+    problems: Option<Arc<Told>>,
     /// The cursor of the last commit point.
     commit: Option<Bytes>,
 }
 
-fn same(has: &Option<Arc<Message>>, new: &Arc<Message>) -> bool {
+fn same(has: &Option<Arc<Told>>, new: &Arc<Told>) -> bool {
     has.as_ref().is_some_and(|has| Arc::ptr_eq(has, new))
 }
 
 /// Feeds a subscriber until it is gone, everything is said, or something fails.
-pub(super) async fn watch_task(share: Arc<Share>, wish: Wish, out: Sender<Message>) {
+pub(super) async fn watch_task(share: Arc<Share>, wish: Wish, out: Sender<Bytes>) {
     let status = share.tree.status();
     let subscription = Subscription {
         share,
@@ -99,7 +99,7 @@ impl Subscription {
     async fn run(mut self) -> Result<(), End> {
         loop {
             let Stage::Halted { reason } = self.live_through().await? else { return Ok(()) };
-            self.send(response(&FeedEvent::Halted { reason })).await?;
+            self.send(frame(&response(&FeedEvent::Halted { reason }))).await?;
             if !self.wish.live {
                 return Ok(());
             }
@@ -126,8 +126,9 @@ impl Subscription {
         let tree = Arc::clone(&self.share.tree);
         barrier.spawn(async move { tree.barrier().await });
         let (of, start) = (Arc::clone(&self.share), self.wish.cursor.clone());
-        let mut reader =
-            self.patiently(blocking(move || FeedReader::start(of.tree.index(), &start))).await??;
+        let mut reader = self
+            .patiently(self.share.newest.read(move || Ok(FeedReader::start(of.tree.index(), &start)?)))
+            .await??;
         let mut held: Option<Part> = None;
         loop {
             let (next, mut part) = self.read(reader).await?;
@@ -158,7 +159,7 @@ impl Subscription {
     /// Sends a part but for its commit point, which is given back: it may be older than the barrier.
     async fn deliver_without_commit(&mut self, mut part: Part) -> Result<Part, End> {
         let end = std::mem::take(&mut part.end);
-        let commit = part.messages.pop_if(|last| matches!(last.event, Some(Event::Commit(_))));
+        let commit = part.messages.pop_if(|last| matches!(last.message.event, Some(Event::Commit(_))));
         // The place to go on from stays before the commit point, so that it comes again after a halt.
         part.end.clone_from(&self.wish.cursor);
         self.deliver(&part).await?;
@@ -167,7 +168,8 @@ impl Subscription {
 
     async fn read(&self, mut reader: FeedReader) -> Result<(FeedReader, Part), End> {
         let (of, start) = (Arc::clone(&self.share), self.wish.cursor.clone());
-        let read = blocking(move || next_part(&of, &mut reader, &start).map(|part| (reader, part)));
+        let read =
+            self.share.newest.read(move || next_part(&of, &mut reader, &start).map(|part| (reader, part)));
         Ok(self.patiently(read).await??)
     }
 
@@ -193,20 +195,20 @@ impl Subscription {
 
     /// Sends a part, without what the subscriber has already.
     async fn deliver(&mut self, part: &Part) -> Result<(), End> {
-        for message in &part.messages {
-            match &message.event {
+        for told in &part.messages {
+            match &told.message.event {
                 // It makes the subscriber forget everything.
                 Some(Event::Reset(_)) => self.has = Has::default(),
-                Some(Event::Rules(_)) if same(&self.has.rules, message) => continue,
-                Some(Event::Rules(_)) => self.has.rules = Some(Arc::clone(message)),
-                Some(Event::Problems(_)) if same(&self.has.problems, message) => continue,
-                Some(Event::Problems(_)) => self.has.problems = Some(Arc::clone(message)),
+                Some(Event::Rules(_)) if same(&self.has.rules, told) => continue,
+                Some(Event::Rules(_)) => self.has.rules = Some(Arc::clone(told)),
+                Some(Event::Problems(_)) if same(&self.has.problems, told) => continue,
+                Some(Event::Problems(_)) => self.has.problems = Some(Arc::clone(told)),
                 Some(Event::Commit(commit)) if self.has.commit.as_ref() == Some(&commit.cursor) => continue,
                 Some(Event::Commit(commit)) => self.has.commit = Some(commit.cursor.clone()),
                 _ => {}
             }
-            let message = self.with_paths(Message::clone(message)).await?;
-            self.send(message).await?;
+            let frame = if self.wish.paths { self.frame_with_paths(told).await? } else { told.frame() };
+            self.send(frame).await?;
         }
         self.wish.cursor.clone_from(&part.end);
         if let Some(reached) = part.complete {
@@ -215,12 +217,12 @@ impl Subscription {
         Ok(())
     }
 
-    /// Fills in the nodes' paths if they were asked for.
-    async fn with_paths(&self, mut message: Message) -> Result<Message, End> {
-        if !self.wish.paths || !matches!(message.event, Some(Event::Nodes(_))) {
-            return Ok(message);
+    /// Encodes a message anew, with the nodes' paths.
+    async fn frame_with_paths(&self, told: &Told) -> Result<Bytes, End> {
+        if !matches!(told.message.event, Some(Event::Nodes(_))) {
+            return Ok(told.frame());
         }
-        let of = Arc::clone(&self.share);
+        let (of, mut message) = (Arc::clone(&self.share), told.message.clone());
         let filled = blocking(move || {
             if let Some(Event::Nodes(batch)) = &mut message.event {
                 for node in batch.nodes.iter_mut().filter(|node| !node.gone) {
@@ -228,7 +230,7 @@ impl Subscription {
                     node.path = path.map(|path| path.as_str().to_owned()).unwrap_or_default();
                 }
             }
-            Ok::<_, RequestError>(message)
+            Ok::<_, RequestError>(frame(&message))
         });
         Ok(self.patiently(filled).await??)
     }
@@ -255,12 +257,12 @@ impl Subscription {
                 biased;
                 value = &mut something => return Ok(value),
                 () = self.out.closed() => return Err(End::Gone),
-                () = sleep(self.wish.heartbeat) => self.send(response(&FeedEvent::Heartbeat)).await?,
+                () = sleep(self.wish.heartbeat) => self.send(frame(&response(&FeedEvent::Heartbeat))).await?,
             }
         }
     }
 
-    async fn send(&self, message: Message) -> Result<(), End> {
-        self.out.send(Ok(message)).await.map_err(|_| End::Gone)
+    async fn send(&self, frame: Bytes) -> Result<(), End> {
+        self.out.send(Ok(frame)).await.map_err(|_| End::Gone)
     }
 }
