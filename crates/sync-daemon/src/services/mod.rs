@@ -8,6 +8,7 @@ mod fetch_files;
 mod newest;
 mod replies;
 mod server;
+mod squeeze;
 mod sync;
 mod watch;
 
