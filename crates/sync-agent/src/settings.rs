@@ -31,6 +31,8 @@ pub struct AgentSettings {
     pub concurrency: u32,
     /// What survives a power failure.
     pub durability: Durability,
+    /// Whether files may come compressed.
+    pub compression: Compression,
     /// Where the target's state goes instead of into the target.
     pub state_dir: Option<PathBuf>,
     /// Days for which replaced and removed files are kept; 0 until the next run.
@@ -76,6 +78,19 @@ impl fmt::Display for Durability {
     }
 }
 
+/// Whether files may come compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Where that saves time: on a slow line, and what gets smaller.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// Whatever gets smaller, on any line.
+    On,
+}
+
 impl Default for AgentSettings {
     fn default() -> Self {
         Self {
@@ -84,6 +99,7 @@ impl Default for AgentSettings {
             target: None,
             concurrency: 8,
             durability: Durability::default(),
+            compression: Compression::default(),
             state_dir: None,
             trash_days: 30,
             rescan: Span::hours(1),
@@ -118,6 +134,7 @@ impl Settings for AgentSettings {
         Key::path("target"),
         Key::number("concurrency"),
         Key::text("durability"),
+        Key::text("compression"),
         Key::path("state_dir"),
         Key::number("trash_days"),
         Key::text("rescan"),

@@ -28,6 +28,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
+use crate::line::Line;
+
 /// How long accepting rests after it failed, which is mostly for want of file descriptors.
 const REST_AFTER_FAILURE: Duration = Duration::from_millis(100);
 
@@ -117,6 +119,8 @@ pub(crate) struct Connection {
 pub(crate) struct Peer {
     /// Its address.
     pub address: SocketAddr,
+    /// What its socket told about the line.
+    pub line: Arc<Line>,
     asked: Arc<AtomicBool>,
 }
 
@@ -136,7 +140,7 @@ impl Connection {
         let accepted = Instant::now();
         Self {
             stream,
-            peer: Peer { address, asked: Arc::default() },
+            peer: Peer { address, line: Arc::new(Line::new(accepted)), asked: Arc::default() },
             ends: ends.clone(),
             cut: Box::pin(ends.cut.clone().cancelled_owned()),
             accepted,
@@ -172,12 +176,14 @@ impl Connection {
     }
 
     fn written(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if result.is_ready() {
+        if let Poll::Ready(taken) = &result {
             self.stalled = None;
+            self.peer.line.took(taken.as_ref().copied().unwrap_or(0), Instant::now());
             return result;
         }
         if self.stalled.is_none() {
             let now = Instant::now();
+            self.peer.line.is_full(now);
             self.stalled = Some(now);
             if self.timer.deadline() > now + self.ends.patience || self.timer.is_elapsed() {
                 self.timer.as_mut().reset(now + self.ends.patience);

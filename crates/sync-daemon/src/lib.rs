@@ -13,6 +13,7 @@
 pub mod app;
 mod connections;
 mod console;
+mod line;
 pub mod program;
 mod services;
 pub mod settings;

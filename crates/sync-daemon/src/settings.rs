@@ -92,6 +92,8 @@ pub struct NetworkSettings {
     pub keepalive_timeout: Span,
     /// How often a live feed without changes says that it lives.
     pub heartbeat: Span,
+    /// Whether agents may have bytes sent compressed.
+    pub compression: bool,
 }
 
 /// Logging.
@@ -155,6 +157,7 @@ impl Default for NetworkSettings {
             keepalive: Span::secs(10),
             keepalive_timeout: Span::secs(10),
             heartbeat: Span::secs(10),
+            compression: true,
         }
     }
 }
@@ -217,6 +220,7 @@ impl Settings for DaemonSettings {
         Key::text("network.keepalive"),
         Key::text("network.keepalive_timeout"),
         Key::text("network.heartbeat"),
+        Key::switch("network.compression"),
         Key::text("log.format"),
         Key::path("log.file"),
         Key::tables("share"),

@@ -63,7 +63,7 @@ async fn a_large_file_is_described_and_a_small_one_is_not() {
     })
     .await;
     let listed = daemon.client.list_shares(ListSharesRequest {}).await.unwrap().into_inner();
-    assert_eq!(listed.capabilities, ["describe-file"]);
+    assert_eq!(listed.capabilities, ["describe-file", "zstd"]);
     let want = chunk_bytes(&daemon.tree.read("large"));
     let large = node_of(&mut daemon, "large").await;
     // The second time it is known.

@@ -6,8 +6,12 @@ use std::collections::HashMap;
 
 use common::{DEADLINE, Daemon, all, by_path, fetch, nodes_of, serve, serve_with, watch};
 use sync_core::Digest;
-use sync_wire::v1::{
-    FetchErrorReason, FetchFileRequest, FetchFilesRequest, Node, Want, fetch_file_request::File,
+use sync_wire::{
+    Decompressor,
+    v1::{
+        Compression, FetchErrorReason, FetchFileRequest, FetchFilesRequest, ListSharesRequest, Node, Want,
+        fetch_file_request::File, fetch_file_response::Part,
+    },
 };
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -16,6 +20,10 @@ use tonic::Code;
 async fn nodes_by_name(daemon: &mut Daemon) -> HashMap<String, Node> {
     let events = all(&mut daemon.client, watch(false)).await.expect("the share is watched");
     nodes_of(&events).into_iter().map(|node| (node.name.clone(), node)).collect()
+}
+
+fn message(share: &str, wants: Vec<Want>) -> FetchFilesRequest {
+    FetchFilesRequest { share: share.to_owned(), wants, ..FetchFilesRequest::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,7 +127,7 @@ async fn two_thousand_wants_are_answered_each_by_its_number() {
     let sending = tokio::spawn(async move {
         for (i, wants) in wants.chunks(70).enumerate() {
             let share = if i == 0 { "docs".to_owned() } else { String::new() };
-            sender.send(FetchFilesRequest { share, wants: wants.to_vec() }).await.unwrap();
+            sender.send(message(&share, wants.to_vec())).await.unwrap();
         }
     });
     let mut seen = HashMap::new();
@@ -154,7 +162,7 @@ async fn a_lone_want_is_answered_while_the_stream_stays_open() {
     for number in 0..3 {
         let share = if number == 0 { "docs".to_owned() } else { String::new() };
         let want = Want { number, node_id: node.id, digest: node.digest.clone() };
-        sender.send(FetchFilesRequest { share, wants: vec![want] }).await.unwrap();
+        sender.send(message(&share, vec![want])).await.unwrap();
         let answer = timeout(DEADLINE, answers.message()).await.unwrap().unwrap().unwrap();
         assert_eq!((answer.files[0].number, answer.payload.as_ref()), (number, b"abc".as_slice()));
     }
@@ -167,7 +175,7 @@ async fn a_lone_want_is_answered_while_the_stream_stays_open() {
 async fn malformed_wants_end_the_stream() {
     let mut daemon = serve(|tree| drop(tree.file("a", "abc"))).await;
     let want = |digest: &[u8]| Want { number: 1, node_id: 1, digest: digest.to_vec().into() };
-    let message = |share: &str, want: Want| FetchFilesRequest { share: share.to_owned(), wants: vec![want] };
+    let message = |share: &str, want: Want| message(share, vec![want]);
     for (requests, code) in [
         (vec![message("nothing", want(&[0; 32]))], Code::NotFound),
         (vec![message("docs", want(&[0; 3]))], Code::InvalidArgument),
@@ -184,6 +192,106 @@ async fn malformed_wants_end_the_stream() {
             }
         });
         assert_eq!(ended.await.unwrap().code(), code);
+    }
+    daemon.app.stop().await;
+}
+
+/// The bytes of all files, and how many bytes they were on the wire: packed first, then each on its own.
+async fn fetch_both_ways(
+    daemon: &mut Daemon,
+    nodes: &HashMap<String, Node>,
+    compression: Compression,
+) -> [(Vec<u8>, u64); 2] {
+    let mut names: Vec<_> = nodes.keys().collect();
+    names.sort();
+    let want = |(number, name): (usize, &&String)| Want {
+        number: number as u64,
+        node_id: nodes[*name].id,
+        digest: nodes[*name].digest.clone(),
+    };
+    let wants = names.iter().enumerate().map(want).collect();
+    let request = FetchFilesRequest { compression: compression.into(), ..message("docs", wants) };
+    let mut answers = daemon.client.fetch_files(tokio_stream::iter([request])).await.unwrap().into_inner();
+    let (mut files, mut packed_wire) = (vec![Vec::new(); names.len()], 0);
+    while let Some(message) = timeout(DEADLINE, answers.message()).await.unwrap().unwrap() {
+        packed_wire += sync_wire::wire_bytes(&message);
+        let payload = match message.compressed {
+            Some(compressed) => Decompressor::default().decompress(&compressed).unwrap(),
+            None => message.payload,
+        };
+        let mut payload = payload.as_ref();
+        for file in message.files {
+            let (bytes, rest) = payload.split_at(usize::try_from(file.size).unwrap());
+            payload = rest;
+            files[usize::try_from(file.number).unwrap()].extend_from_slice(bytes);
+        }
+    }
+    let (mut alone, mut alone_wire) = (Vec::new(), 0);
+    for name in names {
+        let file = Some(File::NodeId(nodes[name].id));
+        let request = FetchFileRequest { file, compression: compression.into(), ..by_path("") };
+        let mut parts = daemon.client.fetch_file(request).await.unwrap().into_inner();
+        while let Some(message) = timeout(DEADLINE, parts.message()).await.unwrap().unwrap() {
+            alone_wire += sync_wire::wire_bytes(&message);
+            match message.part.expect("every message has a part") {
+                Part::Header(header) => assert_eq!(header.length, nodes[name].size),
+                Part::Data(bytes) => alone.extend_from_slice(&bytes),
+                Part::Compressed(frame) => {
+                    alone.extend_from_slice(&Decompressor::default().decompress(&frame).unwrap());
+                }
+            }
+        }
+    }
+    [(files.concat(), packed_wire), (alone, alone_wire)]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_are_compressed_if_that_is_asked_for_and_allowed() {
+    for allowed in [true, false] {
+        let mut daemon = serve_with(
+            |tree| {
+                for i in 0..40 {
+                    tree.file(format!("f{i:02}"), format!("{i} is the number of a line\n").repeat(2500));
+                }
+            },
+            |settings| settings.network.compression = allowed,
+        )
+        .await;
+        let listed = daemon.client.list_shares(ListSharesRequest {}).await.unwrap().into_inner();
+        assert_eq!(listed.capabilities.iter().any(|name| name == "zstd"), allowed);
+        let nodes = nodes_by_name(&mut daemon).await;
+        let contents: Vec<u8> = (0..40).flat_map(|i| daemon.tree.read(format!("f{i:02}"))).collect();
+        for (compression, compressed) in [
+            (Compression::Unspecified, false),
+            // The line is a fast one.
+            (Compression::Auto, false),
+            (Compression::Always, allowed),
+        ] {
+            for (bytes, wire) in fetch_both_ways(&mut daemon, &nodes, compression).await {
+                assert!(bytes == contents, "{compression:?}");
+                let few = wire < contents.len() as u64 / 4;
+                assert_eq!(few, compressed, "{wire} bytes, {compression:?}, allowed: {allowed}");
+            }
+        }
+        daemon.app.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_compress_comes_as_it_is() {
+    let mut daemon = serve(|tree| {
+        for i in 0..20 {
+            tree.bytes(format!("f{i:02}"), 100_000, i);
+        }
+    })
+    .await;
+    let nodes = nodes_by_name(&mut daemon).await;
+    let plain = fetch_both_ways(&mut daemon, &nodes, Compression::Unspecified).await;
+    let asked = fetch_both_ways(&mut daemon, &nodes, Compression::Always).await;
+    for ((plain, plain_wire), (asked, asked_wire)) in plain.into_iter().zip(asked) {
+        assert!(plain == asked);
+        // The packs may be cut in other places.
+        assert!(asked_wire <= plain_wire + 1000, "{asked_wire} instead of {plain_wire} bytes");
     }
     daemon.app.stop().await;
 }

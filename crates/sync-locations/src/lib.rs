@@ -22,4 +22,4 @@ pub use location::{
     Answer, AnswerStream, BoxFuture, ByteStream, ChangeStream, FetchFailure, Location, MOST_RANGES, Want,
 };
 pub use memory::Memory;
-pub use remote::{ConnectOptions, RemoteSyncd, Windows};
+pub use remote::{Compression, ConnectOptions, RemoteSyncd, Windows};

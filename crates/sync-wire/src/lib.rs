@@ -4,16 +4,19 @@
 //! wrong length) becomes a [`WireError`], never a half-valid value. Generated types go no further than a gRPC service's
 //! handler or a client's adapter.
 
+mod compress;
 mod convert;
 mod describe;
 mod frame;
 mod limits;
 
+pub use compress::{Compressor, Decompressor};
 pub use convert::{WireError, feed_event, node_from_wire, node_to_wire, response, rules_to_wire};
 pub use describe::{DescriptionReader, chunks_to_wire, description_header, ranges_to_wire};
 pub use frame::frame;
 pub use limits::{
-    CAN_DESCRIBE, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_PROBLEMS_SENT, MAX_RANGES, wire_bytes,
+    CAN_COMPRESS, CAN_DESCRIBE, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_PROBLEMS_SENT, MAX_RANGES,
+    wire_bytes,
 };
 
 /// The generated messages, client and server.

@@ -15,6 +15,9 @@ pub const MAX_RANGES: usize = 8192;
 /// The capability of a daemon that describes files and sends scattered parts of them.
 pub const CAN_DESCRIBE: &str = "describe-file";
 
+/// The capability of a daemon that compresses what it sends.
+pub const CAN_COMPRESS: &str = "zstd";
+
 /// How many bytes a message takes on the wire: its encoding, and the five bytes that gRPC puts before it.
 #[must_use]
 pub fn wire_bytes<M: prost::Message>(message: &M) -> u64 {

@@ -22,7 +22,7 @@ use crate::{
     program::say,
     report::{Report, Run, json_line, problem_lines},
     session::{DialSyncd, Dialed, Job, Patience, Session, Work, within_reason},
-    settings::{AgentSettings, Durability, cli::AgentCommand},
+    settings::{AgentSettings, Compression, Durability, cli::AgentCommand},
 };
 
 /// How long a command that was asked to end may take for what it has begun.
@@ -57,6 +57,7 @@ impl Invocation {
         let options = ConnectOptions {
             connect_timeout: self.settings.connect_timeout.duration(),
             idle_timeout: self.settings.idle_timeout.duration(),
+            compression: compression(self.settings.compression),
             ..ConnectOptions::default()
         };
         DialSyncd { url: self.settings.server.clone(), options }
@@ -76,6 +77,14 @@ fn durability(setting: Durability) -> apply::Durability {
         Durability::None => apply::Durability::None,
         Durability::Batch => apply::Durability::Batch,
         Durability::File => apply::Durability::File,
+    }
+}
+
+fn compression(setting: Compression) -> sync_locations::Compression {
+    match setting {
+        Compression::Auto => sync_locations::Compression::Auto,
+        Compression::Off => sync_locations::Compression::Off,
+        Compression::On => sync_locations::Compression::On,
     }
 }
 

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 use sync_cli::{Loaded, LogFormat, SettingsError, Spec};
 
-use super::{AgentSettings, Durability};
+use super::{AgentSettings, Compression, Durability};
 
 /// Keeps a directory equal to a share that a syncd serves.
 ///
@@ -38,6 +38,10 @@ pub struct AgentCli {
     /// What survives a power failure [default: batch]
     #[arg(long, global = true, value_name = "WHEN")]
     pub durability: Option<Durability>,
+
+    /// Whether files may come compressed [default: auto]
+    #[arg(long, global = true, value_name = "MODE")]
+    pub compression: Option<Compression>,
 
     /// Directory for state instead of .syncd in the target
     #[arg(long, global = true, value_name = "DIR")]
@@ -101,6 +105,7 @@ struct Overlay<'a> {
     target: Option<&'a PathBuf>,
     concurrency: Option<u32>,
     durability: Option<Durability>,
+    compression: Option<Compression>,
     state_dir: Option<&'a PathBuf>,
     log: LogOverlay,
 }
@@ -139,6 +144,7 @@ impl AgentCli {
             target: self.target.as_ref(),
             concurrency: self.concurrency,
             durability: self.durability,
+            compression: self.compression,
             state_dir: self.state_dir.as_ref(),
             log: LogOverlay { format: self.log_format },
         };

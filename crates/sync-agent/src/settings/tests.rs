@@ -60,6 +60,7 @@ fn flags_win_over_variables_and_those_over_the_file() {
     let variables = [
         ("SYNC_AGENT_SERVER", "http://b:2"),
         ("SYNC_AGENT_CONCURRENCY", "2"),
+        ("SYNC_AGENT_COMPRESSION", "on"),
         ("SYNC_AGENT_SHARE", "2024"),
         ("SYNC_AGENT_LOG__FORMAT", "json"),
     ];
@@ -68,6 +69,9 @@ fn flags_win_over_variables_and_those_over_the_file() {
     assert_eq!(settings.server, "http://[::1]:3/");
     assert_eq!(settings.server_address(), Some(HostPort { host: "::1".into(), port: 3 }));
     assert_eq!((settings.concurrency, settings.durability), (2, Durability::None));
+    assert_eq!(settings.compression, Compression::On);
+    let off = load(file, &["--compression", "off"], &variables).unwrap().settings;
+    assert_eq!(off.compression, Compression::Off);
     assert_eq!(settings.share.as_deref(), Some("2024"));
     assert_eq!(settings.target.as_deref(), Some(Path::new("/f")));
     assert_eq!(settings.log.format, LogFormat::Json);
@@ -88,7 +92,7 @@ fn mistakes_are_named_with_their_line() {
         (
             "allow_mass_delete = true",
             "line 1: unknown key `allow_mass_delete`; known keys are server, share, target, \
-          concurrency, durability, state_dir, trash_days, rescan, connect_timeout, idle_timeout, log",
+          concurrency, durability, compression, state_dir, trash_days, rescan, connect_timeout, idle_timeout, log",
         ),
         ("concurrency = 0", "line 1: concurrency: expected 1 to 1024, found 0"),
         (
@@ -98,6 +102,10 @@ fn mistakes_are_named_with_their_line() {
         (
             "durability = \"bach\"",
             "line 1: durability: expected one of \"none\", \"batch\", \"file\", found \"bach\" (did you mean \"batch\"?)",
+        ),
+        (
+            "compression = \"zstd\"",
+            "line 1: compression: expected one of \"auto\", \"off\", \"on\", found \"zstd\"",
         ),
         ("share = \"\"", "line 1: share: expected the name of a share, found \"\""),
         ("target = \"\"", "line 1: target: expected a directory, found \"\""),

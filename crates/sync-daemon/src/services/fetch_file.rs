@@ -17,6 +17,7 @@ use v1::{fetch_file_request::File, fetch_file_response::Part};
 use super::{
     errors::{RequestError, blocking},
     replies::Sender,
+    squeeze::Squeeze,
 };
 use crate::shares::Share;
 
@@ -106,41 +107,59 @@ fn scanning(tree: &LiveTree) -> bool {
 }
 
 /// Sends an opened file.
-pub(super) async fn send_task(opened: Opened, out: Sender<v1::FetchFileResponse>) {
-    if let Some(Err(error)) = send(opened, &out).await {
+pub(super) async fn send_task(opened: Opened, squeeze: Squeeze, out: Sender<v1::FetchFileResponse>) {
+    if let Some(Err(error)) = send(opened, squeeze, &out).await {
         // Nobody is left to tell if this fails.
         let _ = out.send(Err(error.into())).await;
     }
 }
 
 /// `None` if the client is gone.
-async fn send(opened: Opened, out: &Sender<v1::FetchFileResponse>) -> Option<Result<(), RequestError>> {
-    let Opened { mut file, header, parts } = opened;
+async fn send(
+    opened: Opened,
+    squeeze: Squeeze,
+    out: &Sender<v1::FetchFileResponse>,
+) -> Option<Result<(), RequestError>> {
+    let Opened { file, header, parts } = opened;
     let mut left = header.length;
-    let mut rest = Rest { parts: parts.into_iter(), now: (0, 0) };
+    let rest = Rest { parts: parts.into_iter(), now: (0, 0) };
     out.send(Ok(v1::FetchFileResponse { part: Some(Part::Header(header)) })).await.ok()?;
-    let buffers = Buffers::default();
+    let mut sending = Sending { file, rest, squeeze, buffers: Buffers::default() };
     while left > 0 {
-        // No thread is held while the client takes its time: a thread reads one buffer, this task passes it on.
+        // No thread is held while the client takes its time: a thread makes one message, this task passes it on.
         let want = usize::try_from(left).map_or(BYTES_IN_A_MESSAGE, |left| left.min(BYTES_IN_A_MESSAGE));
-        let mut buffer = buffers.take(want);
-        let read = blocking(move || {
-            let read = rest.read(&mut file, &mut buffer.bytes[..want]);
-            read.map(|()| (file, rest, buffer))
-        });
-        let mut filled = match read.await {
-            Ok((returned, behind, filled)) => {
-                (file, rest) = (returned, behind);
-                filled
+        let part = match blocking(move || sending.next(want).map(|part| (sending, part))).await {
+            Ok((returned, part)) => {
+                sending = returned;
+                part
             }
             Err(error) => return Some(Err(error)),
         };
-        filled.used = want;
         left -= want as u64;
-        let data = Bytes::from_owner(filled);
-        out.send(Ok(v1::FetchFileResponse { part: Some(Part::Data(data)) })).await.ok()?;
+        out.send(Ok(v1::FetchFileResponse { part: Some(part) })).await.ok()?;
     }
-    Some(blocking(move || file.finish()).await)
+    Some(blocking(move || sending.file.finish()).await)
+}
+
+/// What makes the messages of one response.
+struct Sending {
+    file: ServedFile,
+    rest: Rest,
+    squeeze: Squeeze,
+    buffers: Buffers,
+}
+
+impl Sending {
+    /// The next bytes, which must be there. Blocks.
+    fn next(&mut self, count: usize) -> Result<Part, RequestError> {
+        let mut buffer = self.buffers.take(count);
+        self.rest.read(&mut self.file, &mut buffer.bytes[..count])?;
+        buffer.used = count;
+        Ok(match self.squeeze.try_on(buffer.as_ref()) {
+            Some(compressed) => Part::Compressed(compressed),
+            None => Part::Data(Bytes::from_owner(buffer)),
+        })
+    }
 }
 
 /// The parts of a file that are still to be read.

@@ -21,6 +21,7 @@ use tonic::{Status, Streaming};
 use super::{
     errors::{RequestError, blocking, told},
     replies::Sender,
+    squeeze::{Policy, Squeeze},
 };
 use crate::shares::{Share, Shares};
 
@@ -52,6 +53,7 @@ const LARGEST_FILE: u64 = (MAX_PAYLOAD_BYTES - BYTES_IN_A_MESSAGE) as u64;
 struct Work {
     share: Arc<Share>,
     largest_file: u64,
+    squeeze: Squeeze,
     queue: Mutex<VecDeque<v1::Want>>,
 }
 
@@ -59,11 +61,11 @@ struct Work {
 pub(super) async fn answer_task(
     shares: Shares,
     requests: Streaming<v1::FetchFilesRequest>,
-    packing: Packing,
+    rules: (Packing, Policy),
     out: Sender<Answers>,
 ) {
     let answered = tokio::select! {
-        answered = answer(&shares, requests, packing, &out) => answered,
+        answered = answer(&shares, requests, rules, &out) => answered,
         () = out.closed() => return,
     };
     if let Err(status) = answered {
@@ -75,7 +77,7 @@ pub(super) async fn answer_task(
 async fn answer(
     shares: &Shares,
     mut requests: Streaming<v1::FetchFilesRequest>,
-    packing: Packing,
+    (packing, policy): (Packing, Policy),
     out: &Sender<Answers>,
 ) -> Result<(), Status> {
     let Some(first) = requests.message().await? else { return Ok(()) };
@@ -83,6 +85,7 @@ async fn answer(
     let work = Arc::new(Work {
         share,
         largest_file: packing.largest_file.min(LARGEST_FILE),
+        squeeze: Squeeze::new(policy.when(first.compression())),
         queue: Mutex::default(),
     });
     let mut unanswered = work.enqueue(first)?;
@@ -138,7 +141,12 @@ async fn pack_and_send(work: Arc<Work>, out: Sender<Answers>) -> Result<usize, R
 
 /// Packs what waits into one message, up to its size. Blocks.
 fn pack(work: &Work) -> Result<Answers, RequestError> {
-    work.share.tree.pack(|packer| pack_with(work, packer))?
+    let mut answers = work.share.tree.pack(|packer| pack_with(work, packer))??;
+    if let Some(compressed) = work.squeeze.try_on(&answers.payload) {
+        answers.payload = Bytes::new();
+        answers.compressed = Some(compressed);
+    }
+    Ok(answers)
 }
 
 fn pack_with(work: &Work, packer: &Packer<'_>) -> Result<Answers, RequestError> {
@@ -154,7 +162,7 @@ fn pack_with(work: &Work, packer: &Packer<'_>) -> Result<Answers, RequestError> 
         words += file.error.as_ref().map_or(0, |error| error.message.len());
         files.push(file);
     }
-    Ok(Answers { files, payload: Bytes::from(payload) })
+    Ok(Answers { files, payload: Bytes::from(payload), compressed: None })
 }
 
 fn answer_one(

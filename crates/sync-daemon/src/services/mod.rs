@@ -9,6 +9,7 @@ mod frames;
 mod newest;
 mod replies;
 mod server;
+mod squeeze;
 mod sync;
 mod watch;
 

@@ -73,6 +73,7 @@ pub(crate) async fn serve(
             wants_in_flight: limits.max_wants_in_flight.max(1) as usize,
             largest_file: limits.max_packed_file_bytes.bytes(),
         },
+        compression: settings.network.compression,
     };
     let service =
         SyncServiceServer::new(handlers).max_decoding_message_size(limits.max_message_bytes.as_usize());

@@ -16,6 +16,7 @@ use super::{
     fetch_files::{self, Packing},
     frames::{Frames, NoMessages},
     replies::Replies,
+    squeeze::{Policy, Squeeze},
     watch::{Wish, watch_task},
 };
 use crate::{
@@ -31,12 +32,19 @@ pub(super) struct SyncHandlers {
     pub heartbeat: Duration,
     pub packing: Packing,
     pub descriptions: Arc<Descriptions>,
+    /// Whether it may be asked for.
+    pub compression: bool,
 }
 
 impl SyncHandlers {
     /// Runs what fills a response's stream.
     fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task.in_current_span());
+    }
+
+    fn capabilities(&self) -> Vec<String> {
+        let compression = self.compression.then_some(sync_wire::CAN_COMPRESS);
+        [sync_wire::CAN_DESCRIBE].into_iter().chain(compression).map(str::to_owned).collect()
     }
 }
 
@@ -52,7 +60,7 @@ impl v1::sync_service_server::SyncService for SyncHandlers {
         Ok(Response::new(v1::ListSharesResponse {
             shares: shares.await?,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: vec![sync_wire::CAN_DESCRIBE.to_owned()],
+            capabilities: self.capabilities(),
             limits: Some(v1::Limits {
                 max_wants_in_flight: u32::try_from(self.packing.wants_in_flight).unwrap_or(u32::MAX),
                 max_packed_file_bytes: self.packing.largest_file,
@@ -81,11 +89,13 @@ impl v1::sync_service_server::SyncService for SyncHandlers {
         &self,
         request: Request<v1::FetchFileRequest>,
     ) -> Result<Response<Self::FetchFileStream>, Status> {
+        let policy = Policy::new(self.compression, request.extensions());
         let request = request.into_inner();
         let share = self.shares.find(&request.share).map_err(RequestError::from)?;
+        let squeeze = Squeeze::new(policy.when(request.compression()));
         let opened = blocking(move || fetch_file::open(&share, &request)).await?;
         let (out, replies) = Replies::new(&self.tasks.stop);
-        self.run(fetch_file::send_task(opened, out));
+        self.run(fetch_file::send_task(opened, squeeze, out));
         Ok(Response::new(replies))
     }
 
@@ -96,8 +106,9 @@ impl v1::sync_service_server::SyncService for SyncHandlers {
         request: Request<Streaming<v1::FetchFilesRequest>>,
     ) -> Result<Response<Self::FetchFilesStream>, Status> {
         let (out, replies) = Replies::new(&self.tasks.stop);
+        let policy = Policy::new(self.compression, request.extensions());
         let requests = request.into_inner();
-        self.run(fetch_files::answer_task(self.shares.clone(), requests, self.packing, out));
+        self.run(fetch_files::answer_task(self.shares.clone(), requests, (self.packing, policy), out));
         Ok(Response::new(replies))
     }
 

@@ -13,6 +13,7 @@ mod described;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod unpack;
 mod wants;
 mod watchdog;
 
@@ -37,6 +38,7 @@ use crate::{
     location::{AnswerStream, BoxFuture, ByteStream, ChangeStream, Location, Want, check_ranges},
 };
 use streams::{Answers, Changes, FileBytes, Incoming};
+use unpack::Unpack;
 use wants::WantMessages;
 use watchdog::Watchdog;
 
@@ -51,6 +53,32 @@ pub struct ConnectOptions {
     pub windows: Windows,
     /// Connections for bytes, at most.
     pub bulk_connections: usize,
+    /// Whether the bytes of files may come compressed.
+    pub compression: Compression,
+}
+
+/// Whether the bytes of files may come compressed, where the daemon can do it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// They come as they are.
+    Off,
+    /// Where that saves time, as the daemon sees it: on a line that is slow, and of what gets smaller.
+    #[default]
+    Auto,
+    /// Whatever gets smaller.
+    On,
+}
+
+impl Compression {
+    /// What to ask a daemon for.
+    fn asked_of(self, capabilities: &[String]) -> v1::Compression {
+        let can = capabilities.iter().any(|name| name == sync_wire::CAN_COMPRESS);
+        match self {
+            Self::Auto if can => v1::Compression::Auto,
+            Self::On if can => v1::Compression::Always,
+            Self::Off | Self::Auto | Self::On => v1::Compression::Unspecified,
+        }
+    }
 }
 
 /// How much the other side may send before it must wait, in bytes. This is also what a slow disk makes us hold in memory.
@@ -71,6 +99,7 @@ impl Default for ConnectOptions {
             idle_timeout: Duration::from_secs(25),
             windows: Windows::default(),
             bulk_connections: 1,
+            compression: Compression::default(),
         }
     }
 }
@@ -103,6 +132,8 @@ pub struct RemoteSyncd {
     max_packed_bytes: u64,
     /// Whether it tells what files are made of, and sends scattered parts of them.
     describes: bool,
+    /// What it is asked for.
+    compression: v1::Compression,
     idle_timeout: Duration,
     feed: Client,
     bulk: Vec<Client>,
@@ -140,6 +171,7 @@ impl RemoteSyncd {
             version: listed.version.clone(),
             max_packed_bytes: max_packed.min(sync_wire::MAX_PAYLOAD_BYTES as u64),
             describes: listed.capabilities.iter().any(|name| name == sync_wire::CAN_DESCRIBE),
+            compression: options.compression.asked_of(&listed.capabilities),
             idle_timeout: options.idle_timeout,
             feed,
             bulk,
@@ -197,6 +229,7 @@ impl RemoteSyncd {
             share: self.share.clone(),
             file: Some(File::NodeId(node.0)),
             digest: Bytes::copy_from_slice(&digest.0),
+            compression: self.compression.into(),
             ..v1::FetchFileRequest::default()
         }
     }
@@ -204,7 +237,13 @@ impl RemoteSyncd {
     async fn file_bytes(&self, request: v1::FetchFileRequest) -> Result<FileBytes, LocationError> {
         let mut bulk = self.bulk();
         let stream = self.begin(bulk.fetch_file(request), file_error).await?;
-        Ok(FileBytes::new(stream, self.watchdog(), Arc::clone(&self.received)))
+        let incoming =
+            Incoming::new(stream, self.watchdog(), Arc::clone(&self.received), sync_wire::wire_bytes);
+        Ok(FileBytes::new(incoming, self.unpack()))
+    }
+
+    fn unpack(&self) -> Unpack {
+        Unpack::new(self.compression != v1::Compression::Unspecified)
     }
 
     fn watchdog(&self) -> Watchdog {
@@ -261,11 +300,17 @@ impl Location for RemoteSyncd {
         wants: Receiver<Want>,
     ) -> BoxFuture<'a, Result<Box<dyn AnswerStream>, LocationError>> {
         Box::pin(async move {
-            let (messages, reader) = WantMessages::new(self.share.clone(), wants);
+            let first = v1::FetchFilesRequest {
+                share: self.share.clone(),
+                compression: self.compression.into(),
+                ..v1::FetchFilesRequest::default()
+            };
+            let (messages, reader) = WantMessages::new(first, wants);
             let mut bulk = self.bulk();
             let stream = self.begin(bulk.fetch_files(messages), connect::location_error).await?;
-            let stream = Answers::new(stream, self.watchdog(), Arc::clone(&self.received), reader);
-            Ok(Box::new(stream) as Box<dyn AnswerStream>)
+            let received = Arc::clone(&self.received);
+            let incoming = Incoming::new(stream, self.watchdog(), received, sync_wire::wire_bytes);
+            Ok(Box::new(Answers::new(incoming, self.unpack(), reader)) as Box<dyn AnswerStream>)
         })
     }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::Streaming;
 use v1::{FetchErrorReason, fetch_file_response::Part};
 
-use super::{connect::location_error, wants::Reader, watchdog::Watchdog};
+use super::{connect::location_error, unpack::Unpack, wants::Reader, watchdog::Watchdog};
 use crate::{
     error::LocationError,
     location::{Answer, AnswerStream, BoxFuture, ByteStream, ChangeStream, FetchFailure},
@@ -106,23 +106,19 @@ impl ChangeStream for Changes {
 /// Answers to wants.
 pub(super) struct Answers {
     incoming: Incoming<v1::FetchFilesResponse>,
+    unpack: Unpack,
     reader: Reader,
 }
 
 impl Answers {
-    pub(super) fn new(
-        stream: Streaming<v1::FetchFilesResponse>,
-        watchdog: Watchdog,
-        received: Arc<AtomicU64>,
-        reader: Reader,
-    ) -> Self {
-        Self { incoming: Incoming::new(stream, watchdog, received, wire_bytes), reader }
+    pub(super) fn new(incoming: Incoming<v1::FetchFilesResponse>, unpack: Unpack, reader: Reader) -> Self {
+        Self { incoming, unpack, reader }
     }
 
     async fn answers(&mut self) -> Option<Result<Vec<Answer>, LocationError>> {
         let owed = Arc::clone(&self.reader.owed);
         let unpacked = match self.incoming.next(|| owed.since()).await {
-            Some(message) => message.and_then(|message| self.unpack(message)),
+            Some(message) => message.and_then(|message| self.part(message)),
             None if owed.forgive() => {
                 Err(LocationError::cut("the server ended the stream before it had answered everything"))
             }
@@ -136,11 +132,12 @@ impl Answers {
         Some(unpacked)
     }
 
-    fn unpack(&self, message: v1::FetchFilesResponse) -> Result<Vec<Answer>, LocationError> {
+    /// Parts a message's bytes into those of its files.
+    fn part(&mut self, message: v1::FetchFilesResponse) -> Result<Vec<Answer>, LocationError> {
         if !self.reader.owed.answered(message.files.len()) {
             return Err(LocationError::protocol("it answered what nobody had asked for"));
         }
-        let mut payload = message.payload;
+        let mut payload = self.unpack.either(message.payload, message.compressed.as_ref())?;
         let mut answers = Vec::with_capacity(message.files.len());
         for file in message.files {
             let result = match file.error {
@@ -184,6 +181,7 @@ impl AnswerStream for Answers {
 /// One file, or parts of it.
 pub(super) struct FileBytes {
     incoming: Incoming<v1::FetchFileResponse>,
+    unpack: Unpack,
     began: Instant,
     /// Bytes to come; known from the header on.
     left: Option<u64>,
@@ -192,18 +190,20 @@ pub(super) struct FileBytes {
 }
 
 impl FileBytes {
-    pub(super) fn new(
-        stream: Streaming<v1::FetchFileResponse>,
-        watchdog: Watchdog,
-        received: Arc<AtomicU64>,
-    ) -> Self {
-        let incoming = Incoming::new(stream, watchdog, received, wire_bytes);
-        Self { incoming, began: Instant::now(), left: None, length: None }
+    pub(super) fn new(incoming: Incoming<v1::FetchFileResponse>, unpack: Unpack) -> Self {
+        Self { incoming, unpack, began: Instant::now(), left: None, length: None }
     }
 
     /// The same stream, of which it is known how many bytes it must have.
     pub(super) fn of_length(self, length: u64) -> Self {
         Self { length: Some(length), ..self }
+    }
+
+    fn unpacked(&mut self, part: Option<Part>) -> Result<Option<Part>, LocationError> {
+        match part {
+            Some(Part::Compressed(compressed)) => Ok(Some(Part::Data(self.unpack.bytes(&compressed)?))),
+            part => Ok(part),
+        }
     }
 
     async fn bytes(&mut self) -> Option<Result<Bytes, LocationError>> {
@@ -218,6 +218,10 @@ impl FileBytes {
                     )));
                 }
                 None => return None,
+            };
+            let part = match self.unpacked(part) {
+                Ok(part) => part,
+                Err(error) => return self.incoming.fail(error),
             };
             match (part, self.left) {
                 (Some(Part::Header(header)), None)

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -37,6 +37,10 @@ struct Served {
     capabilities: Vec<String>,
     /// What it answers instead of a description.
     script: Arc<Mutex<Option<Vec<Description>>>>,
+    /// What it sends instead of bytes.
+    frame: Arc<Mutex<Option<v1::Compressed>>>,
+    /// Messages that it compressed.
+    compressed: Arc<AtomicUsize>,
     tasks: Arc<Mutex<JoinSet<()>>>,
 }
 
@@ -53,6 +57,16 @@ impl Served {
         let (out, replies) = mpsc::channel(2);
         self.tasks.lock().unwrap().spawn(task(out));
         Response::new(Box::pin(ReceiverStream::new(replies)))
+    }
+
+    /// Compresses as it was asked for, without a look at the line.
+    fn compress(&self, asked: v1::Compression, bytes: &[u8]) -> Option<v1::Compressed> {
+        let script = self.frame.lock().unwrap().clone();
+        let able = self.capabilities.iter().any(|name| name == sync_wire::CAN_COMPRESS);
+        let asked = able && asked != v1::Compression::Unspecified;
+        let made = script.or_else(|| sync_wire::Compressor::default().compress(bytes).filter(|_| asked));
+        self.compressed.fetch_add(usize::from(made.is_some()), Ordering::Relaxed);
+        made
     }
 }
 
@@ -133,6 +147,7 @@ impl SyncService for Served {
             false => share.fetch_ranges(node, &digest, ranges).await,
         };
         let mut bytes = fetched.map_err(|error| status(&error))?;
+        let (served, asked) = (self.clone(), request.compression());
         Ok(self.replies(|out| async move {
             // The whole is needed for the header, as a real server has it in its index.
             let mut parts = Vec::new();
@@ -141,7 +156,10 @@ impl SyncService for Served {
             }
             let length = parts.iter().map(|part| part.len() as u64).sum();
             let header = v1::fetch_file_response::Part::Header(v1::FileHeader { node: None, length });
-            let data = parts.into_iter().map(v1::fetch_file_response::Part::Data);
+            let data = parts.into_iter().map(|part| match served.compress(asked, &part) {
+                Some(compressed) => v1::fetch_file_response::Part::Compressed(compressed),
+                None => v1::fetch_file_response::Part::Data(part),
+            });
             for part in std::iter::once(header).chain(data) {
                 if out.send(Ok(v1::FetchFileResponse { part: Some(part) })).await.is_err() {
                     return;
@@ -157,12 +175,15 @@ impl SyncService for Served {
         request: Request<Streaming<v1::FetchFilesRequest>>,
     ) -> Result<Response<Self::FetchFilesStream>, Status> {
         let mut requests = request.into_inner();
-        let (share, mute) = (self.share.clone(), Arc::clone(&self.mute));
+        let (share, mute, served) = (self.share.clone(), Arc::clone(&self.mute), self.clone());
+        let asked = AtomicI32::new(0);
         Ok(self.replies(|out| async move {
             let (sender, wants) = mpsc::channel(16);
             let mut answers = share.fetch_packed(wants).await.expect("memory is there");
+            let asked = &asked;
             let read = async move {
                 while let Ok(Some(request)) = requests.message().await {
+                    asked.fetch_max(request.compression, Ordering::Relaxed);
                     for want in request.wants {
                         let digest = Digest::from_slice(&want.digest).expect("a digest");
                         let want = Want { number: want.number, node: NodeId(want.node_id), digest };
@@ -174,7 +195,14 @@ impl SyncService for Served {
             };
             let answer = async move {
                 while let Some(Ok(answers)) = answers.next().await {
-                    if !mute.load(Ordering::Relaxed) && out.send(Ok(packed(answers))).await.is_err() {
+                    let mut message = packed(answers);
+                    let asked =
+                        v1::Compression::try_from(asked.load(Ordering::Relaxed)).expect("it is known");
+                    message.compressed = served.compress(asked, &message.payload);
+                    if message.compressed.is_some() {
+                        message.payload = Bytes::new();
+                    }
+                    if !mute.load(Ordering::Relaxed) && out.send(Ok(message)).await.is_err() {
                         return;
                     }
                 }
@@ -243,7 +271,7 @@ fn packed(answers: Vec<crate::location::Answer>) -> v1::FetchFilesResponse {
         });
         files.push(v1::FetchedFile { number: answer.number, size, error });
     }
-    v1::FetchFilesResponse { files, payload: payload.into() }
+    v1::FetchFilesResponse { files, payload: payload.into(), compressed: None }
 }
 
 /// A server, its share, and a connection to it. Dropping it ends the server and all its connections.
@@ -262,8 +290,9 @@ async fn serve(names: Vec<&'static str>, capabilities: &[&str]) -> (Served, Sock
     let share = Memory::new("docs");
     share.set_page(3);
     let capabilities = capabilities.iter().map(ToString::to_string).collect();
-    let (mute, script, tasks) = (Arc::default(), Arc::default(), Arc::default());
-    let served = Served { share, names, mute, capabilities, script, tasks };
+    let (mute, script, frame) = (Arc::default(), Arc::default(), Arc::default());
+    let (compressed, tasks) = (Arc::default(), Arc::default());
+    let served = Served { share, names, mute, capabilities, script, frame, compressed, tasks };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
@@ -275,7 +304,7 @@ async fn serve(names: Vec<&'static str>, capabilities: &[&str]) -> (Served, Sock
 
 impl Host {
     async fn new(options: &ConnectOptions) -> Self {
-        Self::able_to(&["something-new", "describe-file"], options).await
+        Self::able_to(&["something-new", "describe-file", "zstd"], options).await
     }
 
     async fn able_to(capabilities: &[&str], options: &ConnectOptions) -> Self {
@@ -304,6 +333,103 @@ impl Stage for Host {
 }
 
 conformance_tests!(Host::new(&options()).await);
+
+impl Host {
+    /// One file, whichever way.
+    async fn fetch(&self, path: &str, way: Way) -> Result<Bytes, LocationError> {
+        let node = self.served.share.node(path).unwrap();
+        let sync_core::Content::File { digest, .. } = node.entry.content else { panic!("{path} is a file") };
+        match way {
+            Way::Whole => whole(self.location.fetch_file(node.id, &digest, 0).await?).await,
+            Way::Ranges => whole(self.location.fetch_ranges(node.id, &digest, vec![(10, 4000)]).await?).await,
+            Way::Packed => {
+                let (wants, receiver) = mpsc::channel(1);
+                wants.send(Want { number: 1, node: node.id, digest }).await.unwrap();
+                drop(wants);
+                let mut answers = self.location.fetch_packed(receiver).await?;
+                let answer = answers.next().await.expect("it is answered")?.remove(0);
+                assert!(answers.next().await.is_none());
+                Ok(answer.result.expect("it is there"))
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Whole,
+    Ranges,
+    Packed,
+}
+
+async fn whole(mut stream: Box<dyn ByteStream>) -> Result<Bytes, LocationError> {
+    let mut bytes = Vec::new();
+    while let Some(part) = stream.next().await {
+        bytes.extend_from_slice(&part?);
+    }
+    Ok(bytes.into())
+}
+
+/// What gets a quarter of its size at most.
+fn text() -> Vec<u8> {
+    (0..2000).flat_map(|number: u32| format!("line {number} of a text\n").into_bytes()).collect()
+}
+
+#[tokio::test]
+async fn bytes_come_compressed_if_both_sides_can_do_it_and_want_it() {
+    for (compression, capability, compressed) in [
+        (Compression::Auto, "zstd", true),
+        (Compression::On, "zstd", true),
+        (Compression::Off, "zstd", false),
+        (Compression::On, "something-else", false),
+    ] {
+        let options = ConnectOptions { compression, ..options() };
+        let host = Host::able_to(&["describe-file", capability], &options).await;
+        host.write("a", &text());
+        for (way, want) in
+            [(Way::Whole, &text()[..]), (Way::Packed, &text()), (Way::Ranges, &text()[10..4010])]
+        {
+            let before = (host.location.bytes_received(), host.served.compressed.load(Ordering::Relaxed));
+            assert_eq!(host.fetch("a", way).await.unwrap(), want, "{compression:?} {way:?}");
+            let came = host.location.bytes_received() - before.0;
+            let messages = host.served.compressed.load(Ordering::Relaxed) - before.1;
+            assert_eq!(messages > 0, compressed, "{compression:?} {capability} {way:?}");
+            assert_eq!(came < want.len() as u64 / 2, compressed, "{came} bytes {compression:?} {way:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn frames_that_break_the_contract_end_the_stream() {
+    let host = Host::new(&options()).await;
+    host.write("a", &text());
+    let good = sync_wire::Compressor::default().compress(&text()).unwrap();
+    let other = sync_wire::Compressor::default().compress(&text().repeat(2)).unwrap();
+    for (what, frame) in [
+        ("a bomb", v1::Compressed { size: u32::MAX, ..good.clone() }),
+        ("a size that is not true", v1::Compressed { size: good.size + 1, ..good.clone() }),
+        ("half of it", v1::Compressed { frame: good.frame.slice(..good.frame.len() / 2), ..good.clone() }),
+        ("more than the file has", other),
+        ("nothing", v1::Compressed::default()),
+    ] {
+        *host.served.frame.lock().unwrap() = Some(frame);
+        for way in [Way::Whole, Way::Packed] {
+            let end = host.fetch("a", way).await;
+            assert!(matches!(end, Err(LocationError::Protocol { .. })), "{what} {way:?}: {end:?}");
+        }
+        // The connection is as good as before.
+        *host.served.frame.lock().unwrap() = None;
+        assert_eq!(host.fetch("a", Way::Whole).await.unwrap(), text());
+    }
+    // What was not asked for may not come.
+    let host = Host::new(&ConnectOptions { compression: Compression::Off, ..options() }).await;
+    host.write("a", &text());
+    *host.served.frame.lock().unwrap() = Some(good);
+    for way in [Way::Whole, Way::Packed] {
+        let end = host.fetch("a", way).await;
+        assert!(matches!(end, Err(LocationError::Protocol { .. })), "{way:?}: {end:?}");
+    }
+}
 
 #[tokio::test]
 async fn the_share_is_found_by_name_or_alone() {

@@ -63,8 +63,8 @@ impl Owed {
 /// and whoever sends wants would wait for ever.
 #[derive(Debug)]
 pub(super) struct WantMessages {
-    /// Taken by the first message.
-    share: Option<String>,
+    /// The first message, which says what all is about, without wants.
+    first: Option<v1::FetchFilesRequest>,
     wants: Receiver<Want>,
     batch: Vec<Want>,
     owed: Arc<Owed>,
@@ -79,10 +79,10 @@ pub(super) struct Reader {
 }
 
 impl WantMessages {
-    pub(super) fn new(share: String, wants: Receiver<Want>) -> (Self, Reader) {
+    pub(super) fn new(first: v1::FetchFilesRequest, wants: Receiver<Want>) -> (Self, Reader) {
         let owed = Arc::new(Owed::default());
         let (there, reader) = oneshot::channel();
-        let messages = Self { share: Some(share), wants, batch: Vec::new(), owed: Arc::clone(&owed), reader };
+        let messages = Self { first: Some(first), wants, batch: Vec::new(), owed: Arc::clone(&owed), reader };
         (messages, Reader { owed, _there: there })
     }
 }
@@ -95,16 +95,16 @@ impl Stream for WantMessages {
         if Pin::new(&mut this.reader).poll(cx).is_ready() {
             return Poll::Ready(None);
         }
-        let share = this.share.take();
+        let first = this.first.take();
         match this.wants.poll_recv_many(cx, &mut this.batch, WANTS_IN_A_MESSAGE) {
             // The share is told at once, so that the daemon can refuse it before there is anything to fetch.
-            Poll::Pending if share.is_none() => return Poll::Pending,
-            Poll::Ready(0) if share.is_none() => return Poll::Ready(None),
+            Poll::Pending if first.is_none() => return Poll::Pending,
+            Poll::Ready(0) if first.is_none() => return Poll::Ready(None),
             _ => {}
         }
         this.owed.asked(this.batch.len());
         let wants = this.batch.drain(..).map(|want| to_wire(&want)).collect();
-        Poll::Ready(Some(v1::FetchFilesRequest { share: share.unwrap_or_default(), wants }))
+        Poll::Ready(Some(v1::FetchFilesRequest { wants, ..first.unwrap_or_default() }))
     }
 }
 
@@ -121,10 +121,14 @@ mod tests {
 
     use super::*;
 
+    fn first() -> v1::FetchFilesRequest {
+        v1::FetchFilesRequest { share: "docs".into(), ..v1::FetchFilesRequest::default() }
+    }
+
     #[tokio::test]
     async fn wants_are_gathered_and_the_share_is_named_once_and_at_once() {
         let (sender, wants) = channel(2000);
-        let (mut messages, reader) = WantMessages::new("docs".into(), wants);
+        let (mut messages, reader) = WantMessages::new(first(), wants);
         let first = messages.next().await.unwrap();
         assert_eq!((first.share.as_str(), first.wants.len()), ("docs", 0));
         let owed = &reader.owed;
@@ -144,7 +148,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_reader_nobody_is_kept_waiting() {
         let (sender, wants) = channel(1);
-        let (mut messages, reader) = WantMessages::new("docs".into(), wants);
+        let (mut messages, reader) = WantMessages::new(first(), wants);
         assert!(messages.next().await.is_some());
         drop(reader);
         assert!(messages.next().await.is_none());
