@@ -11,7 +11,7 @@ lint:
 	scripts/lint.sh
 
 test:
-	cargo test --workspace --locked
+	cargo test --workspace --locked --features failpoints
 
 floors:
 	cargo bench --locked --bench floors

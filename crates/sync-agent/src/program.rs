@@ -47,6 +47,8 @@ fn run(cli: &AgentCli) -> ExitCode {
     let (settings, _guard) = settings;
     sync_tree::platform::raise_open_files()
         .unwrap_or_else(|error| tracing::debug!(%error, "the limit of open files stays as it is"));
+    #[cfg(feature = "failpoints")]
+    sync_tree::probe::arm(|name| std::env::var(name).ok()).expect("the tester's variables are right");
     let invocation = Invocation { settings, console, allow_mass_delete: cli.allow_mass_delete };
     match &cli.command {
         AgentCommand::Status => commands::status::run(&invocation),

@@ -5,6 +5,7 @@
 //! Waiting is always [`eventually`] or a deadline; a sleep of a fixed length is either too short or too long.
 
 pub mod contest;
+pub mod crash;
 pub mod host;
 mod link;
 mod noise;

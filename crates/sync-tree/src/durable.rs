@@ -3,9 +3,9 @@
 //! Temp beside the target → write → fsync → rename → fsync of the directory. This is the only place that does it for
 //! files of our own; files of a tree are flushed in batches when they are applied.
 
-use std::io::{self, Write};
+use std::io;
 
-use crate::rooted::{Dir, set_file_mode};
+use crate::rooted::{Dir, set_file_mode, sync_file, write_file_at};
 
 /// Writes `bytes` to `name` in `dir`, replacing what is there. When this returns, it survives a power cut.
 ///
@@ -23,10 +23,10 @@ pub fn write(dir: &Dir, name: &str, bytes: &[u8], mode: u16) -> io::Result<()> {
 }
 
 fn fill(dir: &Dir, temp: &str, bytes: &[u8], mode: u16) -> io::Result<()> {
-    let mut file = dir.create_new(temp, 0o600)?;
-    file.write_all(bytes)?;
+    let file = dir.create_new(temp, 0o600)?;
+    write_file_at(&file, bytes, 0)?;
     set_file_mode(&file, mode)?;
-    file.sync_all()
+    sync_file(&file)
 }
 
 /// A name that nobody else has, recognisable for what it is if a crash leaves it behind.

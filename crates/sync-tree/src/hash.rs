@@ -19,7 +19,10 @@ use std::{
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use sync_core::{Digest, Time};
 
-use crate::rooted::{Dir, Stat, stat_file};
+use crate::{
+    probe::probed,
+    rooted::{Dir, Stat, stat_file},
+};
 
 /// How long before reading a file must have been left alone. The clocks of file systems tick every 1–10 ms.
 pub const SETTLED_MS: u32 = 100;
@@ -47,7 +50,7 @@ pub fn hash_file(file: &File, size: u64) -> io::Result<Hashed> {
     let mut at = 0;
     with_buffer(|buffer| {
         hash_with(size, buffer, |part| {
-            let count = file.read_at(part, at)?;
+            let count = probed!(Read { file: file, at: at } => file.read_at(part, at))?;
             at += count as u64;
             Ok(count)
         })

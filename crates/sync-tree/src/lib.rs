@@ -15,6 +15,10 @@ pub mod live;
 pub mod lock;
 pub mod look;
 pub mod platform;
+#[cfg(any(test, feature = "failpoints"))]
+pub mod probe;
+#[cfg(not(any(test, feature = "failpoints")))]
+mod probe;
 pub mod rooted;
 pub mod rules;
 pub mod serve;

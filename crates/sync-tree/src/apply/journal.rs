@@ -3,11 +3,11 @@
 //! A note is a file `NAME.from` beside `NAME`: a line with the format's version, then the path. It is written before the
 //! thing is moved and removed after it is settled. A note that a power cut spoiled costs the name, never the content.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use sync_core::TreePath;
 
-use crate::rooted::Dir;
+use crate::rooted::{Dir, sync_file_data, write_file_at};
 
 const SUFFIX: &str = ".from";
 const HEADER: &[u8] = b"syncd-from 1\n";
@@ -18,7 +18,7 @@ const MAX_NOTE_BYTES: u64 = 64 * 1024;
 /// Notes that `name` in `dir` will be what is at `path`. A left-over note of that name is replaced.
 pub(super) fn write(dir: &Dir, name: &str, path: &TreePath, flush: bool) -> io::Result<()> {
     let note = note_name(name);
-    let mut file = match dir.create_new(&note, 0o600) {
+    let file = match dir.create_new(&note, 0o600) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             dir.remove_file(&note)?;
             dir.create_new(&note, 0o600)?
@@ -27,8 +27,8 @@ pub(super) fn write(dir: &Dir, name: &str, path: &TreePath, flush: bool) -> io::
     };
     let mut bytes = HEADER.to_vec();
     bytes.extend_from_slice(path.as_str().as_bytes());
-    file.write_all(&bytes)?;
-    if flush { file.sync_data() } else { Ok(()) }
+    write_file_at(&file, &bytes, 0)?;
+    if flush { sync_file_data(&file) } else { Ok(()) }
 }
 
 /// Where `name` in `dir` came from, if that is known.

@@ -4,7 +4,7 @@ use std::{fs::File, io, os::fd::AsFd};
 
 use sync_core::Entry;
 
-use super::{Applier, ApplyError, Expect, Place, Step, place::MODE_BITS};
+use super::{Applier, ApplyError, Expect, Place, place::MODE_BITS};
 use crate::rooted::{Dir, Stat, StatKind, set_file_mode, set_file_times, stat_file};
 
 /// What the owner needs to work in a directory.
@@ -58,7 +58,7 @@ impl Applier {
     pub fn set_meta(&self, at: &Place<'_>, entry: &Entry, expect: &Expect) -> Result<Stat, ApplyError> {
         let failed = |source| at.failed("set its mode and time", source);
         let stat = at.check(expect)?.ok_or_else(|| at.stale())?;
-        self.step(Step::Checked);
+        self.checked();
         let Some(held) = hold(at, &stat).map_err(failed)? else {
             return set_by_name(at, entry, &stat).map_err(failed);
         };

@@ -28,6 +28,7 @@ use sync_core::TreePath;
 
 use crate::{
     hash::Identity,
+    probe::probed,
     rooted::{Dir, Root, Stat, StatKind},
     state::Work,
 };
@@ -128,8 +129,6 @@ pub struct Applier {
     trash: trash::Trash,
     /// Makes names in `swap` unique.
     next: AtomicU64,
-    #[cfg(test)]
-    hook: tests::Hook,
 }
 
 impl Applier {
@@ -150,8 +149,6 @@ impl Applier {
             trash: trash::Trash::new(work.trash.clone(), options.trash_run, options.trash_keep),
             // Names that an earlier run left behind stay apart from ours until they are recovered.
             next: AtomicU64::new(getrandom::u64().map_err(|error| failed(io::Error::other(error)))? >> 16),
-            #[cfg(test)]
-            hook: tests::Hook::default(),
         })
     }
 
@@ -195,22 +192,15 @@ impl Applier {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Lets a test change the disk here.
-    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only tests have a hook"))]
-    fn step(&self, step: Step) {
-        #[cfg(test)]
-        self.hook.call(step);
-        let _ = step;
+    /// The place was checked; the call that changes it comes next. Tests come in between here.
+    fn checked(&self) {
+        let _moment: io::Result<()> = probed!(Checked { dir: &self.root.dir() } => Ok(()));
     }
-}
 
-/// Where a test may come in between.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// The place was checked; the rename comes next.
-    Checked,
-    /// The rename is done; what it took is not settled yet.
-    Taken,
+    /// The rename is done; what it took is not settled yet. Tests come in between here.
+    fn taken(&self) {
+        let _moment: io::Result<()> = probed!(Taken { dir: &self.root.dir() } => Ok(()));
+    }
 }
 
 impl Place<'_> {

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::{Applier, ApplyError, Durability, Expect, Place, Recovered, Step, carry, journal};
+use super::{Applier, ApplyError, Durability, Expect, Place, Recovered, carry, journal};
 use crate::rooted::Stat;
 
 impl Applier {
@@ -15,9 +15,9 @@ impl Applier {
     /// [`ApplyError::Stale`]: something else is in `from`, or something is in `to`.
     pub fn move_new(&self, from: &Place<'_>, to: &Place<'_>, expect: &Expect) -> Result<Stat, ApplyError> {
         check_present(from, expect)?;
-        self.step(Step::Checked);
+        self.checked();
         carry(from.dir, from.name, to.dir, to.name).map_err(|error| self.refused(to, error))?;
-        self.step(Step::Taken);
+        self.taken();
         let moved = to.dir.stat(to.name).map_err(|source| to.failed("look at what was moved", source))?;
         if expect.survived(&moved) {
             return Ok(moved);
@@ -38,7 +38,7 @@ impl Applier {
         check_present(at, expect)?;
         let name = key.to_string();
         journal::write(&self.moves, &name, at.path, self.durability == Durability::File).map_err(failed)?;
-        self.step(Step::Checked);
+        self.checked();
         if let Err(error) = carry(at.dir, at.name, &self.moves, &name) {
             // A key that is in use keeps its note: what lies there was not taken from here.
             if error.kind() != io::ErrorKind::AlreadyExists {
@@ -46,7 +46,7 @@ impl Applier {
             }
             return Err(self.refused(at, error));
         }
-        self.step(Step::Taken);
+        self.taken();
         if expect.survived(&self.moves.stat(&name).map_err(failed)?) {
             return Ok(());
         }
@@ -66,9 +66,9 @@ impl Applier {
             .moves
             .stat(&name)
             .map_err(|source| ApplyError::of_state("find what was taken out", source).about(at.path))?;
-        self.step(Step::Checked);
+        self.checked();
         carry(&self.moves, &name, at.dir, at.name).map_err(|error| self.refused(at, error))?;
-        self.step(Step::Taken);
+        self.taken();
         journal::remove(&self.moves, &name);
         let now = at.dir.stat(at.name).map_err(|source| at.failed("look at what was moved", source))?;
         if (now.kind, now.ino) == (taken.kind, taken.ino) { Ok(now) } else { Err(at.stale()) }

@@ -8,7 +8,6 @@ use std::{
     collections::HashSet,
     fs::File,
     io,
-    os::unix::fs::FileExt,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -22,7 +21,7 @@ use super::{
 };
 use crate::{
     hash,
-    rooted::{Dir, stat_file},
+    rooted::{Dir, read_file_at, stat_file},
 };
 
 /// In staging: see above.
@@ -144,7 +143,7 @@ fn hash_first(file: &File, size: u64) -> io::Result<blake3::Hasher> {
     hash::with_buffer(|buffer| {
         while at < size {
             let want = usize::try_from(size - at).unwrap_or(usize::MAX).min(buffer.len());
-            file.read_exact_at(&mut buffer[..want], at)?;
+            read_file_at(file, &mut buffer[..want], at)?;
             hasher.update(&buffer[..want]);
             at += want as u64;
         }

@@ -5,10 +5,10 @@ use std::{fs::File, io};
 use sync_core::{Content, Entry};
 
 use super::{
-    Applier, ApplyError, Displaced, Durability, Expect, Place, Staged, Step, journal,
+    Applier, ApplyError, Displaced, Durability, Expect, Place, Staged, journal,
     stage::{Parts, Temp},
 };
-use crate::rooted::{Stat, StatKind, set_file_mode, set_file_times, stat_file};
+use crate::rooted::{Stat, StatKind, set_file_mode, set_file_times, stat_file, sync_file};
 
 /// What is carried of a mode. Set-id and sticky bits never come from another machine.
 pub(super) const MODE_BITS: u16 = 0o777;
@@ -47,7 +47,7 @@ impl Applier {
         }
         set_file_times(&file, entry.mtime).map_err(failed)?;
         if self.durability == Durability::File {
-            file.sync_all().map_err(failed)?;
+            sync_file(&file).map_err(failed)?;
         }
         match (temp, expect) {
             (Some(mut temp), Expect::Nothing) => self.put(&mut temp, at)?,
@@ -111,7 +111,7 @@ impl Applier {
 
     /// The rename itself is the check that the place is free.
     fn put(&self, temp: &mut Temp, at: &Place<'_>) -> Result<(), ApplyError> {
-        self.step(Step::Checked);
+        self.checked();
         temp.dir.rename_new(&temp.name, at.dir, at.name).map_err(|error| self.refused(at, error))?;
         temp.ours = false;
         Ok(())
@@ -119,7 +119,7 @@ impl Applier {
 
     /// Gives a file without a name its first one, which is the check that the place is free.
     fn name(&self, file: &File, at: &Place<'_>) -> Result<(), ApplyError> {
-        self.step(Step::Checked);
+        self.checked();
         at.dir.link_unnamed(file, at.name).map_err(|error| self.refused(at, error))
     }
 
@@ -132,13 +132,13 @@ impl Applier {
             journal::write(&self.swap, &name, at.path, false)
                 .map_err(|source| ApplyError::of_state("write into .syncd/staging", source).about(at.path))?;
         }
-        self.step(Step::Checked);
+        self.checked();
         let swapped = self.swap.exchange(&name, at.dir, at.name);
         let settled = match swapped {
             Ok(()) => {
                 // From here on that name holds what was in the place, and is not ours to remove.
                 temp.ours = false;
-                self.step(Step::Taken);
+                self.taken();
                 self.settle(&name, swap)
             }
             Err(error) => Err(self.refused(at, error)),

@@ -1,6 +1,6 @@
 //! What is in a place goes away.
 
-use super::{Applier, ApplyError, Displaced, Expect, Place, Step, carry};
+use super::{Applier, ApplyError, Displaced, Expect, Place, carry};
 
 impl Applier {
     /// Removes a file or link, or moves it (or a whole directory) to the trash. An empty directory is deleted by
@@ -16,7 +16,7 @@ impl Applier {
             (Expect::Directory { ino }, Displaced::Delete) => self.remove_dir(at, *ino),
             (_, Displaced::Trash) => {
                 at.check(expect)?;
-                self.step(Step::Checked);
+                self.checked();
                 self.trash.take(at.dir, at.name, at.path).map_err(|error| self.refused(at, error))
             }
             (_, Displaced::Delete) => self.delete(at, expect),
@@ -29,7 +29,7 @@ impl Applier {
     /// [`ApplyError::NotEmpty`]: it holds something, which stays. [`ApplyError::Stale`]: it is another one.
     pub fn remove_dir(&self, at: &Place<'_>, ino: u64) -> Result<(), ApplyError> {
         at.check(&Expect::Directory { ino })?;
-        self.step(Step::Checked);
+        self.checked();
         // RACE: another directory took the name since; it is removed only if it is empty, so no content is lost.
         at.dir.remove_dir(at.name).map_err(|source| match source.kind() {
             // Some systems say "exists" for a directory that is not empty.
@@ -44,9 +44,9 @@ impl Applier {
     fn delete(&self, at: &Place<'_>, expect: &Expect) -> Result<(), ApplyError> {
         at.check(expect)?;
         let name = format!("old-{:x}", self.unique());
-        self.step(Step::Checked);
+        self.checked();
         carry(at.dir, at.name, &self.swap, &name).map_err(|error| self.refused(at, error))?;
-        self.step(Step::Taken);
+        self.taken();
         let failed = |source| ApplyError::of_state("delete what was removed", source).about(at.path);
         if expect.survived(&self.swap.stat(&name).map_err(failed)?) {
             return self.swap.remove_file(&name).map_err(failed);

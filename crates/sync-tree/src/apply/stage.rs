@@ -10,7 +10,6 @@
 use std::{
     fs::File,
     io,
-    os::unix::fs::FileExt,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -27,7 +26,8 @@ use super::{
 use crate::{
     hash::{self, Identity},
     platform,
-    rooted::{Dir, stat_file},
+    probe::probed,
+    rooted::{Dir, read_file_at, set_file_len, stat_file, sync_file_data, write_file_at},
 };
 
 /// More than the threads that usually write.
@@ -256,7 +256,7 @@ impl StagedFile {
             while at < end {
                 let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
                 let part = &mut buffer[..want];
-                from.read_exact_at(part, at).map_err(reading)?;
+                read_file_at(from, part, at).map_err(reading)?;
                 self.write(part)?;
                 at += want as u64;
             }
@@ -276,7 +276,7 @@ impl StagedFile {
 
     fn end_hole(&mut self) -> Result<(), ApplyError> {
         if self.written < self.size {
-            self.file.set_len(self.size).map_err(write_failed)?;
+            set_file_len(&self.file, self.size).map_err(write_failed)?;
             self.written = self.size;
         }
         Ok(())
@@ -290,7 +290,7 @@ impl StagedFile {
         while !rest.is_empty() {
             let (run, is_hole) = next_run(rest, at);
             if !is_hole {
-                self.file.write_all_at(&rest[..run], at).map_err(write_failed)?;
+                write_file_at(&self.file, &rest[..run], at).map_err(write_failed)?;
                 self.written = at + run as u64;
             }
             at += run as u64;
@@ -347,8 +347,8 @@ impl Staged {
 
     pub(super) fn sync(&self) -> io::Result<()> {
         match &self.0 {
-            Kept::Unnamed(Unnamed { file, .. }) | Kept::Open { file, .. } => file.sync_data(),
-            Kept::Closed { temp } => temp.dir.open_file(&temp.name)?.sync_data(),
+            Kept::Unnamed(Unnamed { file, .. }) | Kept::Open { file, .. } => sync_file_data(file),
+            Kept::Closed { temp } => sync_file_data(&temp.dir.open_file(&temp.name)?),
         }
     }
 
@@ -383,7 +383,7 @@ impl Applier {
         if Digest::of(bytes) != *digest {
             return Err(ApplyError::Digest { path: TreePath::root() });
         }
-        let write = |file: &File| file.write_all_at(bytes, 0).map_err(write_failed);
+        let write = |file: &File| write_file_at(file, bytes, 0).map_err(write_failed);
         if let Some(unnamed) = self.create_unnamed(mode)? {
             write(&unnamed.file)?;
             return Ok(Staged(Kept::Unnamed(unnamed)));
@@ -425,14 +425,14 @@ impl Applier {
         let failed = |source| ApplyError::of_state("copy a file of the target", source);
         if size <= COPY_AT_ONCE_BYTES {
             let len = usize::try_from(size).map_err(|_| mismatch())?;
-            return hash::with_buffer(|buffer| match source.read_exact_at(&mut buffer[..len], 0) {
+            return hash::with_buffer(|buffer| match read_file_at(source, &mut buffer[..len], 0) {
                 Ok(()) => self.stage_bytes(&buffer[..len], digest, TEMP_MODE),
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(mismatch()),
                 Err(error) => Err(failed(error)),
             });
         }
         let (temp, file) = self.create()?;
-        platform::copy(source, &file, size).map_err(failed)?;
+        probed!(Copy { file: &file, at: size } => platform::copy(source, &file, size)).map_err(failed)?;
         // The copy is what will be placed, so the copy is what must be right.
         let hashed = hash::hash_file(&file, size).map_err(failed)?;
         if hashed.read != size || hashed.digest != *digest {

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use rustix::fs::{AtFlags, Mode, OFlags, fchmod, openat, renameat, unlinkat};
+use rustix::fs::{Mode, OFlags, fchmod, openat};
 use sync_core::{Time, TreePath};
 
 use super::{PRIVATE_MODE, carry};
@@ -179,7 +179,7 @@ pub(super) fn clear(dir: &Dir, name: &str, budget: &mut u64) -> io::Result<()> {
             if inner.stat_raw(&entry.name)?.kind == StatKind::Directory {
                 waiting.push(move_up(&inner, &entry.name, dir, &mut moved)?);
             } else {
-                unlinkat(&inner, &*entry.name, AtFlags::empty())?;
+                inner.remove_file_raw(&entry.name)?;
             }
         }
         dir.remove_dir(&name)?;
@@ -201,7 +201,7 @@ fn move_up(from: &Dir, name: &[u8], to: &Dir, moved: &mut u64) -> io::Result<Str
         if to.stat(&up).is_ok() {
             continue;
         }
-        renameat(from, name, to, &up)?;
+        from.rename_raw(name, to, &up)?;
         return Ok(up);
     }
 }

@@ -33,6 +33,8 @@ use std::{
 use rusqlite::Connection;
 use sync_core::{Digest, Hint, Node, NodeChange, NodeId, Problem, RuleSet, Seq, ShareId, TreePath};
 
+use crate::probe::probed;
+
 pub use replica::Replica;
 /// The paths that the last look could not read, for readers with a connection of their own.
 pub use schema::problems as problems_in;
@@ -258,7 +260,7 @@ impl Index {
             .map_err(IndexError::from)?;
         let mut tx = IndexTx::begin(tx, &self.0.table, &self.0.seqs, now_secs())?;
         let value = work(&mut tx)?;
-        let head = tx.commit()?;
+        let head = probed!(Commit { database: &self.0.path } => tx.commit())?;
         Ok((value, head))
     }
 

@@ -20,7 +20,10 @@ use super::{
     meta::{self, Stat, StatKind},
     stat_file,
 };
-use crate::platform::{self, Place};
+use crate::{
+    platform::{self, Place},
+    probe::probed,
+};
 
 /// A held directory of a tree. Cloning shares the handle.
 #[derive(Debug, Clone)]
@@ -55,11 +58,13 @@ impl Dir {
 
     fn open_as(&self, name: &str, flags: OFlags) -> io::Result<Dir> {
         let flags = flags | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match openat(&*self.0, one_name(name)?, flags, Mode::empty()) {
+        let name = one_name(name)?;
+        probed!(OpenDir { dir: &self.0, name: name } => match openat(&*self.0, name, flags, Mode::empty()) {
             // Some systems say "too many links" for a symlink; to a caller it is just not a directory.
             Err(Errno::LOOP) => Err(Errno::NOTDIR.into()),
-            other => Ok(Self::from_fd(other?)),
-        }
+            Err(error) => Err(error.into()),
+            Ok(fd) => Ok(Self::from_fd(fd)),
+        })
     }
 
     /// Looks at a name, without following it.
@@ -92,6 +97,10 @@ impl Dir {
     /// # Errors
     /// The list could not be read to its end: then nothing is known about what is missing from it.
     pub fn list(&self) -> io::Result<Vec<RawDirEntry>> {
+        probed!(List { dir: &self.0 } => self.list_all())
+    }
+
+    fn list_all(&self) -> io::Result<Vec<RawDirEntry>> {
         let mut entries = Vec::new();
         platform::list(self.0.as_fd(), |name, kind| {
             if name != b"." && name != b".." {
@@ -121,6 +130,10 @@ impl Dir {
     /// It is missing or may not be read; `InvalidInput` if it is a symlink or a socket.
     pub(crate) fn open_unseen(&self, name: &str) -> io::Result<File> {
         let name = one_name(name)?;
+        probed!(OpenFile { dir: &self.0, name: name } => self.open_to_read(name))
+    }
+
+    fn open_to_read(&self, name: &str) -> io::Result<File> {
         // NONBLOCK keeps a FIFO that took the file's place from holding us for ever.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let opened = match openat(&*self.0, name, flags | platform::NO_ATIME, Mode::empty()) {
@@ -148,7 +161,9 @@ impl Dir {
     /// The name is taken (also by a dangling symlink), or the directory may not be written.
     pub fn create_new(&self, name: &str, mode: u16) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(openat(&*self.0, one_name(name)?, flags, meta::mode(mode))?.into())
+        let name = one_name(name)?;
+        let create = || Ok(openat(&*self.0, name, flags, meta::mode(mode))?.into());
+        probed!(Create { dir: &self.0, name: name, mode: mode } => create())
     }
 
     /// Makes a new file without a name on this directory's file system, open for reading and writing. The umask is applied
@@ -157,7 +172,8 @@ impl Dir {
     /// # Errors
     /// The directory may not be written; `Unsupported` where there is no such thing.
     pub(crate) fn create_unnamed(&self, mode: u16) -> io::Result<File> {
-        platform::create_unnamed(self.0.as_fd(), meta::mode(mode))
+        let mode = meta::mode(mode);
+        probed!(CreateUnnamed { dir: &self.0, mode: mode.bits() as u16 } => platform::create_unnamed(self.0.as_fd(), mode))
     }
 
     /// Gives a file that was made without a name its first one, where nothing may be.
@@ -165,13 +181,19 @@ impl Dir {
     /// # Errors
     /// `AlreadyExists` if something is there; this directory may not be written, or is on another file system.
     pub(crate) fn link_unnamed(&self, file: &File, name: &str) -> io::Result<()> {
-        platform::link_unnamed(file, self.place(name)?)
+        let to = self.place(name)?;
+        probed!(Link { dir: &self.0, name: name, file: file } => platform::link_unnamed(file, to))
     }
 
     /// Opens a file of our own for reading and writing, and makes it if it is missing. For the state directory only.
     pub(crate) fn open_or_create(&self, name: &str, mode: u16) -> io::Result<File> {
+        let name = one_name(name)?;
+        probed!(Create { dir: &self.0, name: name, mode: mode } => self.open_or_make(name, mode))
+    }
+
+    fn open_or_make(&self, name: &str, mode: u16) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match openat(&*self.0, one_name(name)?, flags, meta::mode(mode)) {
+        let file = match openat(&*self.0, name, flags, meta::mode(mode)) {
             Err(Errno::LOOP | Errno::NXIO) => return Err(not_a_file()),
             other => other?,
         };
@@ -186,7 +208,8 @@ impl Dir {
     /// # Errors
     /// The name is taken, or this directory may not be written.
     pub fn make_dir(&self, name: &str, mode: u16) -> io::Result<()> {
-        Ok(mkdirat(&*self.0, one_name(name)?, meta::mode(mode))?)
+        let name = one_name(name)?;
+        probed!(MakeDir { dir: &self.0, name: name, mode: mode } => mkdirat(&*self.0, name, meta::mode(mode)).map_err(io::Error::from))
     }
 
     /// Makes a symlink whose text is `target`; nobody looks at where it leads.
@@ -194,7 +217,8 @@ impl Dir {
     /// # Errors
     /// The name is taken, or this directory may not be written.
     pub fn symlink(&self, target: &[u8], name: &str) -> io::Result<()> {
-        Ok(symlinkat(target, &*self.0, one_name(name)?)?)
+        let name = one_name(name)?;
+        probed!(Symlink { dir: &self.0, name: name, bytes: target } => symlinkat(target, &*self.0, name).map_err(io::Error::from))
     }
 
     /// Removes a name that is not a directory.
@@ -202,7 +226,13 @@ impl Dir {
     /// # Errors
     /// It is missing, is a directory, or this directory may not be written.
     pub fn remove_file(&self, name: &str) -> io::Result<()> {
-        Ok(unlinkat(&*self.0, one_name(name)?, AtFlags::empty())?)
+        self.remove_file_raw(one_name(name)?.as_bytes())
+    }
+
+    /// The same for a name that need not be UTF-8.
+    pub(crate) fn remove_file_raw(&self, name: &[u8]) -> io::Result<()> {
+        check_name(name)?;
+        probed!(RemoveFile { dir: &self.0, name: name } => unlinkat(&*self.0, name, AtFlags::empty()).map_err(io::Error::from))
     }
 
     /// Removes an empty directory.
@@ -210,7 +240,8 @@ impl Dir {
     /// # Errors
     /// It is missing, is no directory, is not empty, or this directory may not be written.
     pub fn remove_dir(&self, name: &str) -> io::Result<()> {
-        Ok(unlinkat(&*self.0, one_name(name)?, AtFlags::REMOVEDIR)?)
+        let name = one_name(name)?;
+        probed!(RemoveDir { dir: &self.0, name: name } => unlinkat(&*self.0, name, AtFlags::REMOVEDIR).map_err(io::Error::from))
     }
 
     /// Moves a name to `new` in `to`, replacing what is there.
@@ -218,7 +249,15 @@ impl Dir {
     /// # Errors
     /// The kinds do not fit, a directory there is not empty, or it is another file system.
     pub fn rename_to(&self, name: &str, to: &Dir, new: &str) -> io::Result<()> {
-        Ok(renameat(&*self.0, one_name(name)?, &*to.0, one_name(new)?)?)
+        self.rename_raw(one_name(name)?.as_bytes(), to, new)
+    }
+
+    /// The same for a name that need not be UTF-8.
+    pub(crate) fn rename_raw(&self, name: &[u8], to: &Dir, new: &str) -> io::Result<()> {
+        check_name(name)?;
+        let new = one_name(new)?;
+        let rename = || renameat(&*self.0, name, &*to.0, new).map_err(io::Error::from);
+        probed!(Rename { dir: &self.0, name: name, to: (to.as_fd(), new) } => rename())
     }
 
     /// Moves a name to `new` in `to`, where nothing may be.
@@ -226,7 +265,8 @@ impl Dir {
     /// # Errors
     /// `AlreadyExists` if something is there; else like [`Dir::rename_to`].
     pub fn rename_new(&self, name: &str, to: &Dir, new: &str) -> io::Result<()> {
-        platform::rename_noreplace(self.place(name)?, to.place(new)?)
+        let (from, to) = (self.place(name)?, to.place(new)?);
+        probed!(RenameNew { dir: &self.0, name: name, to: (to.dir, new) } => platform::rename_noreplace(from, to))
     }
 
     /// Swaps a name with `new` in `to`; both must exist, of whatever kinds. Without support by the file system it takes
@@ -235,7 +275,8 @@ impl Dir {
     /// # Errors
     /// One of them is missing, or they are on different file systems.
     pub fn exchange(&self, name: &str, to: &Dir, new: &str) -> io::Result<()> {
-        platform::rename_exchange(self.place(name)?, to.place(new)?)
+        let (from, to) = (self.place(name)?, to.place(new)?);
+        probed!(Exchange { dir: &self.0, name: name, to: (to.dir, new) } => platform::rename_exchange(from, to))
     }
 
     /// Sets the permission bits of a file or directory, whatever the umask. Never goes through a symlink.
@@ -243,7 +284,9 @@ impl Dir {
     /// # Errors
     /// It is missing, is a symlink (`InvalidInput`), or is another user's.
     pub fn set_mode(&self, name: &str, mode: u16) -> io::Result<()> {
-        platform::set_mode(self.place(name)?, mode & 0o7777)
+        let place = self.place(name)?;
+        let mode = mode & 0o7777;
+        probed!(SetMode { dir: &self.0, name: name, mode: mode } => platform::set_mode(place, mode))
     }
 
     /// Sets the modification time of a file, directory or symlink itself and leaves the access time alone.
@@ -251,7 +294,9 @@ impl Dir {
     /// # Errors
     /// It is missing, or is another user's.
     pub fn set_times(&self, name: &str, mtime: Time) -> io::Result<()> {
-        Ok(utimensat(&*self.0, one_name(name)?, &meta::only_mtime(mtime), AtFlags::SYMLINK_NOFOLLOW)?)
+        let name = one_name(name)?;
+        let set = || utimensat(&*self.0, name, &meta::only_mtime(mtime), AtFlags::SYMLINK_NOFOLLOW);
+        probed!(SetTimes { dir: &self.0, name: name } => set().map_err(io::Error::from))
     }
 
     /// Flushes this directory: the names in it survive a power cut.
@@ -259,7 +304,7 @@ impl Dir {
     /// # Errors
     /// The disk failed.
     pub fn sync(&self) -> io::Result<()> {
-        Ok(fsync(&*self.0)?)
+        probed!(SyncDir { dir: &self.0 } => fsync(&*self.0).map_err(io::Error::from))
     }
 
     /// Flushes the whole file system that this directory is on.
@@ -267,7 +312,7 @@ impl Dir {
     /// # Errors
     /// The disk failed.
     pub fn sync_fs(&self) -> io::Result<()> {
-        platform::sync_fs(self.0.as_fd())
+        probed!(SyncFs { dir: &self.0 } => platform::sync_fs(self.0.as_fd()))
     }
 
     fn place<'a>(&'a self, name: &'a str) -> io::Result<Place<'a>> {

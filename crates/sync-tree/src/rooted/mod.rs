@@ -13,12 +13,15 @@
 use std::{
     fs::File,
     io,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rustix::fs::{Mode, OFlags, fchmod, fstat, futimens, open, stat};
 use sync_core::{Name, Time, TreePath};
+
+use crate::probe::probed;
 
 mod dir;
 mod meta;
@@ -114,7 +117,7 @@ impl Root {
 /// # Errors
 /// The file is another user's, or on a read-only file system.
 pub fn set_file_mode(file: &File, mode: u16) -> io::Result<()> {
-    Ok(fchmod(file, meta::mode(mode))?)
+    probed!(SetMode { file: file, mode: mode } => fchmod(file, meta::mode(mode)).map_err(io::Error::from))
 }
 
 /// Sets the modification time of an open file and leaves its access time alone.
@@ -122,7 +125,47 @@ pub fn set_file_mode(file: &File, mode: u16) -> io::Result<()> {
 /// # Errors
 /// The file is another user's, or on a read-only file system.
 pub fn set_file_times(file: &File, mtime: Time) -> io::Result<()> {
-    Ok(futimens(file, &meta::only_mtime(mtime))?)
+    probed!(SetTimes { file: file } => futimens(file, &meta::only_mtime(mtime)).map_err(io::Error::from))
+}
+
+/// Writes bytes into an open file, all of them, at `at`.
+///
+/// # Errors
+/// The disk is full or failed; some of them may be there.
+pub fn write_file_at(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+    probed!(Write { file: file, bytes: bytes, at: at } => file.write_all_at(bytes, at))
+}
+
+/// Makes an open file this long, with zeros where there was nothing.
+///
+/// # Errors
+/// The disk is full or failed.
+pub fn set_file_len(file: &File, len: u64) -> io::Result<()> {
+    probed!(SetLen { file: file, at: len } => file.set_len(len))
+}
+
+/// Reads bytes of an open file, as many as fit, from `at` on.
+///
+/// # Errors
+/// The disk failed; `UnexpectedEof` if there are not as many.
+pub fn read_file_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
+    probed!(Read { file: file, at: at } => file.read_exact_at(bytes, at))
+}
+
+/// Flushes the content of an open file, and its length.
+///
+/// # Errors
+/// The disk failed, and what was written may be lost.
+pub fn sync_file_data(file: &File) -> io::Result<()> {
+    probed!(SyncFile { file: file } => file.sync_data())
+}
+
+/// Flushes an open file: its content, mode and times survive a power cut.
+///
+/// # Errors
+/// The disk failed, and what was written may be lost.
+pub fn sync_file(file: &File) -> io::Result<()> {
+    probed!(SyncFile { file: file } => file.sync_all())
 }
 
 /// Looks at an open file.

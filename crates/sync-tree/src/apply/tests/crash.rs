@@ -10,13 +10,13 @@ fn next_run(root: &Root) -> Vec<Recovered> {
 /// Runs `act`, and at `step` lets the next run recover and `check` what it left. What `act` does after that does not count.
 fn ends_at(
     target: &Target,
-    step: Step,
+    step: Op,
     check: impl Fn(&Target, &[Recovered]) + Send + Sync,
     act: impl FnOnce(),
 ) {
     let found: Arc<Mutex<Option<Vec<Recovered>>>> = Arc::default();
     let (root, keep) = (target.root.clone(), found.clone());
-    target.applier.hook.set(step, move || {
+    target.hook.set(step, move || {
         *keep.lock().unwrap() = Some(next_run(&root));
         std::panic::resume_unwind(Box::new("the program ends here"));
     });
@@ -51,7 +51,7 @@ fn while_a_file_gets_its_place() {
     let target = target();
     ends_at(
         &target,
-        Step::Checked,
+        Op::Checked,
         |target, found| {
             assert_eq!((found, target.content()), (&[][..], vec![]));
             assert_eq!(target.trash(), []);
@@ -80,7 +80,7 @@ fn while_a_file_is_replaced() {
                 assert_eq!((found, target.read("a/p").as_str()), (&[][..], "old"));
                 assert_eq!(target.trash(), [], "our own copy is known and deleted");
             };
-            ends_at(&target, Step::Checked, before, || act(&target));
+            ends_at(&target, Op::Checked, before, || act(&target));
 
             let target = self::target();
             let after = |target: &Target, found: &[Recovered]| {
@@ -93,21 +93,21 @@ fn while_a_file_is_replaced() {
                 let known = what == Displaced::Trash;
                 assert_eq!(path.as_str() == "a/p", known, "what was to be kept keeps its name: {path}");
             };
-            ends_at(&target, Step::Taken, after, || act(&target));
+            ends_at(&target, Op::Taken, after, || act(&target));
         }
     }
 }
 
 #[test]
 fn while_a_file_is_removed() {
-    for step in [Step::Checked, Step::Taken] {
+    for step in [Op::Checked, Op::Taken] {
         let target = target();
         target.write("p", "old");
         let check = |target: &Target, found: &[Recovered]| {
-            let kept = if step == Step::Checked { target.content() } else { target.trash() };
+            let kept = if step == Op::Checked { target.content() } else { target.trash() };
             assert_eq!(kept.len(), 1, "{kept:?}");
             assert_eq!(kept[0].1, "old");
-            assert_eq!(found.len(), usize::from(step == Step::Taken));
+            assert_eq!(found.len(), usize::from(step == Op::Taken));
         };
         ends_at(&target, step, check, || drop(target.remove("p", &target.expect("p"), Displaced::Delete)));
     }
@@ -115,13 +115,13 @@ fn while_a_file_is_removed() {
 
 #[test]
 fn while_things_are_moved() {
-    for step in [Step::Checked, Step::Taken] {
+    for step in [Op::Checked, Op::Taken] {
         let target = target();
         target.write("a/f", "old");
         let back = |target: &Target, found: &[Recovered]| {
             assert_eq!(target.content(), pairs(&[("a/f", "old")]));
             let moved = [Recovered::PutBack { path: path("a") }];
-            assert_eq!(found, if step == Step::Taken { &moved[..] } else { &[] });
+            assert_eq!(found, if step == Op::Taken { &moved[..] } else { &[] });
         };
         ends_at(&target, step, back, || {
             drop(target.applier.take_out(&target.at("a").place(), &target.expect("a"), 1));
@@ -131,7 +131,7 @@ fn while_things_are_moved() {
         target.write("a/f", "old");
         target.applier.take_out(&target.at("a").place(), &target.expect("a"), 1).unwrap();
         let there = |target: &Target, found: &[Recovered]| {
-            let (place, count) = if step == Step::Taken { ("b/f", 0) } else { ("a/f", 1) };
+            let (place, count) = if step == Op::Taken { ("b/f", 0) } else { ("a/f", 1) };
             assert_eq!(target.content(), pairs(&[(place, "old")]));
             assert_eq!(found.len(), count);
         };
@@ -140,7 +140,7 @@ fn while_things_are_moved() {
         let target = self::target();
         target.write("a", "old");
         let once = |target: &Target, found: &[Recovered]| {
-            assert_eq!(target.content(), pairs(&[(if step == Step::Taken { "b" } else { "a" }, "old")]));
+            assert_eq!(target.content(), pairs(&[(if step == Op::Taken { "b" } else { "a" }, "old")]));
             assert_eq!(found, []);
         };
         ends_at(&target, step, once, || {

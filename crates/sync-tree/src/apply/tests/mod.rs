@@ -1,5 +1,5 @@
 use std::{
-    fmt, fs,
+    fs,
     path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
@@ -8,30 +8,30 @@ use std::{
 use sync_core::{Content, Digest, Entry, Time};
 
 use super::*;
-use crate::state::{StateDir, StateOptions};
+use crate::{
+    probe::{self, Call, Installed, Op, Probe},
+    state::{StateDir, StateOptions},
+};
 
 type Act = Arc<dyn Fn() + Send + Sync>;
 
-/// What a test does between two steps.
+/// What a test does at the next such moment.
 #[derive(Default)]
-pub(super) struct Hook(Mutex<Option<(Step, Act)>>);
+struct Hook(Mutex<Option<(Op, Act)>>);
 
-impl fmt::Debug for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Hook")
+impl Probe for Hook {
+    fn before(&self, call: &Call<'_>) -> io::Result<()> {
+        let found = self.0.lock().unwrap().take_if(|(at, _)| *at == call.op);
+        if let Some((_, act)) = found {
+            act();
+        }
+        Ok(())
     }
 }
 
 impl Hook {
-    pub(super) fn call(&self, step: Step) {
-        let found = self.0.lock().unwrap().take_if(|(at, _)| *at == step);
-        if let Some((_, act)) = found {
-            act();
-        }
-    }
-
-    fn set(&self, step: Step, act: impl Fn() + Send + Sync + 'static) {
-        *self.0.lock().unwrap() = Some((step, Arc::new(act)));
+    fn set(&self, moment: Op, act: impl Fn() + Send + Sync + 'static) {
+        *self.0.lock().unwrap() = Some((moment, Arc::new(act)));
     }
 }
 
@@ -47,6 +47,8 @@ struct Target {
     path: PathBuf,
     root: Root,
     applier: Arc<Applier>,
+    hook: Arc<Hook>,
+    _installed: Installed,
 }
 
 const TIME: Time = Time { secs: -86_400, nanos: 123_456_789 };
@@ -82,7 +84,7 @@ fn target_that_keeps(durability: Durability, keeping: Keeping) -> Target {
         Keeping::Open => applier.staging.unnamed = None.into(),
         Keeping::Closed => applier.staging.most_held = 0,
     }
-    Target { path: root.path().to_owned(), root, applier: Arc::new(applier), _tmp: tmp }
+    Target::of(tmp, root, applier)
 }
 
 fn applier(root: &Root, durability: Durability, run: &str) -> Applier {
@@ -118,6 +120,13 @@ impl At {
 }
 
 impl Target {
+    fn of(tmp: tempfile::TempDir, root: Root, applier: Applier) -> Self {
+        let hook = Arc::new(Hook::default());
+        let installed = probe::install(root.path(), hook.clone());
+        let path = root.path().to_owned();
+        Self { path, root, applier: Arc::new(applier), hook, _installed: installed, _tmp: tmp }
+    }
+
     fn at(&self, path: &str) -> At {
         let path = TreePath::new(path).unwrap();
         At { dir: self.root.open_parent(&path).unwrap().0, path }

@@ -83,7 +83,7 @@ fn more_staged_files_than_may_be_open() {
     let root = Root::open(tmp.path()).unwrap();
     let mut applier = applier(&root, Durability::Batch, RUN);
     applier.staging.most_held = 100;
-    let target = Target { path: root.path().to_owned(), root, applier: Arc::new(applier), _tmp: tmp };
+    let target = Target::of(tmp, root, applier);
     let staged: Vec<Staged> = (0..400).map(|i| target.stage(&i.to_string())).collect();
     target.applier.flush_staged(&staged.iter().collect::<Vec<_>>()).unwrap();
     target.applier.flush_staged(&staged.iter().skip(390).collect::<Vec<_>>()).unwrap();

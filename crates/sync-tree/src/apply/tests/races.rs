@@ -66,7 +66,7 @@ fn survivors(target: &Target) -> (bool, bool) {
     (has(target.content()), has(target.trash()))
 }
 
-fn disturbed(step: Step, race: Race, with: Option<&str>) -> (Target, Expect) {
+fn disturbed(step: Op, race: Race, with: Option<&str>) -> (Target, Expect) {
     let target = target();
     let expect = match with {
         Some(text) => {
@@ -76,7 +76,7 @@ fn disturbed(step: Step, race: Race, with: Option<&str>) -> (Target, Expect) {
         None => Expect::Nothing,
     };
     let path = target.path.join("p");
-    target.applier.hook.set(step, move || disturb(&path, race));
+    target.hook.set(step, move || disturb(&path, race));
     (target, expect)
 }
 
@@ -84,7 +84,7 @@ fn disturbed(step: Step, race: Race, with: Option<&str>) -> (Target, Expect) {
 fn what_comes_right_before_a_swap_is_in_the_trash() {
     for race in RACES {
         for what in [Displaced::Delete, Displaced::Trash] {
-            let (target, expect) = disturbed(Step::Checked, race, Some("old"));
+            let (target, expect) = disturbed(Op::Checked, race, Some("old"));
             let done = target.place("p", "new", &expect, what);
             if race == Race::Delete {
                 // A deletion is an edit, too: it is planned again.
@@ -103,7 +103,7 @@ fn what_comes_right_before_a_swap_is_in_the_trash() {
 #[test]
 fn what_comes_right_before_a_creation_stays() {
     for race in RACES {
-        let (target, expect) = disturbed(Step::Checked, race, None);
+        let (target, expect) = disturbed(Op::Checked, race, None);
         let done = target.place("p", "new", &expect, Displaced::Delete);
         if race == Race::Delete {
             assert_eq!(done.unwrap(), target.stat("p"));
@@ -119,7 +119,7 @@ fn what_comes_right_before_a_creation_stays() {
 fn what_comes_right_before_a_removal_stays_or_is_in_the_trash() {
     for race in RACES {
         for what in [Displaced::Delete, Displaced::Trash] {
-            let (target, expect) = disturbed(Step::Checked, race, Some("old"));
+            let (target, expect) = disturbed(Op::Checked, race, Some("old"));
             let done = target.remove("p", &expect, what);
             let (in_tree, in_trash) = survivors(&target);
             if race == Race::Delete || what == Displaced::Delete {
@@ -138,14 +138,14 @@ fn what_comes_right_before_a_removal_stays_or_is_in_the_trash() {
 fn what_comes_right_after_the_rename_stays() {
     for race in RACES {
         for what in [Displaced::Delete, Displaced::Trash] {
-            let (target, expect) = disturbed(Step::Taken, race, Some("old"));
+            let (target, expect) = disturbed(Op::Taken, race, Some("old"));
             let _ = target.place("p", "new", &expect, what);
             assert_eq!(survivors(&target).0, race != Race::Delete, "{race:?}");
             let trashed = if what == Displaced::Trash { pairs(&[("p", "old")]) } else { vec![] };
             assert_eq!(target.trash(), trashed, "{race:?}");
             assert_eq!(target.staging(), [], "{race:?}");
 
-            let (target, expect) = disturbed(Step::Taken, race, Some("old"));
+            let (target, expect) = disturbed(Op::Taken, race, Some("old"));
             target.remove("p", &expect, Displaced::Delete).unwrap();
             assert_eq!(survivors(&target), (race != Race::Delete, false), "{race:?}");
             assert_eq!(target.staging(), [], "{race:?}");
@@ -155,13 +155,13 @@ fn what_comes_right_after_the_rename_stays() {
 
 #[test]
 fn a_taken_edit_whose_place_is_taken_goes_to_the_trash() {
-    let (target, expect) = disturbed(Step::Checked, Race::Edit, Some("old"));
+    let (target, expect) = disturbed(Op::Checked, Race::Edit, Some("old"));
     let path = target.path.join("p");
-    let applier = target.applier.clone();
-    target.applier.hook.set(Step::Checked, move || {
+    let hook = target.hook.clone();
+    target.hook.set(Op::Checked, move || {
         disturb(&path, Race::Edit);
         let path = path.clone();
-        applier.hook.set(Step::Taken, move || fs::write(&path, "another").unwrap());
+        hook.set(Op::Taken, move || fs::write(&path, "another").unwrap());
     });
     let done = target.remove("p", &expect, Displaced::Delete);
     assert!(matches!(done, Err(ApplyError::Stale { .. })), "{done:?}");
@@ -176,7 +176,7 @@ fn links_are_replaced_with_the_same_care() {
         symlink("old", target.path.join("p")).unwrap();
         let expect = target.expect("p");
         let path = target.path.join("p");
-        target.applier.hook.set(Step::Checked, move || match race {
+        target.hook.set(Op::Checked, move || match race {
             Race::Edit | Race::Append => disturb(&path, Race::SaveAs),
             _ => disturb(&path, race),
         });
@@ -192,14 +192,14 @@ fn links_are_replaced_with_the_same_care() {
 #[test]
 fn moves_carry_nothing_that_was_not_expected() {
     for race in RACES {
-        let (target, expect) = disturbed(Step::Checked, race, Some("old"));
+        let (target, expect) = disturbed(Op::Checked, race, Some("old"));
         let (from, to) = (target.at("p"), target.at("q"));
         let done = target.applier.move_new(&from.place(), &to.place(), &expect);
         assert!(matches!(done, Err(ApplyError::Stale { .. })), "{race:?}: {done:?}");
         assert!(!target.path.join("q").exists(), "{race:?}");
         assert_eq!(survivors(&target), (race != Race::Delete, false), "{race:?}");
 
-        let (target, expect) = disturbed(Step::Checked, race, Some("old"));
+        let (target, expect) = disturbed(Op::Checked, race, Some("old"));
         let done = target.applier.take_out(&target.at("p").place(), &expect, 7);
         assert!(matches!(done, Err(ApplyError::Stale { .. })), "{race:?}: {done:?}");
         assert_eq!(survivors(&target), (race != Race::Delete, false), "{race:?}");
@@ -209,7 +209,7 @@ fn moves_carry_nothing_that_was_not_expected() {
         target.write("from", "old");
         target.applier.take_out(&target.at("from").place(), &target.expect("from"), 7).unwrap();
         let path = target.path.join("p");
-        target.applier.hook.set(Step::Checked, move || disturb(&path, race));
+        target.hook.set(Op::Checked, move || disturb(&path, race));
         let done = target.applier.put_in(7, &target.at("p").place());
         assert_eq!(done.is_ok(), race == Race::Delete, "{race:?}: {done:?}");
         assert_eq!(survivors(&target), (race != Race::Delete, false), "{race:?}");
@@ -219,7 +219,7 @@ fn moves_carry_nothing_that_was_not_expected() {
 #[test]
 fn metadata_never_reaches_through_a_link_and_content_survives() {
     for race in RACES {
-        let (target, expect) = disturbed(Step::Checked, race, Some("old"));
+        let (target, expect) = disturbed(Op::Checked, race, Some("old"));
         target.write("RACING", "what the link points to");
         let before = target.stat("RACING");
         let done = target.applier.set_meta(&target.at("p").place(), &file_entry(b"old", 0o600), &expect);
@@ -238,7 +238,7 @@ fn a_parent_that_becomes_a_link_is_not_followed() {
     let expect = target.expect("d/f");
     let (at, new) = (target.at("d/f"), target.at("d/new"));
     let (path, away) = (target.path.join("d"), outside.path().to_owned());
-    target.applier.hook.set(Step::Checked, move || {
+    target.hook.set(Op::Checked, move || {
         fs::rename(&path, path.with_extension("moved")).unwrap();
         symlink(&away, &path).unwrap();
     });
