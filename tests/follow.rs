@@ -485,22 +485,6 @@ fn a_cut_connection_is_made_again() {
 }
 
 #[test]
-fn a_half_open_connection_is_noticed_within_thirty_seconds() {
-    let lab = Lab::new();
-    fill(&lab.share, 20);
-    let daemon = lab.daemon();
-    let proxy = Proxy::to(daemon.address());
-    let mut follower = lab.agent(&proxy.url()).follow();
-    follower.caught_up();
-    proxy.stall();
-    lab.share.file("file", "changed while nothing came through");
-    follower.wait_for_event("disconnected", Duration::from_secs(30));
-    proxy.resume();
-    follower.wait_for_event("connected", Duration::from_secs(30));
-    lab.wait_same(SOON);
-}
-
-#[test]
 fn a_slow_network_only_slows() {
     let lab = Lab::new();
     fill(&lab.share, 300);

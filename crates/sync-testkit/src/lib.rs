@@ -7,12 +7,14 @@
 pub mod contest;
 pub mod host;
 mod link;
+mod noise;
 pub mod ops;
 pub mod programs;
 pub mod proxy;
 pub mod rng;
 mod scratch;
 pub mod tree;
+pub mod versions;
 mod wait;
 
 pub use link::Link;

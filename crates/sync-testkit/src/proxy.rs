@@ -1,7 +1,8 @@
 //! A TCP proxy on loopback that stands for a bad network.
 //!
-//! It can be a line of a certain length and width ([`Link`]), delay, cut (connections are closed, new ones too), and stall: both ways stop while everything stays open, which
-//! is what a dead router looks like. Plain threads; a connection costs two, over a [`Link`] four.
+//! It can be a line of a certain length and width ([`Link`]), delay, cut (connections are closed, new ones too), stall (both
+//! ways stop while everything stays open, which is what a dead router looks like), and spoil what passes ([`Disturbance`]).
+//! Plain threads; a connection costs two, over a [`Link`] four.
 
 use std::{
     io::{Read as _, Write as _},
@@ -14,7 +15,11 @@ use std::{
     time::Duration,
 };
 
-use crate::link::{self, Link, Way};
+pub use crate::noise::{Disturbance, Fault};
+use crate::{
+    link::{self, Link, Way},
+    noise::Noise,
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -30,6 +35,12 @@ struct Inner {
     delay: Duration,
     server: String,
     open: Vec<TcpStream>,
+    /// Connections that were made before this number of them pass nothing any more, for ever.
+    dead_before: u64,
+    made: u64,
+    /// To the server, and to the client.
+    noise: [Option<Noise>; 2],
+    faults: u64,
 }
 
 #[derive(Debug)]
@@ -66,8 +77,16 @@ impl Proxy {
     fn start(server: &str, link: Option<Link>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let inner =
-            Inner { mode: Mode::Forward, delay: Duration::ZERO, server: server.into(), open: Vec::new() };
+        let inner = Inner {
+            mode: Mode::Forward,
+            delay: Duration::ZERO,
+            server: server.into(),
+            open: Vec::new(),
+            dead_before: 0,
+            made: 0,
+            noise: [None, None],
+            faults: 0,
+        };
         let state = Arc::new(State {
             inner: Mutex::new(inner),
             changed: Condvar::new(),
@@ -114,6 +133,33 @@ impl Proxy {
         self.state.set(Mode::Stalled);
     }
 
+    /// The present connections stay open and never pass anything again, whatever is called later but a cut; new ones are
+    /// served. This is what a firewall does that forgot them.
+    pub fn stall_once(&self) {
+        let mut inner = self.state.lock();
+        inner.dead_before = inner.made;
+    }
+
+    /// Spoils what passes from now on, both ways, until [`Proxy::calm`]. Not over a [`Link`].
+    pub fn disturb(&self, what: Disturbance) {
+        let mut inner = self.state.lock();
+        inner.settle_noise();
+        inner.noise = [Some(Noise::new(what, 0)), Some(Noise::new(what, 1))];
+    }
+
+    /// The line is good again.
+    pub fn calm(&self) {
+        let mut inner = self.state.lock();
+        inner.settle_noise();
+    }
+
+    /// How many faults there were so far.
+    #[must_use]
+    pub fn faults(&self) -> u64 {
+        let inner = self.state.lock();
+        inner.faults + inner.noise.iter().flatten().map(|noise| noise.faults).sum::<u64>()
+    }
+
     /// Ends a cut or a stall.
     pub fn resume(&self) {
         self.state.set(Mode::Forward);
@@ -145,6 +191,21 @@ impl Drop for Proxy {
     }
 }
 
+impl Inner {
+    fn settle_noise(&mut self) {
+        self.faults += self.noise.iter_mut().filter_map(Option::take).map(|noise| noise.faults).sum::<u64>();
+    }
+}
+
+/// One way of one connection.
+#[derive(Debug, Clone, Copy)]
+struct Passage {
+    /// The number of the connection.
+    connection: u64,
+    /// 0 to the server, 1 to the client.
+    way: usize,
+}
+
 impl State {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("no proxy thread panics")
@@ -163,11 +224,22 @@ impl State {
     }
 
     /// Waits out a stall; then says how long to hold back what was read, or `None` if all is over.
-    fn pass(&self) -> Option<Duration> {
-        let inner = self.lock();
-        let inner = self.changed.wait_while(inner, |inner| inner.mode == Mode::Stalled);
-        let inner = inner.expect("no proxy thread panics");
+    fn pass(&self, connection: u64) -> Option<Duration> {
+        let held = |inner: &mut Inner| match inner.mode {
+            Mode::Stalled => true,
+            Mode::Forward => connection < inner.dead_before,
+            Mode::Cut | Mode::Closed => false,
+        };
+        let inner = self.changed.wait_while(self.lock(), held).expect("no proxy thread panics");
         (inner.mode == Mode::Forward).then_some(inner.delay)
+    }
+
+    /// Lets the line do to these bytes what it does. See [`Noise::meets`].
+    fn spoil(&self, way: usize, bytes: &mut [u8]) -> (usize, Option<Fault>) {
+        match &mut self.lock().noise[way] {
+            Some(noise) => noise.meets(bytes),
+            None => (bytes.len(), None),
+        }
     }
 }
 
@@ -187,49 +259,64 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
 
 /// Connects one client. In a stall the client sits in an open connection that nobody answers.
 fn serve(client: TcpStream, state: &Arc<State>) {
-    let Some(_) = state.pass() else { return };
+    let Some(_) = state.pass(u64::MAX) else { return };
     let server = state.lock().server.clone();
     let Ok(server) = TcpStream::connect(server) else { return };
     let _slower = (client.set_nodelay(true), server.set_nodelay(true));
     let (Ok(client_end), Ok(server_end)) = (client.try_clone(), server.try_clone()) else { return };
-    {
+    let connection = {
         let mut inner = state.lock();
         if matches!(inner.mode, Mode::Cut | Mode::Closed) {
             return;
         }
         inner.open.extend([client.try_clone(), server.try_clone()].into_iter().flatten());
-    }
+        inner.made += 1;
+        inner.made - 1
+    };
     let back = Arc::clone(state);
+    let to = |way| Passage { connection, way };
+    let to_client = to(1);
     thread::spawn(move || match &back.to_client {
-        Some(way) => carry(server, client, &back, (way, &back.to_client_bytes)),
-        None => pump(server, client, &back, &back.to_client_bytes),
+        Some(way) => carry(server, client, &back, (connection, way, &back.to_client_bytes)),
+        None => pump(server, client, &back, (to_client, &back.to_client_bytes)),
     });
     match &state.to_server {
-        Some(way) => carry(client_end, server_end, state, (way, &state.to_server_bytes)),
-        None => pump(client_end, server_end, state, &state.to_server_bytes),
+        Some(way) => carry(client_end, server_end, state, (connection, way, &state.to_server_bytes)),
+        None => pump(client_end, server_end, state, (to(0), &state.to_server_bytes)),
     }
 }
 
 /// One way of one connection over a link. A stall holds back what comes in; what is on its way arrives.
-fn carry(from: TcpStream, to: TcpStream, state: &State, (way, count): (&Way, &AtomicU64)) {
-    let may_pass = || state.pass().is_some();
+fn carry(from: TcpStream, to: TcpStream, state: &State, (connection, way, count): (u64, &Way, &AtomicU64)) {
+    let may_pass = || state.pass(connection).is_some();
     let delivered = |bytes| {
         count.fetch_add(bytes, Ordering::Relaxed);
     };
     link::carry(from, to, way, (&may_pass, &delivered));
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, state: &State, count: &AtomicU64) {
+fn pump(mut from: TcpStream, mut to: TcpStream, state: &State, (passage, count): (Passage, &AtomicU64)) {
     let mut buffer = vec![0; 64 << 10];
-    while let Ok(read @ 1..) = from.read(&mut buffer) {
-        let Some(delay) = state.pass() else { break };
-        if !delay.is_zero() {
-            thread::sleep(delay);
+    'open: while let Ok(read @ 1..) = from.read(&mut buffer) {
+        let mut rest = &mut buffer[..read];
+        while !rest.is_empty() {
+            let Some(delay) = state.pass(passage.connection) else { break 'open };
+            if !delay.is_zero() {
+                thread::sleep(delay);
+            }
+            let (passes, fault) = state.spoil(passage.way, rest);
+            let (now, later) = rest.split_at_mut(passes);
+            if to.write_all(now).is_err() {
+                break 'open;
+            }
+            count.fetch_add(passes as u64, Ordering::Relaxed);
+            match fault {
+                Some(Fault::Cut) => break 'open,
+                Some(Fault::Pause(length)) => thread::sleep(length),
+                Some(Fault::Corrupt) | None => {}
+            }
+            rest = later;
         }
-        if to.write_all(&buffer[..read]).is_err() {
-            break;
-        }
-        count.fetch_add(read as u64, Ordering::Relaxed);
     }
     let _already_closed = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
 }
@@ -308,6 +395,60 @@ mod tests {
         let mut answer = [0; 4];
         stream.read_exact(&mut answer).unwrap();
         assert_eq!(&answer, b"ping");
+    }
+
+    #[test]
+    fn a_connection_that_was_forgotten_stays_silent_and_new_ones_work() {
+        let proxy = Proxy::to(&echo_server());
+        let mut stream = connect(&proxy);
+        echo(&mut stream).unwrap();
+        proxy.stall_once();
+        stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let error = echo(&mut stream).unwrap_err();
+        assert!(
+            matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut),
+            "{error}"
+        );
+        echo(&mut connect(&proxy)).unwrap();
+        proxy.resume();
+        assert!(echo(&mut stream).is_err(), "it came back");
+        proxy.cut_once();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert!(stream.read_exact(&mut [0]).is_err(), "it ends with the others");
+    }
+
+    /// What comes back of a megabyte of zeros.
+    fn sent_back(proxy: &Proxy) -> Vec<u8> {
+        let mut to = connect(proxy);
+        let from = to.try_clone().unwrap();
+        thread::spawn(move || {
+            // A cut may come first.
+            let _refused = to.write_all(&vec![0; 1 << 20]);
+        });
+        let mut came = Vec::new();
+        // So may a reset.
+        let _reset = from.take(1 << 20).read_to_end(&mut came);
+        came
+    }
+
+    #[test]
+    fn a_line_can_spoil_what_passes() {
+        let proxy = Proxy::to(&echo_server());
+        let disturb = |fault| proxy.disturb(Disturbance { fault, mean_bytes: 50_000, seed: 3 });
+        disturb(Fault::Corrupt);
+        let came = sent_back(&proxy);
+        let wrong = came.iter().filter(|byte| **byte != 0).count() as u64;
+        assert_eq!((came.len(), wrong), (1 << 20, proxy.faults()));
+        assert!(wrong > 10, "{wrong} bytes are wrong");
+        disturb(Fault::Cut);
+        let came = sent_back(&proxy);
+        assert!(came.len() < 200_000 && came.iter().all(|byte| *byte == 0), "{} bytes came", came.len());
+        disturb(Fault::Pause(Duration::from_millis(1)));
+        assert_eq!(sent_back(&proxy), vec![0; 1 << 20]);
+        let before = proxy.faults();
+        proxy.calm();
+        assert_eq!(sent_back(&proxy), vec![0; 1 << 20]);
+        assert_eq!(proxy.faults(), before);
     }
 
     #[test]

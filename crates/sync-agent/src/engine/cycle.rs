@@ -364,11 +364,14 @@ impl Engine {
     fn never_still(&self, outcome: &Outcome) {
         let mut failing = self.failing();
         for path in outcome.changed.iter().chain(&outcome.stale) {
-            let problem = Problem::new(
-                path.clone(),
-                "it changed again and again while it was being synced; pull again",
-            );
-            failing.insert(path.clone(), problem);
+            let text = match outcome.garbled.contains(path) {
+                true => {
+                    "what came for it was wrong each time; pull again, and if it stays so check the network, and the \
+                     disks and the memory of both machines"
+                }
+                false => "it changed again and again while it was being synced; pull again",
+            };
+            failing.insert(path.clone(), Problem::new(path.clone(), text));
         }
     }
 

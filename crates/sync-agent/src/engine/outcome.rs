@@ -19,6 +19,8 @@ pub(super) struct Outcome {
     pub problems: Vec<Problem>,
     /// Places that were not what the plan saw: they are looked at and planned again.
     pub stale: Vec<TreePath>,
+    /// Those of them for which other bytes came than were announced.
+    pub garbled: HashSet<TreePath>,
     /// Files that the share had no more when they were fetched: the feed tells what they are now.
     pub changed: Vec<TreePath>,
     /// Nodes that stay pending.
@@ -33,6 +35,9 @@ impl Outcome {
         tracing::debug!(%path, ?failed, error = describe(error), "not applied");
         if is_stale(error) {
             self.stale.push(path.clone());
+            if matches!(error, ApplyError::Digest { .. }) {
+                self.garbled.insert(path.clone());
+            }
         } else {
             let mut text = describe(error);
             if let Some(hint) = error.hint() {
@@ -72,6 +77,7 @@ impl Outcome {
         self.bytes_total += other.bytes_total;
         self.problems.extend(other.problems);
         self.stale.extend(other.stale);
+        self.garbled.extend(other.garbled);
         self.changed.extend(other.changed);
         self.left_remote.extend(other.left_remote);
         self.left_local.extend(other.left_local);
