@@ -12,8 +12,8 @@ pub enum Shape {
     Mostly(usize),
 }
 
-/// Every part of a file of either shape that tells the version apart.
-const HEADER: usize = 40;
+/// What every file begins with: what it is, and a sum of that, so that no wrong bit makes another version of an empty file.
+const HEADER: usize = 48;
 /// So much of [`Shape::Mostly`] is one place, and one place in four is of its version.
 const PLACE: usize = 64 << 10;
 
@@ -25,8 +25,9 @@ pub fn contents(path: &str, version: u64, shape: Shape) -> Vec<u8> {
         Shape::Mostly(size) => (1, size),
     };
     let mut bytes = Vec::with_capacity(size + HEADER);
+    let sum = hash(&format!("{version} {mostly} {size} {path}"));
     let path = hash(path);
-    for word in [0x7ab1_e5c0_de00_0001, path, version, mostly, size as u64] {
+    for word in [0x7ab1_e5c0_de00_0001, path, version, mostly, size as u64, sum] {
         bytes.extend_from_slice(&word.to_le_bytes());
     }
     let mut number = 0;
