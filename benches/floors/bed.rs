@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use sync_testkit::{
     contest::{
-        files::{SMALL, SmallFiles, make_large_file},
+        files::{SMALL, SmallFiles},
+        large::LargeFile,
         remove,
         rsync::{self, RsyncDaemon},
         working_directory,
@@ -36,7 +37,7 @@ impl Bed {
             dir.path().display()
         );
         let files = SmallFiles::make(&small, settings.small_files, SMALL);
-        make_large_file(&large, settings.large_bytes);
+        let _file = LargeFile::make(&large, settings.large_bytes);
         let spec = DaemonSpec::new(env!("CARGO_BIN_EXE_syncd")).share("small", small).share("large", large);
         let daemon = spec.start();
         let rsync = RsyncDaemon::start(dir.path(), &["small", "large"]);

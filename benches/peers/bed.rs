@@ -6,6 +6,7 @@ use sync_testkit::{
     Link,
     contest::{
         files::SmallFiles,
+        large::LargeFile,
         meter::{Meter, Peaks, Sample, peaks},
         remove,
         rsync::{self, RsyncDaemon},
@@ -54,7 +55,7 @@ pub(crate) struct Work<'a> {
     /// What is added to `rsync -a`.
     pub(crate) rsync: &'a [&'a str],
     /// What happens to the share before each run.
-    pub(crate) change: Option<fn(&mut SmallFiles)>,
+    pub(crate) change: Option<fn(&mut Bed)>,
     /// The line in between; loopback itself if there is none.
     pub(crate) line: Option<Link>,
     pub(crate) rounds: usize,
@@ -81,6 +82,7 @@ pub(crate) struct Bed {
     pub(crate) daemon: Daemon,
     rsync: Option<RsyncDaemon>,
     pub(crate) small: Option<SmallFiles>,
+    pub(crate) large: Option<LargeFile>,
     dir: TempDir,
 }
 
@@ -94,7 +96,7 @@ impl Bed {
         }
         let daemon = spec.start();
         let rsync = RsyncDaemon::start(dir.path(), shares);
-        Self { daemon, rsync, small, dir }
+        Self { daemon, rsync, small, large: None, dir }
     }
 
     /// Where everything is.
@@ -105,6 +107,11 @@ impl Bed {
     /// The tree of small files.
     pub(crate) fn small(&mut self) -> &mut SmallFiles {
         self.small.as_mut().expect("rows about small files run on a bed with small files")
+    }
+
+    /// The large file that changes.
+    pub(crate) fn large(&mut self) -> &mut LargeFile {
+        self.large.as_mut().expect("rows about a large file run on a bed with one")
     }
 
     /// An agent without fsync, as rsync is.
@@ -189,7 +196,7 @@ impl Bed {
         if side == Side::Rsync {
             self.daemon.process().signal(Signal::STOP);
         }
-        change(self.small());
+        change(self);
     }
 
     /// Leaves everything as the next run wants to find it.

@@ -15,6 +15,7 @@
 )]
 
 mod bed;
+mod deltas;
 mod followers;
 mod growth;
 mod interrupt;
@@ -61,6 +62,7 @@ fn run(settings: &Settings) -> Table {
     let mut table = Table::default();
     pulls::small_files(settings, &mut table);
     pulls::one_file(settings, &mut table);
+    deltas::rows(settings, &mut table);
     followers::rows(settings, &mut table);
     growth::rows(settings, &mut table);
     table

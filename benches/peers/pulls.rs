@@ -5,7 +5,8 @@ use std::time::Duration;
 use sync_testkit::{
     Link,
     contest::{
-        files::{SMALL, SmallFiles, make_large_file},
+        files::{SMALL, SmallFiles},
+        large::LargeFile,
         line_carries,
         stats::mib,
         working_directory,
@@ -26,17 +27,17 @@ const FAR_MS: [u64; 2] = [20, 100];
 const RENAMED_WIRE_MIB: f64 = 8.0;
 
 /// What a contest is held to: goal and floor of our share of rsync's time, and the goal for its processor time.
-struct Goals {
+pub(crate) struct Goals {
     wall: (f64, f64),
     cpu: Option<f64>,
 }
 
 impl Goals {
-    fn wall(goal: f64, floor: f64) -> Self {
+    pub(crate) fn wall(goal: f64, floor: f64) -> Self {
         Self { wall: (goal, floor), cpu: None }
     }
 
-    fn checks(&self, contest: &Contest) -> Vec<Check> {
+    pub(crate) fn checks(&self, contest: &Contest) -> Vec<Check> {
         let wall = contest.ratio(|cost| cost.seconds.median);
         let cpu = contest.ratio(|cost| cost.cpu_seconds.median).zip(self.cpu);
         let wall = wall.map(|ratio| Check::most("", ratio, self.wall, ""));
@@ -47,7 +48,8 @@ impl Goals {
     }
 }
 
-fn row(what: String, contest: &Contest, checks: Vec<Check>) -> Row {
+/// A row of the table, said at once.
+pub(crate) fn row(what: String, contest: &Contest, checks: Vec<Check>) -> Row {
     let row = Row::contest(what, &contest.ours, contest.rsync.as_ref(), checks);
     eprintln!("peers: {}", row.short());
     row
@@ -78,7 +80,8 @@ pub(crate) fn small_files(settings: &Settings, table: &mut Table) {
     live::rows(settings, &mut bed, table);
 }
 
-fn cold<'a>(share: &'a str, settings: &Settings) -> Work<'a> {
+/// A pull into an empty target.
+pub(crate) fn cold<'a>(share: &'a str, settings: &Settings) -> Work<'a> {
     let rounds = settings.rounds;
     Work { share, target: Target::Fresh, ours: "pull", rsync: &[], change: None, line: None, rounds }
 }
@@ -98,7 +101,10 @@ fn near_small_files(settings: &Settings, bed: &mut Bed, table: &mut Table) {
         table.contests.push(row(what, &contest, Goals::wall(0.30, 1.0).checks(&contest)));
     }
     if settings.wants("changed") {
-        let change = |small: &mut SmallFiles| small.rewrite(small.count() / 100);
+        let change = |bed: &mut Bed| {
+            let files = bed.small().count() / 100;
+            bed.small().rewrite(files);
+        };
         let contest = bed.contest(&Work { change: Some(change), ..kept });
         let what = format!("{} of {files} files changed", files / 100);
         table.contests.push(row(what, &contest, Goals::wall(0.35, 1.2).checks(&contest)));
@@ -109,7 +115,7 @@ fn near_small_files(settings: &Settings, bed: &mut Bed, table: &mut Table) {
         table.contests.push(row(what, &contest, Goals::wall(0.60, 1.5).checks(&contest)));
     }
     if settings.wants("renamed") {
-        let change = |small: &mut SmallFiles| small.rename_half();
+        let change = |bed: &mut Bed| bed.small().rename_half();
         let contest = bed.contest(&Work { rsync: &["--delete"], change: Some(change), ..kept });
         let mut checks = Goals::wall(0.15, 0.8).checks(&contest);
         if let Some((_, _, wire)) = contest.ours.memory_and_wire {
@@ -128,7 +134,7 @@ pub(crate) fn one_file(settings: &Settings, table: &mut Table) {
     let bytes = settings.large_bytes;
     let dir = working_directory(bytes * 5 / 2);
     eprintln!("peers: making a file of {:.0} MiB in {}", mib(bytes), dir.path().display());
-    make_large_file(&dir.path().join("large"), bytes);
+    let _file = LargeFile::make(&dir.path().join("large"), bytes);
     let mut bed = Bed::serve(dir, &["large"], None);
     let work = cold("large", settings);
     if settings.wants("file") {

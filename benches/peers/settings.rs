@@ -6,7 +6,7 @@ use std::{env, path::PathBuf, time::Duration};
 pub(crate) const DEADLINE: Duration = Duration::from_secs(600);
 
 /// The rows, by the words that choose them.
-pub(crate) const ROWS: [&str; 13] = [
+pub(crate) const ROWS: [&str; 17] = [
     "cold",
     "noop",
     "changed",
@@ -18,6 +18,10 @@ pub(crate) const ROWS: [&str; 13] = [
     "cp",
     "file",
     "far-file",
+    "delta-rewrite",
+    "delta-insert",
+    "delta-append",
+    "delta-image",
     "followers",
     "growth",
 ];
@@ -27,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) quick: bool,
     pub(crate) small_files: usize,
     pub(crate) large_bytes: u64,
+    /// Sizes of the large files of which a part changes are divided by this.
+    pub(crate) delta_part: u64,
     pub(crate) rounds: usize,
     /// Rounds over a long line, which take long.
     pub(crate) far_rounds: usize,
@@ -59,6 +65,7 @@ impl Settings {
             quick: true,
             small_files: 10_000,
             large_bytes: 256 << 20,
+            delta_part: 8,
             rounds: 3,
             far_rounds: 1,
             writes: 100,
@@ -75,6 +82,7 @@ impl Settings {
             quick: false,
             small_files: 100_000,
             large_bytes: 2 << 30,
+            delta_part: 1,
             rounds: 5,
             far_rounds: 3,
             writes: 500,

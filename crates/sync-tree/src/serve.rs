@@ -124,6 +124,8 @@ struct Known {
     digest: Digest,
     /// The identity that vouches for the digest, if one does.
     vouched: Option<Identity>,
+    /// The identity that it had when it was looked at.
+    identity: Identity,
 }
 
 impl Known {
@@ -131,8 +133,9 @@ impl Known {
         let Content::File { size, digest } = indexed.node.entry.content else {
             return Err(ServeError::NotAFile);
         };
-        let vouched = indexed.vouched.then_some(indexed.identity);
-        Ok(Self { node: indexed.node, size, digest, vouched })
+        let identity = indexed.identity;
+        let vouched = indexed.vouched.then_some(identity);
+        Ok(Self { node: indexed.node, size, digest, vouched, identity })
     }
 
     /// Whether this file is still the one that was indexed.
@@ -411,6 +414,19 @@ impl ServedFile {
                 Err(ServeError::Changed)
             }
             Err(source) => Err(ServeError::Unreadable { path: self.path.clone(), source }),
+        }
+    }
+
+    /// Like [`ServedFile::finish`], for parts whose reader will check the whole that they become a part of. So a file that was
+    /// looked at too soon after a change for its identity to vouch for it need not be read all over again for a few of its
+    /// bytes: the identity still has to be the same, and the reader finds what a change in the same instant did.
+    ///
+    /// # Errors
+    /// Like [`ServedFile::finish`].
+    pub fn finish_parts(&self) -> Result<(), ServeError> {
+        match stat_file(&self.file) {
+            Ok(stat) if Identity::of(&stat) == self.known.identity => Ok(()),
+            _ => self.finish(),
         }
     }
 

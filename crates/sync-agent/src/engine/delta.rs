@@ -1,13 +1,13 @@
-//! A large file that has an old version here: only what the old one lacks is fetched.
+//! A large file that has an old version here, all or a part of it: only what that lacks is fetched.
 //!
 //! The server describes the new file as a list of chunks, meanwhile the old one is cut into chunks here, and what both have is
-//! copied. The new file is written from its start to its end, so a cut leaves a partial like any other, and in the end its
+//! copied. An old version is the file in the place, or what had come of one when its transfer was cut. The new file is written from its start to its end, so a cut leaves a partial like any other, and in the end its
 //! digest is checked like any other's: a chunk that was mistaken for another costs time, never content.
 
 use std::{collections::HashMap, fs::File, sync::Arc};
 
 use sync_core::{
-    Chunk, ChunkHash, Content, Digest, NodeId,
+    Chunk, ChunkHash, Content, Digest, NodeId, TreePath,
     chunk::{self, Step},
     plan::Put,
 };
@@ -21,6 +21,9 @@ use super::{EngineError, context::Context, transfer::off_the_runtime};
 
 /// Copying must save at least this part of what is missing.
 const WORTH_PART: u64 = 8;
+/// How many files that were cut are compared with a wanted one, and how many times as large as that they may be.
+const MOST_PARTIALS: usize = 2;
+const LARGER: u64 = 4;
 
 /// The file that is wanted.
 #[derive(Debug, Clone, Copy)]
@@ -32,39 +35,101 @@ pub(super) struct Wanted {
     pub have: u64,
 }
 
-/// How an old version saves fetching.
+/// How what is here saves fetching.
 pub(super) struct Reuse {
-    old: Arc<File>,
+    sources: Arc<Sources>,
     steps: Vec<Step>,
 }
 
-/// Finds out what of a wanted file is in the one that it replaces; `None` if that is too little, or cannot be known.
+/// Files that may hold parts of the wanted one, laid one behind the other: a place in them is one number.
+struct Sources(Vec<Source>);
+
+struct Source {
+    file: File,
+    size: u64,
+    /// Where it begins among all.
+    base: u64,
+}
+
+impl Sources {
+    /// The version in the place, and what came of other contents before their transfers were cut: of this very file an earlier
+    /// version may be among them, and nothing else tells which.
+    fn find(context: &Context, put: &Put, wanted: &Wanted) -> Self {
+        let mut found = Vec::new();
+        if let Some(size) = old_size(put)
+            && let Some(file) = open_old(context, put)
+        {
+            found.push((file, size));
+        }
+        let partials = context.applier.other_partials(&wanted.digest, MOST_PARTIALS);
+        found.extend(partials.into_iter().filter(|(_, size)| *size <= wanted.size.saturating_mul(LARGER)));
+        let mut base = 0;
+        let source = |(file, size)| {
+            let source = Source { file, size, base };
+            // A gap, so that no step goes on from one into the next.
+            base += size + 1;
+            source
+        };
+        Self(found.into_iter().filter(|(_, size)| chunk::is_taken_apart(*size)).map(source).collect())
+    }
+
+    /// Where which chunk is. What cannot be read is not used.
+    fn cut_up(&self) -> HashMap<ChunkHash, u64> {
+        let mut places = HashMap::new();
+        for source in &self.0 {
+            let whole = for_each_chunk(&source.file, source.size, |at, chunk: Chunk| {
+                places.entry(chunk.hash).or_insert(source.base + at);
+            });
+            if !matches!(whole, Ok(true)) {
+                tracing::debug!(?whole, "a part of what is here cannot be used");
+                places.retain(|_, at| *at < source.base);
+            }
+        }
+        places
+    }
+
+    /// The file that a place is in, and the place in it.
+    fn at(&self, place: u64) -> Option<(&File, u64)> {
+        let source = self.0.iter().rfind(|source| source.base <= place)?;
+        Some((&source.file, place - source.base))
+    }
+}
+
+/// Finds out what of a wanted file is here already; `None` if that is too little, or cannot be known.
 pub(super) async fn find_reuse(
     context: &Arc<Context>,
     remote: &Arc<dyn Location>,
     put: &Put,
     wanted: &Wanted,
 ) -> Result<Option<Reuse>, EngineError> {
-    let Some(old_size) = old_size(put, wanted) else { return Ok(None) };
-    let Some(old) = open_old(context, put) else { return Ok(None) };
-    let old = Arc::new(old);
-    let file = old.clone();
-    let cut = off_the_runtime(move || Ok(cut_up(&file, old_size)));
+    if !chunk::is_taken_apart(wanted.size) || wanted.have >= wanted.size || is_refetch(put, wanted) {
+        return Ok(None);
+    }
+    let sources = Arc::new(Sources::find(context, put, wanted));
+    if sources.0.is_empty() {
+        return Ok(None);
+    }
+    let cut = sources.clone();
+    let cut = off_the_runtime(move || Ok(cut.cut_up()));
     let (described, places) = tokio::join!(remote.describe_file(wanted.node, &wanted.digest), cut);
-    let (Some(chunks), Some(places)) = (described?, places?) else { return Ok(None) };
+    let (Some(chunks), places) = (described?, places?) else { return Ok(None) };
     let steps = chunk::steps(&chunks, wanted.have, |chunk| places.get(&chunk.hash).copied());
     let (copied, missing) = (chunk::copied(&steps), wanted.size - wanted.have);
-    tracing::debug!(path = %put.path(), copied, missing, "the old version was compared");
-    Ok((copied >= missing / WORTH_PART).then_some(Reuse { old, steps }))
+    tracing::debug!(path = %put.path(), copied, missing, "compared with what is here");
+    Ok((copied >= missing / WORTH_PART).then_some(Reuse { sources, steps }))
 }
 
-/// The size of the file in the place, if a comparison with it may be worth it. One of the same content is fetched only because
-/// somebody asked for that.
-fn old_size(put: &Put, wanted: &Wanted) -> Option<u64> {
+/// Whether the place has this content: then it is fetched only because somebody asked for that.
+fn is_refetch(put: &Put, wanted: &Wanted) -> bool {
+    let Put::File { over: Some(over), .. } = put else { return false };
+    matches!(over.local.entry.content, Content::File { digest, .. } if digest == wanted.digest)
+}
+
+/// The size of the file in the place.
+fn old_size(put: &Put) -> Option<u64> {
     let Put::File { over: Some(over), .. } = put else { return None };
-    let Content::File { size, digest } = over.local.entry.content else { return None };
-    let fit = chunk::is_taken_apart(size) && chunk::is_taken_apart(wanted.size);
-    (fit && digest != wanted.digest && wanted.have < wanted.size).then_some(size)
+    let Content::File { size, .. } = over.local.entry.content else { return None };
+    Some(size)
 }
 
 fn open_old(context: &Context, put: &Put) -> Option<File> {
@@ -72,15 +137,6 @@ fn open_old(context: &Context, put: &Put) -> Option<File> {
     let Ok(Expect::File(identity)) = context.expect(&over.local) else { return None };
     let opened = context.applier.open_expected(path, &identity);
     opened.inspect_err(|error| tracing::debug!(%path, %error, "the old version cannot be used")).ok()
-}
-
-/// Where the old file has which chunk. What cannot be read is not used.
-fn cut_up(file: &File, size: u64) -> Option<HashMap<ChunkHash, u64>> {
-    let mut places = HashMap::new();
-    let whole = for_each_chunk(file, size, |at, chunk: Chunk| {
-        places.entry(chunk.hash).or_insert(at);
-    });
-    matches!(whole, Ok(true)).then_some(places)
 }
 
 /// Appends everything that is missing.
@@ -95,9 +151,12 @@ pub(super) async fn assemble(
     for step in reuse.steps {
         match step {
             Step::Copy { from, len } => {
-                let old = reuse.old.clone();
-                staged =
-                    off_the_runtime(move || staged.append_from(&old, from, len).map(|()| staged)).await?;
+                let sources = reuse.sources.clone();
+                staged = off_the_runtime(move || {
+                    let (file, at) = sources.at(from).ok_or(ApplyError::Digest { path: TreePath::root() })?;
+                    staged.append_from(file, at, len).map(|()| staged)
+                })
+                .await?;
                 progress(len);
             }
             Step::Fetch { len, .. } => {

@@ -29,6 +29,8 @@ pub(super) struct Opened {
     file: ServedFile,
     header: v1::FileHeader,
     parts: Vec<(u64, u64)>,
+    /// Whether the client puts parts together, and checks the whole.
+    scattered: bool,
 }
 
 /// Finds and opens what a request wants. Blocks.
@@ -51,7 +53,8 @@ pub(super) fn open(share: &Share, request: &v1::FetchFileRequest) -> Result<Open
     if let Some(File::Path(path)) = &request.file {
         node.path.clone_from(path);
     }
-    Ok(Opened { file, header: v1::FileHeader { node: Some(node), length }, parts })
+    let (header, scattered) = (v1::FileHeader { node: Some(node), length }, !request.ranges.is_empty());
+    Ok(Opened { file, header, parts, scattered })
 }
 
 /// The wanted parts of a file of this size, each an offset and a length.
@@ -120,7 +123,7 @@ async fn send(
     squeeze: Squeeze,
     out: &Sender<v1::FetchFileResponse>,
 ) -> Option<Result<(), RequestError>> {
-    let Opened { file, header, parts } = opened;
+    let Opened { file, header, parts, scattered } = opened;
     let mut left = header.length;
     let rest = Rest { parts: parts.into_iter(), now: (0, 0) };
     out.send(Ok(v1::FetchFileResponse { part: Some(Part::Header(header)) })).await.ok()?;
@@ -138,7 +141,8 @@ async fn send(
         left -= want as u64;
         out.send(Ok(v1::FetchFileResponse { part: Some(part) })).await.ok()?;
     }
-    Some(blocking(move || sending.file.finish()).await)
+    let file = sending.file;
+    Some(blocking(move || if scattered { file.finish_parts() } else { file.finish() }).await)
 }
 
 /// What makes the messages of one response.

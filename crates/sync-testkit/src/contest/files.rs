@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::Write as _,
     ops::RangeInclusive,
     path::{Path, PathBuf},
 };
@@ -11,7 +10,6 @@ use crate::rng::Rng;
 
 const SEED: u64 = 0x5EED;
 const FILES_PER_DIRECTORY: usize = 100;
-const BLOCK_BYTES: usize = 1 << 20;
 
 /// The sizes of small files, unless said otherwise.
 pub const SMALL: RangeInclusive<usize> = 256..=8192;
@@ -98,16 +96,6 @@ impl SmallFiles {
 
 /// The names of the halves, and the second one's other name.
 const HALVES: [&str; 3] = ["first half", "second half", "second half, renamed"];
-
-/// Makes a directory with one large file, `large.bin`.
-pub fn make_large_file(dir: &Path, bytes: u64) {
-    fs::create_dir_all(dir).expect("a directory can be made");
-    let mut file = fs::File::create(dir.join("large.bin")).expect("a file can be made");
-    let mut rng = Rng::new(SEED + 1);
-    for _ in 0..bytes / BLOCK_BYTES as u64 {
-        file.write_all(&rng.bytes(BLOCK_BYTES)).expect("there is room for the large file");
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,7 @@
 
 pub mod arrival;
 pub mod files;
+pub mod large;
 pub mod meter;
 pub mod rsync;
 pub mod stats;

@@ -75,6 +75,28 @@ impl Partials {
         Ok((self.dir.create_new(name, TEMP_MODE)?, 0))
     }
 
+    /// Opens those that were gone on with last, but for the one of this name, with what each holds.
+    fn open_newest(&self, but: &str, most: usize) -> io::Result<Vec<(File, u64)>> {
+        let mut found = Vec::new();
+        for entry in self.dir.list()? {
+            let Ok(name) = String::from_utf8(entry.name.into()) else { continue };
+            if name != but
+                && let Ok(stat) = self.dir.stat(&name)
+                && is_kept(stat.size)
+            {
+                found.push((stat.mtime, name));
+            }
+        }
+        found.sort_by(|a, b| b.cmp(a));
+        let open = |(_, name): (Time, String)| {
+            // Placed or removed meanwhile: then it is no partial any more.
+            let file = self.dir.open_file(&name).ok()?;
+            let stat = stat_file(&file).ok()?;
+            (stat.nlink == 1).then_some((file, stat.size))
+        };
+        Ok(found.into_iter().take(most).filter_map(open).collect())
+    }
+
     /// Deletes what is too old, too much or not ours.
     fn prune(&self, now: SystemTime, budget: &mut u64) -> io::Result<()> {
         let oldest = trash::time_of(now.checked_sub(KEEP_FOR).unwrap_or(now));
@@ -116,6 +138,14 @@ impl Applier {
         let hasher = hash_first(&file, have).map_err(write_failed)?;
         let (dir, ours) = (self.partials.dir.clone(), have < KEEP_FROM_BYTES);
         Ok(StagedFile::resumed(Temp { dir, name, ours, lease: Some(lease) }, file, hasher, have))
+    }
+
+    /// What has come of other contents and was cut, newest first, at most so many, each with its size: what a changed file has
+    /// in common with its earlier version may be in there. To be read only; whoever goes on with one only appends to it.
+    #[must_use]
+    pub fn other_partials(&self, but: &Digest, most: usize) -> Vec<(File, u64)> {
+        let found = self.partials.open_newest(&but.to_hex(), most);
+        found.inspect_err(|error| tracing::debug!(%error, "partials cannot be read")).unwrap_or_default()
     }
 
     /// Gives back the room that partials take.

@@ -240,3 +240,22 @@ fn a_file_that_changes_while_it_is_taken_apart_is_not_told() {
     };
     assert!(matches!(file.describe(rewrite), Err(ServeError::Changed)));
 }
+
+#[test]
+fn parts_are_good_while_the_file_is_the_one_that_was_looked_at_or_has_its_bytes() {
+    let scene = unwatched(|root| fs::write(root.join("f"), large(1)).unwrap());
+    let (id, digest) = digest_of(&scene, "f");
+    let path = scene.root.join("f");
+    let open = || {
+        let mut file = scene.tree.open_file(id, Some(&digest)).unwrap();
+        assert_eq!(file.read_at(5000, &mut [0; 100]).unwrap(), 100);
+        file
+    };
+    open().finish_parts().unwrap();
+    let (early, modified) = (open(), fs::metadata(&path).unwrap().modified().unwrap());
+    fs::write(&path, large(1)).unwrap();
+    early.finish_parts().unwrap();
+    fs::write(&path, large(2)).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    assert!(matches!(early.finish_parts(), Err(ServeError::Changed)), "its change time tells");
+}

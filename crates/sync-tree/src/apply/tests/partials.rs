@@ -1,6 +1,6 @@
 //! Large files whose transfer is cut.
 
-use std::{fs::FileTimes, time::SystemTime};
+use std::{fs::FileTimes, os::unix::fs::MetadataExt as _, time::SystemTime};
 
 use super::*;
 
@@ -120,4 +120,53 @@ fn old_partials_go_and_so_do_all_when_there_is_no_room() {
     assert!(!partial_of(&target, &old).exists() && partial_of(&target, &new).exists());
     target.applier.clear_partials();
     assert_eq!(target.staging(), []);
+}
+
+#[test]
+fn partials_are_kept_for_a_week_and_the_oldest_go_when_all_are_too_large() {
+    let target = target();
+    let bytes = content(3);
+    receive(&mut begin(&target.applier, &bytes), &bytes, 3);
+    let days = |days: u64| SystemTime::now() + Duration::from_secs(days * 86_400);
+    target.applier.prune_partials(days(6), &mut 100).unwrap();
+    assert_eq!(begin(&target.applier, &bytes).size(), bytes.len() as u64, "days later it is still there");
+    target.applier.prune_partials(days(8), &mut 100).unwrap();
+    assert_eq!(target.staging(), []);
+
+    // Holes, so they take no room.
+    for (name, age) in [("oldest", 3), ("older", 2), ("newest", 1)] {
+        let dir = target.path.join(".syncd/staging/partial");
+        let file = fs::File::create(dir.join(name)).unwrap();
+        file.set_len(30 << 30).unwrap();
+        let modified = SystemTime::now() - Duration::from_secs(age * 3600);
+        file.set_times(FileTimes::new().set_modified(modified)).unwrap();
+    }
+    target.applier.prune_partials(SystemTime::now(), &mut 100).unwrap();
+    let left = |name: &str| target.path.join(".syncd/staging/partial").join(name).exists();
+    assert_eq!(["oldest", "older", "newest"].map(left), [false, true, true]);
+}
+
+#[test]
+fn what_came_of_other_contents_can_be_read_newest_first() {
+    let target = target();
+    let (first, second, third) = (content(3), content(4), content(5));
+    for (bytes, hours) in [(&first, 2), (&second, 1), (&third, 3)] {
+        receive(&mut begin(&target.applier, bytes), bytes, 3);
+        let file = fs::File::options().write(true).open(partial_of(&target, bytes)).unwrap();
+        let modified = SystemTime::now() - Duration::from_secs(hours * 3600);
+        file.set_times(FileTimes::new().set_modified(modified)).unwrap();
+    }
+    fs::write(target.path.join(".syncd/staging/partial/small"), b"x").unwrap();
+    fs::write(target.path.join("users own"), vec![1; 3 * PART]).unwrap();
+    let linked = target.path.join(".syncd/staging/partial/linked");
+    fs::hard_link(target.path.join("users own"), &linked).unwrap();
+    let found = |but: &[u8], most: usize| -> Vec<(u64, u64)> {
+        let found = target.applier.other_partials(&Digest::of(but), most);
+        found.into_iter().map(|(file, size)| (file.metadata().unwrap().ino(), size)).collect()
+    };
+    let ino = |bytes: &[u8]| fs::metadata(partial_of(&target, bytes)).unwrap().ino();
+    let size = (3 * PART) as u64;
+    assert_eq!(found(&third, 3), [(ino(&second), size), (ino(&first), size)], "a user's file is none");
+    assert_eq!(found(&second, 2), [(ino(&first), size)], "of the two newest one is not ours");
+    assert_eq!(begin(&target.applier, &first).size(), size, "they stay what they are");
 }
