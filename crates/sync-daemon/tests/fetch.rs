@@ -211,33 +211,40 @@ async fn fetch_both_ways(
     };
     let wants = names.iter().enumerate().map(want).collect();
     let request = FetchFilesRequest { compression: compression.into(), ..message("docs", wants) };
-    let mut answers = daemon.client.fetch_files(tokio_stream::iter([request])).await.unwrap().into_inner();
+    let mut answers =
+        daemon.client.fetch_files(tokio_stream::iter([request])).await.expect("it is answered").into_inner();
     let (mut files, mut packed_wire) = (vec![Vec::new(); names.len()], 0);
-    while let Some(message) = timeout(DEADLINE, answers.message()).await.unwrap().unwrap() {
+    while let Some(message) =
+        timeout(DEADLINE, answers.message()).await.expect("it comes in time").expect("the stream goes on")
+    {
         packed_wire += sync_wire::wire_bytes(&message);
         let payload = match message.compressed {
-            Some(compressed) => Decompressor::default().decompress(&compressed).unwrap(),
+            Some(compressed) => Decompressor::default().decompress(&compressed).expect("it is a frame"),
             None => message.payload,
         };
         let mut payload = payload.as_ref();
         for file in message.files {
-            let (bytes, rest) = payload.split_at(usize::try_from(file.size).unwrap());
+            let (bytes, rest) = payload.split_at(usize::try_from(file.size).expect("it is small"));
             payload = rest;
-            files[usize::try_from(file.number).unwrap()].extend_from_slice(bytes);
+            files[usize::try_from(file.number).expect("it is small")].extend_from_slice(bytes);
         }
     }
     let (mut alone, mut alone_wire) = (Vec::new(), 0);
     for name in names {
         let file = Some(File::NodeId(nodes[name].id));
         let request = FetchFileRequest { file, compression: compression.into(), ..by_path("") };
-        let mut parts = daemon.client.fetch_file(request).await.unwrap().into_inner();
-        while let Some(message) = timeout(DEADLINE, parts.message()).await.unwrap().unwrap() {
+        let mut parts = daemon.client.fetch_file(request).await.expect("it is answered").into_inner();
+        while let Some(message) =
+            timeout(DEADLINE, parts.message()).await.expect("it comes in time").expect("the stream goes on")
+        {
             alone_wire += sync_wire::wire_bytes(&message);
             match message.part.expect("every message has a part") {
                 Part::Header(header) => assert_eq!(header.length, nodes[name].size),
                 Part::Data(bytes) => alone.extend_from_slice(&bytes),
                 Part::Compressed(frame) => {
-                    alone.extend_from_slice(&Decompressor::default().decompress(&frame).unwrap());
+                    alone.extend_from_slice(
+                        &Decompressor::default().decompress(&frame).expect("it is a frame"),
+                    );
                 }
             }
         }
