@@ -140,6 +140,11 @@ fn a_partial_that_was_damaged_costs_one_more_attempt() {
 }
 
 /// Turns one bit in the first MiB of the only partial, as a power cut may leave it.
+#[expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test's own target, of which nobody else knows"
+)]
 fn damage_partial(lab: &Lab) {
     let dir = lab.target().path(".syncd/staging/partial");
     let partials: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
