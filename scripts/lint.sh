@@ -13,8 +13,3 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 ensure_deny
 # Duplicate versions are worth a look (`cargo deny check bans`), not a page of warnings in each run.
 "$DENY" --log-level error check bans licenses sources
-
-# The promises name the tests that guard them.
-while read -r name; do
-    grep -rqE "fn $name\b" tests crates || die "docs/reliability.md names a test that is not there: $name"
-done < <(grep -oE '`[a-z0-9]+(_[a-z0-9]+){2,}`' docs/reliability.md | tr -d '`' | sort -u)

@@ -86,16 +86,8 @@ fn a_killed_pull_leaves_complete_files_and_the_next_ends_equal() {
     }
     agent.pull().expect(0);
     lab.assert_same();
-    // Nothing was edited, so nothing is trash, but for what a kill between a swap and its end left without a name: that is
-    // kept rather than deleted, and is a version that the share had.
-    let trash = lab.target().trash();
-    let had: BTreeSet<_> = versions.0.values().flatten().collect();
-    let is_left = |path: &PathBytes| path.0.starts_with(b"recovered/");
-    let wrong: Vec<_> =
-        trash.iter().filter(|(path, seen)| !is_left(path) || !had.contains(&seen.digest)).collect();
-    assert!(wrong.is_empty(), "{wrong:?}");
-    // One for each kill and thread at the most.
-    assert!(trash.len() <= 32, "{trash:?}");
+    // Nothing was edited, so nothing is trash.
+    assert!(lab.target().trash().is_empty(), "{:?}", lab.target().trash());
     // What the killed runs had staged is used or removed, not kept for ever.
     assert!(lab.target().state_bytes() < 6_000_000, "{} bytes of state", lab.target().state_bytes());
 }

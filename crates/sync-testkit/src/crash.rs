@@ -57,8 +57,9 @@ pub fn edit(target: &Tree) {
     }
 }
 
-/// The second version.
-pub fn second(share: &Tree) {
+/// The second version. `seen` returns when whoever watches the share has seen it as it is then: of two names that change places
+/// only that tells a move.
+pub fn second(share: &Tree, seen: impl Fn()) {
     for number in 0..4 {
         share.save(format!("changed {number}"), format!("new {number}, and longer"));
     }
@@ -68,15 +69,20 @@ pub fn second(share: &Tree) {
     share.save("edited", "the share's second");
     share.bytes("large", LARGE, 2);
     let mut holed = crate::rng::Rng::new(4).bytes(LARGE);
-    holed.extend([0; 256 * 1024]);
+    // Up to where a hole can end.
+    holed.resize(26 * 64 * 1024, 0);
     share.file("new large", holed);
     let copied = share.read("source");
     share.file("copy", copied);
     share.remove("gone");
     share.remove("gone dir");
     share.rename("moved dir", "moved there");
-    share.swap("swap a", "swap b");
-    share.swap("swap dir a", "swap dir b");
+    for [one, two] in [["swap a", "swap b"], ["swap dir a", "swap dir b"]] {
+        for (from, to) in [(one, "swap in progress"), (two, one), ("swap in progress", two)] {
+            share.rename(from, to);
+            seen();
+        }
+    }
     share.placed("mode").mode(0o640);
     share.placed("time").mtime(2000, 8);
     share.remove("link");

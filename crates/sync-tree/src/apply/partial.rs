@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     hash,
-    rooted::{Dir, read_file_at, stat_file},
+    rooted::{Dir, Stat, StatKind, read_file_at, stat_file},
 };
 
 /// In staging: see above.
@@ -104,10 +104,7 @@ impl Partials {
         for entry in self.dir.list()? {
             let Ok(name) = String::from_utf8(entry.name.into()) else { continue };
             let stat = self.dir.stat(&name)?;
-            if stat.mtime < oldest
-                || stat.size < KEEP_FROM_BYTES
-                || stat.kind != crate::rooted::StatKind::File
-            {
+            if stat.mtime < oldest || stat.size < KEEP_FROM_BYTES || stat.kind != StatKind::File {
                 trash::clear(&self.dir, &name, budget)?;
             } else {
                 kept.push((stat.mtime, stat.size, name));
@@ -146,6 +143,19 @@ impl Applier {
     pub fn other_partials(&self, but: &Digest, most: usize) -> Vec<(File, u64)> {
         let found = self.partials.open_newest(&but.to_hex(), most);
         found.inspect_err(|error| tracing::debug!(%error, "partials cannot be read")).unwrap_or_default()
+    }
+
+    /// What becomes of a complete file of ours that did not get to its place: a large one waits like a partial, to be neither
+    /// sent nor written again; others are deleted.
+    pub(super) fn keep_as_partial(&self, dir: &Dir, name: &str, stat: &Stat) -> io::Result<()> {
+        if stat.kind != StatKind::File || !is_kept(stat.size) {
+            return dir.remove_file(name);
+        }
+        let hashed = hash::hash_file(&dir.open_file(name)?, stat.size)?;
+        // Its final mode may not let us write it, and its time may be long past.
+        dir.set_mode(name, TEMP_MODE)?;
+        dir.set_times(name, trash::time_of(SystemTime::now()))?;
+        dir.rename_to(name, &self.partials.dir, &hashed.digest.to_hex())
     }
 
     /// Gives back the room that partials take.

@@ -126,7 +126,7 @@ impl Applier {
     fn replace(&self, temp: &mut Temp, ino: u64, swap: &Swap<'_>) -> Result<(), ApplyError> {
         let at = swap.at;
         at.check(swap.expect)?;
-        let name = self.enter_swap(temp, ino, at)?;
+        let name = self.enter_swap(temp, ino, swap)?;
         let noted = swap.displaced == Displaced::Trash;
         if noted {
             journal::write(&self.swap, &name, at.path, false)
@@ -152,8 +152,9 @@ impl Applier {
 
     /// Moves our file to where displaced things lie, under a name that tells which inode is ours: whichever of the two
     /// a crash leaves there, the next start knows what it is.
-    fn enter_swap(&self, temp: &mut Temp, ino: u64, at: &Place<'_>) -> Result<String, ApplyError> {
-        let name = swap_name(ino, self.unique());
+    fn enter_swap(&self, temp: &mut Temp, ino: u64, swap: &Swap<'_>) -> Result<String, ApplyError> {
+        let at = swap.at;
+        let name = format!("new-{ino}-{}{:x}", swap.expect.noted(swap.displaced), self.unique());
         temp.dir.rename_to(&temp.name, &self.swap, &name).map_err(|source| {
             ApplyError::of_state("move the new file in .syncd/staging", source).about(at.path)
         })?;
@@ -191,12 +192,33 @@ impl Applier {
     }
 }
 
-/// The name of a file of ours with this inode that is about to replace something.
-fn swap_name(ino: u64, unique: u64) -> String {
-    format!("new-{ino}-{unique:x}")
+impl Expect {
+    /// What a name in `swap` tells of the thing that is to be deleted once it lies there: `INO.SIZE.SECS.NANOS-`. Nothing if
+    /// it is to be kept.
+    pub(super) fn noted(&self, displaced: Displaced) -> String {
+        match (self, displaced) {
+            (Expect::File(it) | Expect::Link(it), Displaced::Delete) => {
+                // Unsigned, so that a time before 1970 has no `-`.
+                format!("{}.{}.{}.{}-", it.ino, it.size, it.mtime.secs.cast_unsigned(), it.mtime.nanos)
+            }
+            _ => String::new(),
+        }
+    }
 }
 
-/// The inode that is ours if `name` holds it; see [`swap_name`].
+/// The inode that is ours if `name` in `swap` holds it.
 pub(super) fn our_inode(name: &str) -> Option<u64> {
     name.strip_prefix("new-")?.split_once('-')?.0.parse().ok()
+}
+
+/// Whether `name` in `swap` holds what an earlier run was about to delete there: the other side has it, and it is still what
+/// it was when that was decided.
+pub(super) fn is_to_be_deleted(name: &str, stat: &Stat) -> bool {
+    let noted = match name.split('-').collect::<Vec<_>>()[..] {
+        ["new", _, noted, _] | ["old", noted, _] => noted,
+        _ => return false,
+    };
+    let time = (stat.mtime.secs.cast_unsigned(), stat.mtime.nanos);
+    let now = format!("{}.{}.{}.{}", stat.ino, stat.size, time.0, time.1);
+    matches!(stat.kind, StatKind::File | StatKind::Symlink) && noted == now
 }

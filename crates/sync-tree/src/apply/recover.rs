@@ -1,14 +1,20 @@
 //! Cleaning up after a run that ended in the middle.
 //!
-//! What lies in `moves` and `swap` came out of the tree and is never deleted: it goes back, or to the trash. (A file of our
-//! own that was about to replace something lies in `swap` under its own inode number, and is known by that.) Everything
-//! else in staging is what an earlier run was receiving, and is deleted, but for large files that can be gone on with.
+//! What lies in `moves` and `swap` came out of the tree: it goes back, or to the trash. (A file of our own that was about to
+//! replace something lies in `swap` under its own inode number, and is known by that. What the other side has was about to be
+//! deleted there, and its name says by what it is known; only if it still is that, it is deleted.) Everything else in staging
+//! is what an earlier run was receiving, and is deleted, but for large files that can be gone on with.
 
 use std::{io, time::SystemTime};
 
 use sync_core::TreePath;
 
-use super::{Applier, ApplyError, MOVES, SWAP, journal, partial::PARTIAL, place::our_inode, trash};
+use super::{
+    Applier, ApplyError, MOVES, SWAP, journal,
+    partial::PARTIAL,
+    place::{is_to_be_deleted, our_inode},
+    trash,
+};
 use crate::rooted::Dir;
 
 /// So many names are deleted at one start, staging and old trash each; the rest waits for the next, so that a start is
@@ -83,8 +89,10 @@ impl Applier {
     fn recover_swap(&self) -> Result<Vec<Recovered>, ApplyError> {
         let mut recovered = Vec::new();
         for name in waiting(&self.swap).map_err(state_failed)? {
-            let is_ours = our_inode(&name) == Some(self.swap.stat(&name).map_err(state_failed)?.ino);
-            if is_ours {
+            let stat = self.swap.stat(&name).map_err(state_failed)?;
+            if our_inode(&name) == Some(stat.ino) {
+                self.keep_as_partial(&self.swap, &name, &stat).map_err(state_failed)?;
+            } else if is_to_be_deleted(&name, &stat) {
                 self.swap.remove_file(&name).map_err(state_failed)?;
             } else {
                 let known = journal::read(&self.swap, &name);

@@ -43,7 +43,7 @@ impl Applier {
     /// A name can only be deleted for good once nobody else can reach it, so it is taken aside first.
     fn delete(&self, at: &Place<'_>, expect: &Expect) -> Result<(), ApplyError> {
         at.check(expect)?;
-        let name = format!("old-{:x}", self.unique());
+        let name = format!("old-{}{:x}", expect.noted(Displaced::Delete), self.unique());
         self.checked();
         carry(at.dir, at.name, &self.swap, &name).map_err(|error| self.refused(at, error))?;
         self.taken();

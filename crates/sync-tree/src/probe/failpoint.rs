@@ -17,7 +17,7 @@ use super::{Call, OpKind, Probe, install};
 /// The variable that names a point: `SIDE OP AREA COUNT`, for example `after exchange swap>tree 2`.
 pub const FAILPOINT: &str = "SYNCD_FAILPOINT";
 
-/// The variable that names a file, to which a line `OP AREA` is added for each call that is a point.
+/// The variable that names a file, to which a line `SIDE OP AREA` is added for each point that is reached.
 pub const TRACE: &str = "SYNCD_FAILPOINT_TRACE";
 
 /// Reads both variables. Called once, when a program starts. A value that cannot be read ends the program: a test that
@@ -88,13 +88,23 @@ impl Probe for Failpoint {
 #[derive(Debug)]
 struct Trace(Mutex<std::fs::File>);
 
+impl Trace {
+    fn add(&self, side: &str, call: &Call<'_>) -> io::Result<()> {
+        if !matches!(call.op.kind(), OpKind::Changes | OpKind::Flushes) {
+            return Ok(());
+        }
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        writeln!(file, "{side} {}", call.site())
+    }
+}
+
 impl Probe for Trace {
     fn before(&self, call: &Call<'_>) -> io::Result<()> {
-        if matches!(call.op.kind(), OpKind::Changes | OpKind::Flushes) {
-            let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            writeln!(file, "{}", call.site())?;
-        }
-        Ok(())
+        self.add("before", call)
+    }
+
+    fn after(&self, call: &Call<'_>, _made: Option<BorrowedFd<'_>>) {
+        self.add("after", call).expect("the tester's file can be written");
     }
 }
 
