@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the sources of the program itself")]
 fn every_promise_names_tests_that_are_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(root.join("docs/reliability.md")).unwrap();
