@@ -4,6 +4,7 @@
 //!
 //! The steps are those that a traced run makes, so a new one is tested as soon as it is there.
 #![cfg(feature = "failpoints")]
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "the trees are the test's own")]
 
 mod common;
 
