@@ -20,11 +20,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Engine, EngineError, Phase, PullMode, Reporter, Summary,
+    base::{agree, drop_base},
     counts::{Done, FailedFiles, one_for_each_place},
     now_secs,
     outcome::Outcome,
     phases::Phases,
-    store::{Keeper, Verified, agree, drop_base},
+    store::{Keeper, Verified},
     transfer,
 };
 

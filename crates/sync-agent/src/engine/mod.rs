@@ -1,6 +1,6 @@
 //! The sync cycle of one target: scan, plan, stage, apply, record.
 //!
-//! Reading order: this file (what a run is), `store` (what is known), `phases` and `transfer` (how a plan is carried out),
+//! Reading order: this file (what a run is), `store` and `base` (what is known), `phases` and `transfer` (how a plan is carried out),
 //! `record` (how that becomes known), `counts` (what is told of it), `target` (what can be wrong with the directory itself).
 //! Deciding is not here but in `sync_core::plan`.
 //!
@@ -10,6 +10,7 @@
 //! * What is pending stays so until it is recorded as done. Errors, kills and cut connections only make a run shorter.
 //! * Nothing is planned twice in one run without looking again at what was in the way.
 
+mod base;
 mod context;
 mod counts;
 mod cycle;

@@ -120,7 +120,7 @@ impl<'a> Phases<'a> {
             let mut dirs = Vec::new();
             for id in touched {
                 let Some(path) = store.index().table().path_of(db, id)? else { continue };
-                let Some(remote) = super::store::remote_of(db, id)? else { continue };
+                let Some(remote) = super::base::remote_of(db, id)? else { continue };
                 let Some(node) = store.remote_node(db, remote)? else { continue };
                 if !path.is_root() && node.entry.content.is_dir() {
                     dirs.push((path, node));
@@ -205,7 +205,7 @@ impl<'a> Phases<'a> {
     fn finish(&mut self, path: &TreePath, remote: &Node) -> Result<(), EngineError> {
         let (dir, name) = self.dirs.parent(path)?;
         let at = Place { dir: &dir, name, path };
-        let Some(local) = self.context.store.index().read(|db| super::store::local_of(db, remote.id))? else {
+        let Some(local) = self.context.store.index().read(|db| super::base::local_of(db, remote.id))? else {
             return Ok(());
         };
         let stat = self.context.applier.set_meta(&at, &remote.entry, &self.context.expect_id(local)?)?;

@@ -9,7 +9,10 @@ use sync_tree::{
     rooted::{Stat, StatKind},
 };
 
-use super::store::{Store, agree, agree_anew, drop_base_of_local, local_of};
+use super::{
+    base::{agree, agree_anew, drop_base_of_local, local_of},
+    store::Store,
+};
 
 /// One thing that was done.
 #[derive(Debug)]

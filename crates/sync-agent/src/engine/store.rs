@@ -10,14 +10,16 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 use sync_core::{
-    CommitPoint, Content, Cursor, Digest, Entry, Name, Node, NodeChange, NodeId, Problem, RuleFile, RuleSet,
-    Seq, ShareId, Time, TreePath,
+    CommitPoint, Cursor, Digest, Name, Node, NodeChange, NodeId, Problem, RuleFile, RuleSet, Seq, ShareId,
+    TreePath,
     plan::{Base, Filling, Keep, Scope, Trees},
 };
 use sync_tree::{
-    index::{Index, IndexError, IndexTx, IndexedNode, NodeTable, Replica, inserted},
+    index::{Index, IndexError, IndexTx, IndexedNode, NodeTable, Replica},
     rules::Rules,
 };
+
+use super::base::{base_of, base_of_local, drop_base_if_dead, drop_dead_base, rename_base};
 
 /// Keys of the `target` table.
 mod keys {
@@ -326,12 +328,13 @@ impl Store {
                 Scope::Everything => {
                     unset(db, keys::EVERYTHING)?;
                     db.execute_batch("DELETE FROM pending_remote; DELETE FROM pending_local;")?;
-                    drop_dead_base(db)?;
+                    drop_dead_base(db, REPLICAS[current(db)?])?;
                 }
                 Scope::Nodes { remote, local } => {
+                    let table = REPLICAS[current(db)?];
                     for id in remote {
                         remove_pending(db, "pending_remote", *id)?;
-                        drop_base_if_dead(db, *id)?;
+                        drop_base_if_dead(db, table, *id)?;
                     }
                     for id in local {
                         remove_pending(db, "pending_local", *id)?;
@@ -512,11 +515,7 @@ impl Trees for StoreTrees<'_> {
     }
 
     fn base_of_local(&self, local: NodeId) -> rusqlite::Result<Option<Base>> {
-        base_where(
-            self.db,
-            "SELECT id, local, kind, size, mtime_s, mtime_ns, mode, content FROM base WHERE local = ?1",
-            local,
-        )
+        base_of_local(self.db, local)
     }
 
     fn local_with(&self, digest: &Digest) -> rusqlite::Result<Option<NodeId>> {
@@ -537,86 +536,6 @@ impl Trees for StoreTrees<'_> {
 
 fn nodes(rows: Vec<IndexedNode>) -> rusqlite::Result<Vec<Node>> {
     Ok(rows.into_iter().map(|row| row.node).collect())
-}
-
-/// Both sides have this node now.
-pub(crate) fn agree(db: &Connection, remote: &Node, local: NodeId) -> rusqlite::Result<()> {
-    // Mostly it is the same two that agree on something else, or on the same again. Replacing the row would write its place
-    // in the index too.
-    match base_of(db, remote.id)? {
-        Some(base) if base.local == local && base.entry == remote.entry => return Ok(()),
-        Some(base) if base.local == local => return write_base(db, UPDATE_BASE, remote, local),
-        _ => {}
-    }
-    // A local node is agreed on with one remote node at most.
-    db.prepare_cached("DELETE FROM base WHERE local = ?1 AND id <> ?2")?
-        .execute([local.0.cast_signed(), remote.id.0.cast_signed()])?;
-    agree_anew(db, remote, local)
-}
-
-/// The same for a local node that was just made: nothing can have been agreed on about it.
-pub(crate) fn agree_anew(db: &Connection, remote: &Node, local: NodeId) -> rusqlite::Result<()> {
-    // REPLACE makes SQLite note the pages of each row for the case that it fails midway, which takes as long again.
-    if inserted(write_base(db, "INSERT INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)", remote, local))? {
-        return Ok(());
-    }
-    write_base(db, "INSERT OR REPLACE INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)", remote, local)
-}
-
-/// For a row whose local node stays the same; the numbers are those of the row's columns.
-const UPDATE_BASE: &str = "UPDATE base SET kind = ?3, size = ?4, mtime_s = ?5, mtime_ns = ?6, mode = ?7, content = ?8 \
-     WHERE id = ?1 AND local = ?2";
-
-fn write_base(db: &Connection, sql: &str, remote: &Node, local: NodeId) -> rusqlite::Result<()> {
-    let (kind, content): (i64, Option<&[u8]>) = match &remote.entry.content {
-        Content::File { digest, .. } => (1, Some(&digest.0)),
-        Content::Directory => (2, None),
-        Content::Symlink { target } => (3, Some(target)),
-    };
-    db.prepare_cached(sql)?.execute(params![
-        remote.id.0.cast_signed(),
-        local.0.cast_signed(),
-        kind,
-        remote.entry.content.size().cast_signed(),
-        remote.entry.mtime.secs,
-        remote.entry.mtime.nanos,
-        remote.entry.mode,
-        content,
-    ])?;
-    Ok(())
-}
-
-/// Nothing is agreed on about this remote node any more.
-pub(crate) fn drop_base(db: &Connection, id: NodeId) -> rusqlite::Result<()> {
-    db.prepare_cached("DELETE FROM base WHERE id = ?1")?.execute([id.0.cast_signed()])?;
-    Ok(())
-}
-
-/// Nothing is agreed on about this local node any more.
-pub(crate) fn drop_base_of_local(db: &Connection, local: NodeId) -> rusqlite::Result<()> {
-    db.prepare_cached("DELETE FROM base WHERE local = ?1")?.execute([local.0.cast_signed()])?;
-    Ok(())
-}
-
-/// The local node that a remote one was agreed to be.
-pub(crate) fn local_of(db: &Connection, remote: NodeId) -> rusqlite::Result<Option<NodeId>> {
-    if remote == NodeId::ROOT {
-        return Ok(Some(remote));
-    }
-    let found = db
-        .prepare_cached("SELECT local FROM base WHERE id = ?1")?
-        .query_row([remote.0.cast_signed()], |row| row.get::<_, i64>(0))
-        .optional()?;
-    Ok(found.map(|id| NodeId(id.cast_unsigned())))
-}
-
-/// The remote node that a local one was agreed to be.
-pub(crate) fn remote_of(db: &Connection, local: NodeId) -> rusqlite::Result<Option<NodeId>> {
-    let found = db
-        .prepare_cached("SELECT id FROM base WHERE local = ?1")?
-        .query_row([local.0.cast_signed()], |row| row.get::<_, i64>(0))
-        .optional()?;
-    Ok(found.map(|id| NodeId(id.cast_unsigned())))
 }
 
 /// Reads for `status`, which takes no lock and writes nothing.
@@ -691,75 +610,6 @@ fn create(db: &Connection, replicas: &[Replica; 2]) -> rusqlite::Result<()> {
     )?;
     set(db, "version", &[1])?;
     replicas.iter().try_for_each(|replica| replica.reset(db))
-}
-
-/// Gives everything that was agreed on the id that the same path has in the new tree. What the new tree lacks keeps an id
-/// that no node has: the remote had it once, and has it no more.
-fn rename_base(db: &Connection, old: &NodeTable, new: &NodeTable) -> rusqlite::Result<()> {
-    let ids: Vec<i64> = db
-        .prepare("SELECT id FROM base")?
-        .query_map([], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    // First out of the way of the new ids: all existing ones become negative.
-    db.execute("UPDATE OR REPLACE base SET id = -id - 1 WHERE id >= 0", [])?;
-    for id in ids.into_iter().filter(|id| *id >= 0) {
-        let Some(path) = old.path_of(db, NodeId(id.cast_unsigned()))? else { continue };
-        if let Some(found) = new.find(db, &path)? {
-            db.prepare_cached("UPDATE base SET id = ?2 WHERE id = ?1")?
-                .execute([-id - 1, found.node.id.0.cast_signed()])?;
-        }
-    }
-    Ok(())
-}
-
-/// What neither side has any more was agreed on for nothing.
-fn drop_dead_base(db: &Connection) -> rusqlite::Result<()> {
-    let remote = REPLICAS[current(db)?];
-    db.execute(
-        &format!(
-            "DELETE FROM base WHERE id NOT IN (SELECT id FROM {remote}) \
-             AND local NOT IN (SELECT id FROM nodes WHERE kind <> 0)"
-        ),
-        [],
-    )?;
-    Ok(())
-}
-
-fn drop_base_if_dead(db: &Connection, id: NodeId) -> rusqlite::Result<()> {
-    let remote = REPLICAS[current(db)?];
-    db.prepare_cached(&format!(
-        "DELETE FROM base WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM {remote} r WHERE r.id = base.id) \
-         AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = base.local AND n.kind <> 0)"
-    ))?
-    .execute([id.0.cast_signed()])?;
-    Ok(())
-}
-
-fn base_of(db: &Connection, id: NodeId) -> rusqlite::Result<Option<Base>> {
-    base_where(
-        db,
-        "SELECT id, local, kind, size, mtime_s, mtime_ns, mode, content FROM base WHERE id = ?1",
-        id,
-    )
-}
-
-fn base_where(db: &Connection, sql: &str, id: NodeId) -> rusqlite::Result<Option<Base>> {
-    db.prepare_cached(sql)?
-        .query_row([id.0.cast_signed()], |row| {
-            let size = row.get::<_, i64>(3)?.cast_unsigned();
-            let content = match row.get::<_, i64>(2)? {
-                1 => Content::File { size, digest: Digest(row.get(7)?) },
-                2 => Content::Directory,
-                _ => Content::Symlink { target: row.get_ref(7)?.as_blob()?.into() },
-            };
-            let mtime = Time { secs: row.get(4)?, nanos: row.get(5)? };
-            Ok(Base {
-                id: NodeId(row.get::<_, i64>(0)?.cast_unsigned()),
-                local: NodeId(row.get::<_, i64>(1)?.cast_unsigned()),
-                entry: Entry { content, mtime, mode: row.get(6)? },
-            })
-        })
-        .optional()
 }
 
 fn pending(db: &Connection, table: &str) -> rusqlite::Result<Vec<NodeId>> {

@@ -1,0 +1,165 @@
+//! *Base*: what share and target last agreed on, a row for each remote node, with the local node that it was agreed to be.
+//!
+//! A local node is agreed on with one remote node at most.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+use sync_core::{Content, Digest, Entry, Node, NodeId, Time, plan::Base};
+use sync_tree::index::{NodeTable, inserted};
+
+/// Both sides have this node now.
+pub(super) fn agree(db: &Connection, remote: &Node, local: NodeId) -> rusqlite::Result<()> {
+    // Mostly it is the same two that agree on something else, or on the same again. Replacing the row would write its place
+    // in the index too.
+    match base_of(db, remote.id)? {
+        Some(base) if base.local == local && base.entry == remote.entry => return Ok(()),
+        Some(base) if base.local == local => return write_base(db, UPDATE_BASE, remote, local),
+        _ => {}
+    }
+    // A local node is agreed on with one remote node at most.
+    db.prepare_cached("DELETE FROM base WHERE local = ?1 AND id <> ?2")?
+        .execute([local.0.cast_signed(), remote.id.0.cast_signed()])?;
+    agree_anew(db, remote, local)
+}
+
+/// The same for a local node that was just made: nothing can have been agreed on about it.
+pub(super) fn agree_anew(db: &Connection, remote: &Node, local: NodeId) -> rusqlite::Result<()> {
+    // REPLACE makes SQLite note the pages of each row for the case that it fails midway, which takes as long again.
+    if inserted(write_base(db, "INSERT INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)", remote, local))? {
+        return Ok(());
+    }
+    write_base(db, "INSERT OR REPLACE INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)", remote, local)
+}
+
+/// For a row whose local node stays the same; the numbers are those of the row's columns.
+const UPDATE_BASE: &str = "UPDATE base SET kind = ?3, size = ?4, mtime_s = ?5, mtime_ns = ?6, mode = ?7, content = ?8 \
+     WHERE id = ?1 AND local = ?2";
+
+fn write_base(db: &Connection, sql: &str, remote: &Node, local: NodeId) -> rusqlite::Result<()> {
+    let (kind, content): (i64, Option<&[u8]>) = match &remote.entry.content {
+        Content::File { digest, .. } => (1, Some(&digest.0)),
+        Content::Directory => (2, None),
+        Content::Symlink { target } => (3, Some(target)),
+    };
+    db.prepare_cached(sql)?.execute(params![
+        remote.id.0.cast_signed(),
+        local.0.cast_signed(),
+        kind,
+        remote.entry.content.size().cast_signed(),
+        remote.entry.mtime.secs,
+        remote.entry.mtime.nanos,
+        remote.entry.mode,
+        content,
+    ])?;
+    Ok(())
+}
+
+/// Nothing is agreed on about this remote node any more.
+pub(super) fn drop_base(db: &Connection, id: NodeId) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM base WHERE id = ?1")?.execute([id.0.cast_signed()])?;
+    Ok(())
+}
+
+/// Nothing is agreed on about this local node any more.
+pub(super) fn drop_base_of_local(db: &Connection, local: NodeId) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM base WHERE local = ?1")?.execute([local.0.cast_signed()])?;
+    Ok(())
+}
+
+/// The local node that a remote one was agreed to be.
+pub(super) fn local_of(db: &Connection, remote: NodeId) -> rusqlite::Result<Option<NodeId>> {
+    if remote == NodeId::ROOT {
+        return Ok(Some(remote));
+    }
+    let found = db
+        .prepare_cached("SELECT local FROM base WHERE id = ?1")?
+        .query_row([remote.0.cast_signed()], |row| row.get::<_, i64>(0))
+        .optional()?;
+    Ok(found.map(|id| NodeId(id.cast_unsigned())))
+}
+
+/// The remote node that a local one was agreed to be.
+pub(super) fn remote_of(db: &Connection, local: NodeId) -> rusqlite::Result<Option<NodeId>> {
+    let found = db
+        .prepare_cached("SELECT id FROM base WHERE local = ?1")?
+        .query_row([local.0.cast_signed()], |row| row.get::<_, i64>(0))
+        .optional()?;
+    Ok(found.map(|id| NodeId(id.cast_unsigned())))
+}
+
+/// Gives everything that was agreed on the id that the same path has in the new tree. What the new tree lacks keeps an id
+/// that no node has: the remote had it once, and has it no more.
+pub(super) fn rename_base(db: &Connection, old: &NodeTable, new: &NodeTable) -> rusqlite::Result<()> {
+    let ids: Vec<i64> = db
+        .prepare("SELECT id FROM base")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    // First out of the way of the new ids: all existing ones become negative.
+    db.execute("UPDATE OR REPLACE base SET id = -id - 1 WHERE id >= 0", [])?;
+    for id in ids.into_iter().filter(|id| *id >= 0) {
+        let Some(path) = old.path_of(db, NodeId(id.cast_unsigned()))? else { continue };
+        if let Some(found) = new.find(db, &path)? {
+            db.prepare_cached("UPDATE base SET id = ?2 WHERE id = ?1")?
+                .execute([-id - 1, found.node.id.0.cast_signed()])?;
+        }
+    }
+    Ok(())
+}
+
+/// What neither side has any more was agreed on for nothing. `remote` is the table of the remote tree.
+pub(super) fn drop_dead_base(db: &Connection, remote: &str) -> rusqlite::Result<()> {
+    db.execute(
+        &format!(
+            "DELETE FROM base WHERE id NOT IN (SELECT id FROM {remote}) \
+             AND local NOT IN (SELECT id FROM nodes WHERE kind <> 0)"
+        ),
+        [],
+    )?;
+    Ok(())
+}
+
+/// The same for one remote node.
+pub(super) fn drop_base_if_dead(db: &Connection, remote: &str, id: NodeId) -> rusqlite::Result<()> {
+    db.prepare_cached(&format!(
+        "DELETE FROM base WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM {remote} r WHERE r.id = base.id) \
+         AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = base.local AND n.kind <> 0)"
+    ))?
+    .execute([id.0.cast_signed()])?;
+    Ok(())
+}
+
+/// What was agreed on about a remote node.
+pub(super) fn base_of(db: &Connection, id: NodeId) -> rusqlite::Result<Option<Base>> {
+    base_where(
+        db,
+        "SELECT id, local, kind, size, mtime_s, mtime_ns, mode, content FROM base WHERE id = ?1",
+        id,
+    )
+}
+
+/// What was agreed on about a local node.
+pub(super) fn base_of_local(db: &Connection, local: NodeId) -> rusqlite::Result<Option<Base>> {
+    base_where(
+        db,
+        "SELECT id, local, kind, size, mtime_s, mtime_ns, mode, content FROM base WHERE local = ?1",
+        local,
+    )
+}
+
+fn base_where(db: &Connection, sql: &str, id: NodeId) -> rusqlite::Result<Option<Base>> {
+    db.prepare_cached(sql)?
+        .query_row([id.0.cast_signed()], |row| {
+            let size = row.get::<_, i64>(3)?.cast_unsigned();
+            let content = match row.get::<_, i64>(2)? {
+                1 => Content::File { size, digest: Digest(row.get(7)?) },
+                2 => Content::Directory,
+                _ => Content::Symlink { target: row.get_ref(7)?.as_blob()?.into() },
+            };
+            let mtime = Time { secs: row.get(4)?, nanos: row.get(5)? };
+            Ok(Base {
+                id: NodeId(row.get::<_, i64>(0)?.cast_unsigned()),
+                local: NodeId(row.get::<_, i64>(1)?.cast_unsigned()),
+                entry: Entry { content, mtime, mode: row.get(6)? },
+            })
+        })
+        .optional()
+}
