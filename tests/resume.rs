@@ -30,6 +30,12 @@ fn wait_for(proxy: &Proxy, bytes: u64) {
     });
 }
 
+#[track_caller]
+fn assert_little_is_left(lab: &Lab) {
+    let left = lab.target().state_bytes();
+    assert!(left < MIB, "{left} bytes are left in .syncd");
+}
+
 #[test]
 fn a_file_goes_on_where_it_was_when_agent_and_daemon_were_killed() {
     let lab = Lab::new();
@@ -50,8 +56,7 @@ fn a_file_goes_on_where_it_was_when_agent_and_daemon_were_killed() {
     let sent = proxy.to_client_bytes();
     assert!(sent <= SIZE + 2 * AGAIN, "{sent} bytes were sent for {SIZE}");
     assert!(sent >= SIZE, "{sent} bytes cannot be the whole file");
-    let left = lab.target().state_bytes();
-    assert!(left < MIB, "{left} bytes are left in .syncd");
+    assert_little_is_left(&lab);
 }
 
 #[test]
@@ -92,8 +97,7 @@ fn what_came_of_a_content_that_the_share_has_no_more_is_not_sent_again() {
     assert!(sent <= SIZE + AGAIN, "{sent} bytes were sent for {SIZE}");
     assert!(sent >= SIZE, "{sent} bytes cannot be the whole file");
     assert_eq!((outcome.count("synced"), outcome.count("bytes_total")), (1, bytes.len() as u64));
-    let left = lab.target().state_bytes();
-    assert!(left < MIB, "{left} bytes are left in .syncd");
+    assert_little_is_left(&lab);
 }
 
 #[test]
@@ -109,8 +113,7 @@ fn a_partial_of_a_content_that_the_share_has_no_more_does_no_harm() {
     lab.share.bytes("large", SIZE as usize, 4);
     agent.pull().expect(0);
     lab.assert_same();
-    let left = lab.target().state_bytes();
-    assert!(left < MIB, "{left} bytes are left in .syncd");
+    assert_little_is_left(&lab);
 }
 
 #[test]
