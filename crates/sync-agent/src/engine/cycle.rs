@@ -126,6 +126,8 @@ impl Engine {
             }
             caught_up = true;
             self.settle_commit(&run).await?;
+            // Nothing is waited for now; the next change would have to wait for it.
+            block_in_place(|| self.store().index().make_searchable())?;
         }
     }
 
@@ -460,6 +462,10 @@ impl Engine {
 
     fn gather(&self, scope: &Scope, policy: Policy) -> Result<Vec<Slot>, EngineError> {
         let store = self.store();
+        if !scope.is_empty() {
+            // Contents will be looked for in the target.
+            block_in_place(|| store.index().make_searchable())?;
+        }
         let rules = Rules::compile(&store.index().rule_set()?);
         let keeper = Keeper::new(&rules, &store.remote_problems()?);
         // What is as it should be matters only if it is to come again all the same.

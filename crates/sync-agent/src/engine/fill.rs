@@ -51,9 +51,7 @@ impl Engine {
         self.store().unset_verified()?;
         self.store().filling_begins()?;
         self.store().index().begin_bulk()?;
-        let filled = self.fill_in_parts(run, filling).await;
-        block_in_place(|| self.store().index().end_bulk())?;
-        filled
+        self.fill_in_parts(run, filling).await
     }
 
     async fn fill_in_parts(&mut self, run: &Run<'_>, filling: Filling) -> Result<Outcome, EngineError> {

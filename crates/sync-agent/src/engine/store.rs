@@ -285,6 +285,9 @@ impl Store {
     /// Makes what a look found pending.
     pub(crate) fn take_local_changes(&self) -> Result<(), IndexError> {
         let mut seen = Seq(self.index.read(|db| get_u64(db, keys::LOCAL_SEEN))?.unwrap_or(0));
+        if seen == self.index.head()?.seq {
+            return Ok(());
+        }
         loop {
             let page = self.index.feed_page(seen, 4096)?;
             seen = page.last;

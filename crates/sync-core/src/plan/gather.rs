@@ -61,6 +61,14 @@ pub enum Scope {
     },
 }
 
+impl Scope {
+    /// Whether there is nothing to look at.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Nodes { remote, local } if remote.is_empty() && local.is_empty())
+    }
+}
+
 /// Describes every place that differs from what is recorded.
 ///
 /// # Errors

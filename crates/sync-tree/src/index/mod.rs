@@ -10,10 +10,10 @@
 //! * Readers have connections of their own and never wait for the writer.
 //! * A damaged database is not used any further; the next opening sets it aside, see `damage`.
 
-mod bulk;
 mod damage;
 mod replica;
 mod schema;
+mod search;
 mod sums;
 mod table;
 #[cfg(test)]
@@ -41,6 +41,7 @@ pub use schema::problems as problems_in;
 pub use table::{IndexedNode, NodeTable, inserted};
 pub use write::IndexTx;
 
+pub(crate) use table::Sketch;
 use table::Stored;
 
 /// Why the index could not be read or written.
@@ -161,6 +162,8 @@ struct Inner {
     seqs: SeqSource,
     share: ShareId,
     epoch: [u8; 16],
+    /// Whether what is searched by is there, see [`Index::make_searchable`].
+    searchable: AtomicBool,
     /// Set once the database is found to be damaged. Another may be in its place by then, and must not be taken for it.
     damaged: AtomicBool,
 }
@@ -206,9 +209,11 @@ impl Index {
         let share = random_meta(&db, "share_id")?;
         let epoch = random_meta(&db, "epoch")?;
         let seqs = reserve(&db)?;
+        let table = NodeTable::new(schema::LOCAL);
         Ok(Self(Arc::new(Inner {
             path: path.to_owned(),
-            table: NodeTable::new(schema::LOCAL),
+            searchable: AtomicBool::new(table.is_searchable(&db)?),
+            table,
             writer: Mutex::new(db),
             readers: Mutex::new(Vec::new()),
             seqs,
@@ -307,6 +312,7 @@ impl Index {
     /// # Errors
     /// The database failed.
     pub fn feed_page(&self, after: Seq, limit: usize) -> Result<FeedPage, IndexError> {
+        self.make_searchable()?;
         self.read(|db| {
             // One transaction: the head must be the one that belongs to the rows.
             let db = db.unchecked_transaction()?;
@@ -392,6 +398,16 @@ impl Index {
         self.read(|db| self.0.table.children(db, id))
     }
 
+    /// Those nodes in a directory that `settled`, which sees what a look compares of each, does not answer true for. The
+    /// others cost next to nothing.
+    pub(crate) fn children_unless(
+        &self,
+        id: NodeId,
+        settled: impl FnMut(&str, &Sketch) -> bool,
+    ) -> Result<Vec<IndexedNode>, IndexError> {
+        self.read(|db| self.0.table.children_unless(db, id, settled))
+    }
+
     /// The path of a node.
     ///
     /// # Errors
@@ -405,6 +421,7 @@ impl Index {
     /// # Errors
     /// The database failed.
     pub fn with_inode(&self, ino: u64) -> Result<Vec<IndexedNode>, IndexError> {
+        self.make_searchable()?;
         self.read(|db| self.0.table.with_inode(db, ino))
     }
 
@@ -413,6 +430,7 @@ impl Index {
     /// # Errors
     /// The database failed.
     pub fn with_digest(&self, digest: &Digest, limit: usize) -> Result<Vec<IndexedNode>, IndexError> {
+        self.make_searchable()?;
         self.read(|db| self.0.table.with_digest(db, digest, limit))
     }
 

@@ -60,8 +60,7 @@ pub(crate) fn migrate(db: &mut Connection, path: &Path) -> Result<(), IndexError
         tx.pragma_update(None, "user_version", (step + 1) as i64)?;
         tx.commit()?;
     }
-    // A bulk that was cut off left it without.
-    Ok(NodeTable::new(LOCAL).make_searchable(db)?)
+    Ok(())
 }
 
 /// A value by its key.

@@ -19,6 +19,24 @@ pub struct IndexedNode {
     pub vouched: bool,
 }
 
+/// What a look compares of a node before anything else.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sketch {
+    pub is_file: bool,
+    pub mtime: Time,
+    pub mode: u16,
+    pub identity: Identity,
+    pub vouched: bool,
+}
+
+impl IndexedNode {
+    pub(crate) fn sketch(&self) -> Sketch {
+        let Entry { content, mtime, mode } = &self.node.entry;
+        let is_file = matches!(content, Content::File { .. });
+        Sketch { is_file, mtime: *mtime, mode: *mode, identity: self.identity, vouched: self.vouched }
+    }
+}
+
 /// A row as stored: a node that exists, or the tombstone of one.
 #[derive(Debug, Clone)]
 #[expect(
@@ -155,6 +173,15 @@ impl NodeTable {
         Ok(())
     }
 
+    /// Whether all indexes by change, inode and content are there.
+    pub(crate) fn is_searchable(&self, db: &Connection) -> rusqlite::Result<bool> {
+        let name = &self.name;
+        let found = format!(
+            "SELECT count(*) = 3 FROM sqlite_master WHERE type = 'index' AND name IN ('{name}_seq', '{name}_ino', '{name}_content')"
+        );
+        db.query_row(&found, [], |row| row.get(0))
+    }
+
     /// Makes the indexes by change, inode and content, unless they are there.
     pub(crate) fn make_searchable(&self, db: &Connection) -> rusqlite::Result<()> {
         let name = &self.name;
@@ -165,7 +192,7 @@ impl NodeTable {
         ))
     }
 
-    /// Removes these indexes: making them in the end is cheaper than keeping them while a whole tree is written.
+    /// Removes these indexes: making them later is cheaper than keeping them while a whole tree is written.
     pub(crate) fn make_unsearchable(&self, db: &Connection) -> rusqlite::Result<()> {
         let name = &self.name;
         db.execute_batch(&format!(
@@ -220,6 +247,28 @@ impl NodeTable {
         let mut statement = db.prepare_cached(&self.select_children)?;
         let rows = statement.query_map([sql_id(parent)], read)?;
         rows.filter_map(|row| row.map(present).transpose()).collect()
+    }
+
+    /// The nodes in a directory but for those that `settled` answers true for.
+    pub(crate) fn children_unless(
+        &self,
+        db: &Connection,
+        parent: NodeId,
+        mut settled: impl FnMut(&str, &Sketch) -> bool,
+    ) -> rusqlite::Result<Vec<IndexedNode>> {
+        let mut statement = db.prepare_cached(&self.select_children)?;
+        let mut rows = statement.query([sql_id(parent)])?;
+        let mut left = Vec::new();
+        while let Some(row) = rows.next()? {
+            let is_settled = match row.get_ref(3)?.as_str_or_null()? {
+                Some(name) => settled(name, &sketch(row)?),
+                None => false,
+            };
+            if !is_settled {
+                left.extend(present(read(row)?));
+            }
+        }
+        Ok(left)
     }
 
     /// Rows whose last change came after `seq`, oldest first, each with its sequence number.
@@ -444,6 +493,27 @@ fn present(row: Stored) -> Option<IndexedNode> {
     }
 }
 
+fn sketch(row: &Row<'_>) -> rusqlite::Result<Sketch> {
+    let mtime = Time { secs: row.get(5)?, nanos: row.get(6)? };
+    Ok(Sketch {
+        is_file: row.get::<_, i64>(1)? == FILE,
+        mtime,
+        mode: row.get(7)?,
+        identity: identity(row, mtime)?,
+        vouched: row.get(13)?,
+    })
+}
+
+/// The identity in a row of this modification time.
+fn identity(row: &Row<'_>, mtime: Time) -> rusqlite::Result<Identity> {
+    Ok(Identity {
+        ino: row.get::<_, Option<i64>>(10)?.unwrap_or(0).cast_unsigned(),
+        size: row.get::<_, i64>(4)?.cast_unsigned(),
+        mtime,
+        ctime: Time { secs: row.get(11)?, nanos: row.get(12)? },
+    })
+}
+
 fn read(row: &Row<'_>) -> rusqlite::Result<Stored> {
     let id = NodeId(row.get::<_, i64>(0)?.cast_unsigned());
     let kind: i64 = row.get(1)?;
@@ -461,8 +531,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Stored> {
         None => DirSum::default(),
     };
     let mtime = Time { secs: row.get(5)?, nanos: row.get(6)? };
-    let ctime = Time { secs: row.get(11)?, nanos: row.get(12)? };
-    let ino = row.get::<_, Option<i64>>(10)?.unwrap_or(0).cast_unsigned();
     let name = match row.get_ref(3)?.as_str_or_null()? {
         Some(name) => Name::new(name).map_err(|error| bad_name(&error))?,
         // Only the root has no name; a stand-in keeps `Node` simple, and nobody is shown the root's node.
@@ -471,7 +539,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Stored> {
     let parent = NodeId(row.get::<_, Option<i64>>(2)?.unwrap_or(0).cast_unsigned());
     let entry = Entry { content, mtime, mode: row.get(7)? };
     let node = Node { id, parent, name, entry };
-    let identity = Identity { ino, size, mtime, ctime };
+    let identity = identity(row, mtime)?;
     Ok(Stored::Present(IndexedNode { node, identity, vouched: row.get(13)? }, sum))
 }
 

@@ -6,7 +6,7 @@ use sync_core::{Content, Entry, Time};
 
 use crate::{
     hash::{self, Identity},
-    index::IndexedNode,
+    index::{IndexedNode, Sketch},
     rooted::{Dir, Stat, StatKind, stat_file},
 };
 
@@ -34,19 +34,18 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    fn believes(&self, old: &IndexedNode, identity: &Identity) -> bool {
+    fn believes(&self, old: &Sketch, identity: &Identity) -> bool {
         !self.distrust && old.vouched && old.identity == *identity
     }
 }
 
 /// Whether a known file is, by all that a look tells, what it was: the usual case, decided without building anything.
-pub(super) fn is_as_known(stat: &Stat, known: &IndexedNode, trust: &Trust) -> bool {
-    let entry = &known.node.entry;
+pub(super) fn is_as_known(stat: &Stat, known: &Sketch, trust: &Trust) -> bool {
     stat.kind == StatKind::File
-        && matches!(entry.content, Content::File { .. })
+        && known.is_file
         && trust.believes(known, &Identity::of(stat))
-        && entry.mtime == stat.mtime
-        && entry.mode == carried_mode(stat)
+        && known.mtime == stat.mtime
+        && known.mode == carried_mode(stat)
 }
 
 pub(super) fn look_at_file(
@@ -59,7 +58,7 @@ pub(super) fn look_at_file(
     let identity = Identity::of(stat);
     if let Some(old) = old
         && matches!(old.node.entry.content, Content::File { .. })
-        && trust.believes(old, &identity)
+        && trust.believes(&old.sketch(), &identity)
     {
         let entry =
             Entry { content: old.node.entry.content.clone(), mtime: stat.mtime, mode: carried_mode(stat) };
@@ -103,7 +102,7 @@ pub(super) fn look_at_link(
     trust: &Trust,
 ) -> Seen {
     let identity = Identity { ino: stat.ino, size: 0, mtime: stat.mtime, ctime: stat.ctime };
-    let known = old.filter(|old| trust.believes(old, &identity)).map(|old| &old.node.entry.content);
+    let known = old.filter(|old| trust.believes(&old.sketch(), &identity)).map(|old| &old.node.entry.content);
     let content = match known {
         Some(content @ Content::Symlink { .. }) => content.clone(),
         _ => match dir.read_link(name) {

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     hash::Identity,
-    index::{Index, IndexedNode},
+    index::{Index, IndexError, IndexedNode},
     rooted::{Dir, RawDirEntry, Root, Stat, StatKind},
     rules::{Rules, SYNCIGNORE},
 };
@@ -193,16 +193,15 @@ impl<'a> Walker<'a> {
             Err(error) => return self.send(vec![self.unreadable(visit.here.path.clone(), &error)]),
         };
         let mut batch = Batch { walker: self, items: Vec::new() };
-        let old = if visit.existed { self.index.children(visit.here.id) } else { Ok(Vec::new()) };
-        let old = match old {
-            Ok(children) => children,
-            Err(error) => return self.send(vec![Found::Broken(error.into())]),
-        };
         self.take_rules(
             &mut visit,
             listing.iter().any(|raw| *raw.name == *SYNCIGNORE.as_bytes()),
             &mut batch,
         );
+        let (listing, old) = match self.news(&visit, listing) {
+            Ok(news) => news,
+            Err(error) => return self.send(vec![Found::Broken(error.into())]),
+        };
         let (places, vanished) = self.sort_out(&visit.here.path, &listing, old, &mut batch);
         for node in vanished {
             let path = visit.here.path.join(&node.node.name);
@@ -212,6 +211,35 @@ impl<'a> Walker<'a> {
         for dir in self.places(&visit, places) {
             tasks.spawn(move |tasks| self.visit(tasks, dir));
         }
+    }
+
+    /// What is left of a listing, and of what the index knows of that directory, without the files that are as known. That is
+    /// all of them as a rule, so they are compared as they come, before anything is made of a row. Large directories are left
+    /// to several threads.
+    fn news(
+        &self,
+        visit: &Visit,
+        listing: Vec<RawDirEntry>,
+    ) -> Result<(Vec<RawDirEntry>, Vec<IndexedNode>), IndexError> {
+        if !visit.existed {
+            return Ok((listing, Vec::new()));
+        }
+        if listing.len() > SHARED_FROM {
+            return Ok((listing, self.index.children(visit.here.id)?));
+        }
+        let places: HashMap<&[u8], usize> =
+            listing.iter().enumerate().map(|(at, raw)| (&*raw.name, at)).collect();
+        let mut settled = vec![false; listing.len()];
+        let old = self.index.children_unless(visit.here.id, |name, sketch| {
+            let Some(at) = places.get(name.as_bytes()) else { return false };
+            settled[*at] = sketch.is_file
+                && visit.dir.stat(name).is_ok_and(|stat| is_as_known(&stat, sketch, &self.trust))
+                && !visit.rules.is_ignored_below(&visit.here.path, name, false);
+            settled[*at]
+        })?;
+        let mut settled = settled.into_iter();
+        let left = listing.into_iter().filter(|_| settled.next() == Some(false)).collect();
+        Ok((left, old))
     }
 
     /// The names of a directory with what the index knows of them, and what it knows that is not in the directory.
@@ -256,7 +284,7 @@ impl<'a> Walker<'a> {
         for listed in places {
             let stat = visit.dir.stat(listed.name());
             if let (Listed::Known(known), Ok(stat)) = (&listed, &stat)
-                && is_as_known(stat, known, &self.trust)
+                && is_as_known(stat, &known.sketch(), &self.trust)
                 && !visit.rules.is_ignored_below(&visit.here.path, &known.node.name, false)
             {
                 continue;
