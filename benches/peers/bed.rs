@@ -51,7 +51,7 @@ pub(crate) struct Work<'a> {
     pub(crate) share: &'a str,
     pub(crate) target: Target,
     /// The agent's command.
-    pub(crate) ours: &'a str,
+    pub(crate) ours: &'a [&'a str],
     /// What is added to `rsync -a`.
     pub(crate) rsync: &'a [&'a str],
     /// What happens to the share before each run.
@@ -97,6 +97,11 @@ impl Bed {
         let daemon = spec.start();
         let rsync = RsyncDaemon::start(dir.path(), shares);
         Self { daemon, rsync, small, large: None, dir }
+    }
+
+    /// Whether rsync is here to compare with.
+    pub(crate) fn has_rsync(&self) -> bool {
+        self.rsync.is_some()
     }
 
     /// Where everything is.
@@ -214,7 +219,7 @@ impl Bed {
     }
 
     fn bring_up_to_date(&self, side: Side, work: &Work<'_>) {
-        let work = Work { ours: "pull", rsync: &["--delete"], ..*work };
+        let work = Work { ours: &["pull"], rsync: &["--delete"], ..*work };
         let process = self.start(side, &work, &self.address(side));
         let finished = process.finish(DEADLINE);
         assert_eq!(
@@ -228,9 +233,7 @@ impl Bed {
     fn start(&self, side: Side, work: &Work<'_>, address: &str) -> Process {
         let target = self.target(side, work.share);
         match side {
-            Side::Ours => {
-                self.agent_of(&format!("http://{address}"), work.share, &target).start(&[work.ours])
-            }
+            Side::Ours => self.agent_of(&format!("http://{address}"), work.share, &target).start(work.ours),
             Side::Rsync => rsync::pull(address, work.share, &target).args(work.rsync).start(),
         }
     }

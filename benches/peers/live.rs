@@ -78,7 +78,7 @@ fn burst(settings: &Settings, bed: &mut Bed) -> Line {
     let cold = Work {
         share: SAME,
         target: Target::Fresh,
-        ours: "pull",
+        ours: &["pull"],
         rsync: &[],
         change: None,
         line: None,

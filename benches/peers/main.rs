@@ -26,6 +26,7 @@ mod pulls;
 mod settings;
 mod syncthing;
 mod table;
+mod text;
 
 use std::{panic, process::ExitCode, time::Instant};
 
@@ -62,6 +63,7 @@ fn run(settings: &Settings) -> Table {
     let mut table = Table::default();
     pulls::small_files(settings, &mut table);
     pulls::one_file(settings, &mut table);
+    text::rows(settings, &mut table);
     deltas::rows(settings, &mut table);
     followers::rows(settings, &mut table);
     growth::rows(settings, &mut table);

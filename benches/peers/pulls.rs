@@ -83,7 +83,7 @@ pub(crate) fn small_files(settings: &Settings, table: &mut Table) {
 /// A pull into an empty target.
 pub(crate) fn cold<'a>(share: &'a str, settings: &Settings) -> Work<'a> {
     let rounds = settings.rounds;
-    Work { share, target: Target::Fresh, ours: "pull", rsync: &[], change: None, line: None, rounds }
+    Work { share, target: Target::Fresh, ours: &["pull"], rsync: &[], change: None, line: None, rounds }
 }
 
 fn near_small_files(settings: &Settings, bed: &mut Bed, table: &mut Table) {
@@ -110,7 +110,7 @@ fn near_small_files(settings: &Settings, bed: &mut Bed, table: &mut Table) {
         table.contests.push(row(what, &contest, Goals::wall(0.35, 1.2).checks(&contest)));
     }
     if settings.wants("verify") {
-        let contest = bed.contest(&Work { ours: "verify", rsync: &["-nc"], ..kept });
+        let contest = bed.contest(&Work { ours: &["verify"], rsync: &["-nc"], ..kept });
         let what = "everything read and compared: `verify`, `rsync -anc`".to_owned();
         table.contests.push(row(what, &contest, Goals::wall(0.60, 1.5).checks(&contest)));
     }

@@ -6,7 +6,7 @@ use std::{env, path::PathBuf, time::Duration};
 pub(crate) const DEADLINE: Duration = Duration::from_secs(600);
 
 /// The rows, by the words that choose them.
-pub(crate) const ROWS: [&str; 17] = [
+pub(crate) const ROWS: [&str; 18] = [
     "cold",
     "noop",
     "changed",
@@ -18,6 +18,7 @@ pub(crate) const ROWS: [&str; 17] = [
     "cp",
     "file",
     "far-file",
+    "slow-text",
     "delta-rewrite",
     "delta-insert",
     "delta-append",
@@ -31,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) quick: bool,
     pub(crate) small_files: usize,
     pub(crate) large_bytes: u64,
+    /// Of source text over a slow line.
+    pub(crate) text_bytes: u64,
     /// Sizes of the large files of which a part changes are divided by this.
     pub(crate) delta_part: u64,
     pub(crate) rounds: usize,
@@ -65,6 +68,7 @@ impl Settings {
             quick: true,
             small_files: 10_000,
             large_bytes: 256 << 20,
+            text_bytes: 16 << 20,
             delta_part: 8,
             rounds: 3,
             far_rounds: 1,
@@ -82,6 +86,7 @@ impl Settings {
             quick: false,
             small_files: 100_000,
             large_bytes: 2 << 30,
+            text_bytes: 64 << 20,
             delta_part: 1,
             rounds: 5,
             far_rounds: 3,

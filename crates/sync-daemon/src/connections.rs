@@ -30,6 +30,10 @@ use tracing::{debug, warn};
 
 use crate::line::Line;
 
+/// What a socket takes before it is sent; enough for a fast line to stay busy while the next is made.
+#[cfg(target_os = "linux")]
+const MOST_UNSENT_BYTES: u32 = 512 << 10;
+
 /// How long accepting rests after it failed, which is mostly for want of file descriptors.
 const REST_AFTER_FAILURE: Duration = Duration::from_millis(100);
 
@@ -72,9 +76,22 @@ impl Incoming {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%peer, %error, "cannot set TCP_NODELAY");
         }
+        keep_little_unsent(&stream, peer);
         Some(Connection::new(stream, peer, place, &self.ends))
     }
 }
+
+/// Has the kernel take no more than is soon sent. Megabytes would wait in it otherwise in front of a slow line, and with them
+/// all that was decided before the line was known: answers that nobody wants any more, and bytes that are not compressed.
+#[cfg(target_os = "linux")]
+fn keep_little_unsent(stream: &TcpStream, peer: SocketAddr) {
+    if let Err(error) = socket2::SockRef::from(stream).set_tcp_notsent_lowat(MOST_UNSENT_BYTES) {
+        debug!(%peer, %error, "cannot set TCP_NOTSENT_LOWAT");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn keep_little_unsent(_: &TcpStream, _: SocketAddr) {}
 
 impl Stream for Incoming {
     type Item = io::Result<Connection>;

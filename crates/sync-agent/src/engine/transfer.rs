@@ -50,9 +50,11 @@ const WORKERS: usize = 2;
 const BATCH_FILES: usize = 2048;
 const BATCH_BYTES: u64 = 64 << 20;
 const BATCH_WAIT: Duration = Duration::from_millis(50);
-/// Batches between the workers and the recorder, and rows in one transaction.
+/// Batches between the workers and the recorder, and rows in one transaction. Large transactions cost less for each row, but a
+/// run with few rows is over sooner if they are written down while others still come: so the first ones are small.
 const RECORDS_AHEAD: usize = 16;
 const RECORD_ROWS: usize = 4096;
+const FIRST_RECORD_ROWS: usize = 128;
 
 /// What is to be done, a part at a time. While parts are left, no more than this many are worked on: of a large plan only
 /// these few are in memory.
@@ -679,13 +681,15 @@ fn op_of(over: Option<&Over>) -> AppliedOp {
 /// Writes down what is in place until the workers are done.
 fn record_all(shared: &Shared, queue: &crossbeam_channel::Receiver<Vec<Done>>) {
     let mut touched = HashSet::new();
+    let mut enough = FIRST_RECORD_ROWS;
     while let Ok(mut rows) = queue.recv() {
-        while rows.len() < RECORD_ROWS {
+        while rows.len() < enough {
             match queue.recv_timeout(Duration::from_millis(20)) {
                 Ok(more) => rows.extend(more),
                 Err(_) => break,
             }
         }
+        enough = (enough * 2).min(RECORD_ROWS);
         match record(&shared.context.store, &rows) {
             Ok(dirs) => touched.extend(dirs),
             Err(error) => shared.fail(error.into()),
