@@ -32,7 +32,7 @@ use crate::line::Line;
 
 /// What a socket takes before it is sent; enough for a fast line to stay busy while the next is made.
 #[cfg(target_os = "linux")]
-const MOST_UNSENT_BYTES: u32 = 512 << 10;
+const MOST_UNSENT_BYTES: u32 = 1 << 20;
 
 /// How long accepting rests after it failed, which is mostly for want of file descriptors.
 const REST_AFTER_FAILURE: Duration = Duration::from_millis(100);
