@@ -77,6 +77,58 @@ fn a_file_goes_on_where_it_was_when_the_line_is_cut() {
     assert_eq!((outcome.count("synced"), outcome.count("bytes_total")), (1, SIZE));
 }
 
+/// What fails in the middle of a transfer. The other program knows nothing of it.
+#[derive(Debug, Clone, Copy)]
+enum Fails {
+    Agent,
+    Daemon,
+}
+
+/// Several files in flight, and only one of the two programs ends: each file goes on, and the totals are those of the whole.
+#[test]
+fn each_of_several_files_goes_on_whichever_side_ended() {
+    const FILES: u64 = 4;
+    const EACH: u64 = 16 * MIB;
+    for fails in [Fails::Agent, Fails::Daemon] {
+        let lab = Lab::new();
+        for file in 0..FILES {
+            lab.share.bytes(&format!("large {file}"), EACH as usize, 10 + file);
+        }
+        let mut daemon = lab.daemon();
+        let proxy = slow_line(&daemon);
+        let agent = lab.agent(&proxy.url());
+        let mut pull = agent.start(&["pull"]);
+        wait_for(&proxy, 24 * MIB);
+        match fails {
+            Fails::Agent => {
+                pull.kill();
+                pull = agent.start(&["pull"]);
+            }
+            Fails::Daemon => {
+                daemon.process().kill();
+                daemon.restart();
+                proxy.retarget(daemon.address());
+            }
+        }
+        let outcome = Outcome::read(pull.finish(LATER)).expect(0);
+        lab.assert_same();
+        let sent = proxy.to_client_bytes();
+        assert!(sent >= FILES * EACH, "{fails:?}: {sent} bytes cannot be all files");
+        assert!(sent <= FILES * (EACH + AGAIN), "{fails:?}: {sent} bytes were sent for {}", FILES * EACH);
+        assert!(
+            sent < FILES * EACH + 24 * MIB,
+            "{fails:?}: {sent} bytes: nothing of what had come was of use"
+        );
+        let totals = (outcome.count("synced"), outcome.count("bytes_total"));
+        assert_eq!(totals, (FILES, FILES * EACH), "{fails:?}");
+        if let Fails::Agent = fails {
+            let received = outcome.count("bytes_received");
+            assert!(received < FILES * EACH - 8 * MIB, "{received} bytes were received by the second run");
+        }
+        assert_little_is_left(&lab);
+    }
+}
+
 #[test]
 fn what_came_of_a_content_that_the_share_has_no_more_is_not_sent_again() {
     let lab = Lab::new();
