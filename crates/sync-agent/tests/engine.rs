@@ -2,36 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod common;
+
 use std::{
-    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use sync_agent::engine::{
-    AppliedOp, Engine, EngineError, EngineOptions, PullMode, Reporter, Silent, Summary,
-};
+use common::Pair;
+use sync_agent::engine::{AppliedOp, Engine, EngineError, PullMode, Reporter, Summary};
 use sync_core::{Halt, TreePath};
-use sync_locations::{LocalFolder, Location};
-use sync_testkit::{
-    Scratch, eventually,
-    ops::Chaos,
-    tree::{Tree, assert_same},
-};
-use sync_tree::{
-    apply::Durability,
-    live::{LiveOptions, LiveTree},
-};
+use sync_testkit::{eventually, ops::Chaos, tree::assert_same};
 use tokio_util::sync::CancellationToken;
-
-/// A share and a target.
-struct Pair {
-    _scratch: Scratch,
-    share: Tree,
-    target: Tree,
-    live: Arc<LiveTree>,
-    remote: Arc<dyn Location>,
-}
 
 /// Remembers what was applied.
 #[derive(Default)]
@@ -43,65 +25,18 @@ impl Reporter for Heard {
     }
 }
 
-impl Pair {
-    fn new() -> Self {
-        let scratch = Scratch::new();
-        let share = Tree::at(scratch.path().join("share"));
-        let target = Tree::at(scratch.path().join("target"));
-        let live = LiveTree::start(LiveOptions::new(share.root().to_owned())).unwrap();
-        let remote = Arc::new(LocalFolder::new(live.clone()));
-        Self { _scratch: scratch, share, target, live, remote }
-    }
-
-    fn engine(&self) -> Engine {
-        Engine::open(options(self.target.root(), &self.live)).unwrap()
-    }
-
-    async fn try_pull(&self, mode: PullMode) -> Result<Summary, EngineError> {
-        let reporter: Arc<dyn Reporter> = Arc::new(Silent);
-        self.engine().pull(&self.remote, mode, &reporter, &CancellationToken::new()).await
-    }
-
-    async fn pull(&self) -> Summary {
-        let summary = self.try_pull(PullMode::default()).await.unwrap();
-        assert!(summary.equal, "{summary:?}");
-        assert_same(self.share.root(), self.target.root());
-        summary
-    }
-
-    async fn pull_heard(&self) -> Vec<(AppliedOp, String)> {
-        let heard = Arc::new(Heard::default());
-        let reporter: Arc<dyn Reporter> = heard.clone();
-        let summary = self
-            .engine()
-            .pull(&self.remote, PullMode::default(), &reporter, &CancellationToken::new())
-            .await
-            .unwrap();
-        assert!(summary.equal, "{summary:?}");
-        assert_same(self.share.root(), self.target.root());
-        let heard = heard.0.lock().unwrap();
-        heard.clone()
-    }
-}
-
-impl Drop for Pair {
-    fn drop(&mut self) {
-        self.live.stop();
-    }
-}
-
-fn options(target: &Path, live: &LiveTree) -> EngineOptions {
-    EngineOptions {
-        target: target.to_owned(),
-        state_dir: None,
-        share: "docs".to_owned(),
-        share_id: live.index().share_id(),
-        durability: Durability::None,
-        concurrency: 4,
-        allow_mass_delete: false,
-        trash_keep: Duration::from_secs(3600),
-        rescan: Duration::from_secs(3600),
-    }
+async fn pull_heard(pair: &Pair) -> Vec<(AppliedOp, String)> {
+    let heard = Arc::new(Heard::default());
+    let reporter: Arc<dyn Reporter> = heard.clone();
+    let summary = pair
+        .engine()
+        .pull(&pair.remote, PullMode::default(), &reporter, &CancellationToken::new())
+        .await
+        .unwrap();
+    assert!(summary.equal, "{summary:?}");
+    assert_same(pair.share.root(), pair.target.root());
+    let heard = heard.0.lock().unwrap();
+    heard.clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,7 +75,7 @@ async fn a_renamed_directory_is_one_rename() {
     pair.pull().await;
     let inode = pair.target.inode("old/sub/7");
     pair.share.rename("old", "new");
-    let heard = pair.pull_heard().await;
+    let heard = pull_heard(&pair).await;
     assert_eq!(heard, [(AppliedOp::Rename, "new".to_owned())]);
     assert_eq!(pair.target.inode("new/sub/7"), inode);
 }

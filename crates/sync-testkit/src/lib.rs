@@ -10,6 +10,7 @@ pub mod host;
 mod link;
 mod noise;
 pub mod ops;
+pub mod power;
 pub mod programs;
 pub mod proxy;
 pub mod rng;

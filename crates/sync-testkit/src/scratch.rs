@@ -11,6 +11,9 @@ use tempfile::TempDir;
 /// Set this variable to look at what a failed test left.
 const KEEP: &str = "SYNCD_TEST_KEEP";
 
+/// A file system in memory, on Linux.
+const MEMORY: &str = "/dev/shm";
+
 /// A new directory that goes away with the handle. If the test fails and `SYNCD_TEST_KEEP` is set, it stays and is named.
 #[derive(Debug)]
 pub struct Scratch {
@@ -22,8 +25,19 @@ impl Scratch {
     /// Makes one where temporary files go (`TMPDIR`).
     #[must_use]
     pub fn new() -> Self {
-        let dir =
-            tempfile::Builder::new().prefix("syncd-test-").tempdir().expect("temporary files can be made");
+        Self::within(&std::env::temp_dir())
+    }
+
+    /// Makes one in memory, where the system has such a place: for tests that flush much, and do not care where to.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        let memory = Path::new(MEMORY);
+        if memory.is_dir() { Self::within(memory) } else { Self::new() }
+    }
+
+    fn within(place: &Path) -> Self {
+        let dir = tempfile::Builder::new().prefix("syncd-test-").tempdir_in(place);
+        let dir = dir.expect("temporary files can be made");
         let path = fs::canonicalize(dir.path()).expect("a new directory can be resolved");
         Self { dir, path }
     }

@@ -257,12 +257,7 @@ impl Placed {
     /// Sets the modification time, of a link itself too. Before 1970 the seconds are negative, rounded down.
     #[expect(clippy::return_self_not_must_use, reason = "the end of a sentence is dropped")]
     pub fn mtime(self, secs: i64, nanos: u32) -> Self {
-        let times = Timestamps {
-            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-            last_modification: Timespec { tv_sec: secs, tv_nsec: nanos.into() },
-        };
-        let set = utimensat(CWD, &self.path, &times, AtFlags::SYMLINK_NOFOLLOW);
-        checked(&self.path, set.map_err(io::Error::from));
+        checked(&self.path, set_mtime(&self.path, (secs, nanos)));
         self
     }
 
@@ -271,6 +266,15 @@ impl Placed {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Sets the modification time, of a link itself too: seconds and nanoseconds.
+pub(crate) fn set_mtime(path: &Path, (secs, nanos): (i64, u32)) -> io::Result<()> {
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: secs, tv_nsec: nanos.into() },
+    };
+    Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// A relative path as bytes, because a name need not be UTF-8; printed escaped.

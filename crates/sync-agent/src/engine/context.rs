@@ -100,11 +100,6 @@ impl<'a> Dirs<'a> {
         Ok((self.get(&parent)?, name))
     }
 
-    /// All that are held, for flushing.
-    pub(super) fn all(&self) -> Vec<Dir> {
-        self.held.values().cloned().chain([self.context.root.dir()]).collect()
-    }
-
     fn open_up(&self, above: &Dir, name: &str, path: &TreePath) -> Result<Dir, ApplyError> {
         let work = self.context.applier.open_for_work(&Place { dir: above, name, path })?;
         let dir = work.dir().clone();

@@ -277,7 +277,12 @@ impl Engine {
             durable::write(&work.dir, TARGET_OF, id.as_bytes(), 0o600).map_err(refused)?;
         }
         let applier = Applier::open(root.clone(), &work, apply_options(&options)?)?;
-        for recovered in applier.recover()? {
+        let recovered = applier.recover()?;
+        let cut_off = store.begin_run()?;
+        if cut_off {
+            applier.flush_earlier()?;
+        }
+        for recovered in recovered {
             match recovered {
                 Recovered::PutBack { path } => {
                     tracing::warn!(%path, "was being moved when an earlier run ended; it is back");
@@ -287,7 +292,6 @@ impl Engine {
                 }
             }
         }
-        let cut_off = store.begin_run()?;
         let context = Context {
             root,
             applier,

@@ -7,7 +7,7 @@ use sync_core::{
     Content, Node, NodeId, TreePath,
     plan::{Build, Capture, Clear, Displaced as PlannedDisplaced, Finish, Plan},
 };
-use sync_tree::apply::{ApplyError, Displaced, Place, Staged};
+use sync_tree::apply::{ApplyError, Displaced, Place, Staged, Unflushed};
 
 use super::{
     AppliedOp, EngineError,
@@ -26,6 +26,7 @@ pub(super) struct Phases<'a> {
     reporter: &'a dyn Reporter,
     dirs: Dirs<'a>,
     done: Vec<Done>,
+    unflushed: Unflushed,
     touched: HashSet<NodeId>,
     pub outcome: Outcome,
 }
@@ -38,6 +39,7 @@ impl<'a> Phases<'a> {
             reporter,
             dirs,
             done: Vec::new(),
+            unflushed: Unflushed::new(context.durability),
             touched: HashSet::new(),
             outcome: Outcome::default(),
         }
@@ -47,6 +49,10 @@ impl<'a> Phases<'a> {
     pub(super) fn before_files(&mut self, plan: &Plan) -> Result<HashMap<NodeId, Staged>, EngineError> {
         let captured = self.capture(&plan.captures)?;
         let mut not_taken = HashSet::new();
+        let taken_out: Vec<_> = plan.clear.iter().filter_map(taken_out).collect();
+        if !taken_out.is_empty() {
+            self.context.applier.note_moves(&taken_out)?;
+        }
         for clear in &plan.clear {
             let result = self.clear(clear);
             if let (Err(_), Clear::TakeOut { remote, .. }) = (&result, clear) {
@@ -68,7 +74,9 @@ impl<'a> Phases<'a> {
             let failed = result.is_err();
             self.settle(result, build.path(), Failed::Remote(remote.id))?;
             if failed && let Build::PutIn { remote, from, .. } = build {
-                // It waits in staging. Back with it; if its old place is taken, to the trash. A look finds out which.
+                // It waits in staging. Back with it; if its old place is taken, to the trash. A look finds out which, and
+                // records that.
+                self.unflushed.everything();
                 if let Err(error) = self.context.applier.put_back(remote.id.0) {
                     tracing::warn!(path = %from, error = describe(&error), "waits in .syncd/staging until the next start");
                 }
@@ -108,7 +116,12 @@ impl<'a> Phases<'a> {
                 self.flush()?;
             }
         }
-        self.context.opened().clear();
+        let mut opened = self.context.opened();
+        if !opened.is_empty() {
+            opened.clear();
+            self.unflushed.everything();
+        }
+        drop(opened);
         self.flush()
     }
 
@@ -151,6 +164,8 @@ impl<'a> Phases<'a> {
         let applier = &self.context.applier;
         let (dir, name) = self.dirs.parent(clear.path())?;
         let at = Place { dir: &dir, name, path: clear.path() };
+        // Also what fails may have changed something.
+        self.unflushed.names(&dir);
         match clear {
             Clear::Remove { path, local, displaced } => {
                 applier.remove(&at, &self.context.expect(local)?, displaced_to(*displaced))?;
@@ -167,6 +182,7 @@ impl<'a> Phases<'a> {
             Clear::Move { from, to, local, remote } => {
                 let (to_dir, to_name) = self.dirs.parent(to)?;
                 let to_place = Place { dir: &to_dir, name: to_name, path: to };
+                self.unflushed.names(&to_dir);
                 let stat = applier.move_new(&at, &to_place, &self.context.expect(local)?)?;
                 self.moved(from, to, Done::Moved { remote: remote.clone(), local: local.clone(), stat });
             }
@@ -181,6 +197,7 @@ impl<'a> Phases<'a> {
     fn build(&mut self, build: &Build) -> Result<(), EngineError> {
         let (dir, name) = self.dirs.parent(build.path())?;
         let at = Place { dir: &dir, name, path: build.path() };
+        self.unflushed.names(&dir);
         match build {
             Build::MakeDir { path, remote } => {
                 let stat = self.context.applier.make_dir(&at)?;
@@ -189,6 +206,7 @@ impl<'a> Phases<'a> {
             }
             Build::PutIn { path, from, local, remote } => {
                 let stat = self.context.applier.put_in(remote.id.0, &at)?;
+                self.unflushed.put_in(remote.id.0);
                 self.moved(from, path, Done::Moved { remote: remote.clone(), local: local.clone(), stat });
             }
         }
@@ -209,6 +227,7 @@ impl<'a> Phases<'a> {
             return Ok(());
         };
         let stat = self.context.applier.set_meta(&at, &remote.entry, &self.context.expect_id(local)?)?;
+        self.unflushed.inode(&at);
         if let Some(work) = self.context.opened().remove(path) {
             work.settled();
         }
@@ -234,11 +253,9 @@ impl<'a> Phases<'a> {
     }
 
     fn flush(&mut self) -> Result<(), EngineError> {
+        self.context.applier.flush(&mut self.unflushed)?;
         if self.done.is_empty() {
             return Ok(());
-        }
-        if self.context.durability != sync_tree::apply::Durability::None {
-            self.context.applier.flush_dirs(self.dirs.all().iter())?;
         }
         let touched = record(&self.context.store, &std::mem::take(&mut self.done))?;
         self.touched.extend(touched);
@@ -257,6 +274,14 @@ fn cleared_node(clear: &Clear) -> Failed {
     match clear {
         Clear::Remove { local, .. } | Clear::RemoveDir { local, .. } => Failed::Local(local.id),
         Clear::Move { remote, .. } | Clear::TakeOut { remote, .. } => Failed::Remote(remote.id),
+    }
+}
+
+/// The key and the place of what is taken out.
+fn taken_out(clear: &Clear) -> Option<(u64, &TreePath)> {
+    match clear {
+        Clear::TakeOut { remote, .. } => Some((remote.id.0, clear.path())),
+        _ => None,
     }
 }
 

@@ -16,10 +16,7 @@ use sync_core::{
     plan::{Over, Put, Source},
 };
 use sync_locations::{Answer, FetchFailure, Location, LocationError, Want};
-use sync_tree::{
-    apply::{ApplyError, Displaced, Durability, Expect, Place, Staged},
-    rooted::Dir,
-};
+use sync_tree::apply::{ApplyError, Displaced, Durability, Expect, Place, Staged, Unflushed};
 use tokio::{
     sync::{
         OwnedSemaphorePermit, Semaphore,
@@ -488,12 +485,23 @@ struct Worker<'a> {
     dirs: Dirs<'a>,
     batch: Vec<(Item, Staged)>,
     batch_bytes: u64,
+    /// What is in place and neither flushed nor recorded yet.
+    done: Vec<Done>,
+    unflushed: Unflushed,
     records: crossbeam_channel::Sender<Vec<Done>>,
 }
 
 impl<'a> Worker<'a> {
     fn new(shared: &'a Shared, records: crossbeam_channel::Sender<Vec<Done>>) -> Self {
-        Self { shared, dirs: Dirs::new(&shared.context), batch: Vec::new(), batch_bytes: 0, records }
+        Self {
+            shared,
+            dirs: Dirs::new(&shared.context),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            done: Vec::new(),
+            unflushed: Unflushed::new(shared.context.durability),
+            records,
+        }
     }
 
     fn run(mut self, runtime: &tokio::runtime::Handle, jobs: &tokio::sync::Mutex<Receiver<Job>>) {
@@ -562,7 +570,13 @@ impl<'a> Worker<'a> {
                 }
             }
             put @ (Put::Link { .. } | Put::Metadata { .. }) => match self.place_plain(put) {
-                Ok(done) => drop(self.records.send(vec![done])),
+                Ok(done) => {
+                    self.done.push(done);
+                    // Without flushes there is nothing to collect for.
+                    if self.shared.context.durability == Durability::None || self.done.len() >= BATCH_FILES {
+                        self.hand_over();
+                    }
+                }
                 Err(EngineError::Apply(error)) => self.shared.place_failed(error, put),
                 Err(error) => self.shared.fail(error),
             },
@@ -589,6 +603,7 @@ impl<'a> Worker<'a> {
         let (stat, over, op) = match put {
             Put::Metadata { local, .. } => {
                 let stat = context.applier.set_meta(&at, &remote.entry, &context.expect(local)?)?;
+                self.unflushed.inode(&at);
                 (stat, Some(local.id), AppliedOp::Metadata)
             }
             Put::Link { over, .. } | Put::File { over, .. } => {
@@ -598,6 +613,7 @@ impl<'a> Worker<'a> {
                     });
                 };
                 let (expect, displaced) = self.over(over.as_ref())?;
+                self.unflushed.names(&dir);
                 let stat = context.applier.place_link(target, &at, &remote.entry, &expect, displaced)?;
                 (stat, over.as_ref().map(|over| over.local.id), op_of(over.as_ref()))
             }
@@ -613,51 +629,50 @@ impl<'a> Worker<'a> {
         })
     }
 
-    /// Flushes the batch if that is asked for, then gives every file its place.
+    /// Flushes the batch if that is asked for, gives every file its place, and hands over all that is in place.
     fn place_batch(&mut self) {
-        if self.batch.is_empty() {
-            return;
-        }
         self.batch_bytes = 0;
-        let batch = std::mem::take(&mut self.batch);
-        if self.shared.stop.is_cancelled() {
-            return;
-        }
-        let staged: Vec<&Staged> = batch.iter().map(|(_, staged)| staged).collect();
-        if let Err(error) = self.shared.context.applier.flush_staged(&staged) {
-            return self.shared.fail(error.into());
-        }
-        let mut done = Vec::with_capacity(batch.len());
-        let mut dirs: HashMap<NodeId, Dir> = HashMap::new();
-        for (item, staged) in batch {
-            let put = item.put();
-            match self.place_file(put, staged, &mut dirs) {
-                Ok(one) => done.push(one),
-                Err(EngineError::Apply(error)) => self.shared.place_failed(error, put),
-                Err(error) => self.shared.fail(error),
+        let mut batch = std::mem::take(&mut self.batch);
+        if !batch.is_empty() && !self.shared.stop.is_cancelled() {
+            let mut staged: Vec<_> =
+                batch.iter_mut().map(|(item, staged)| (&item.node().entry, staged)).collect();
+            if let Err(error) = self.shared.context.applier.flush_staged(&mut staged) {
+                self.shared.fail(error.into());
+                batch.clear();
+            }
+            for (item, staged) in batch {
+                let put = item.put();
+                match self.place_file(put, staged) {
+                    Ok(one) => self.done.push(one),
+                    Err(EngineError::Apply(error)) => self.shared.place_failed(error, put),
+                    Err(error) => self.shared.fail(error),
+                }
             }
         }
-        if let Err(error) = self.shared.context.applier.flush_dirs(dirs.values()) {
-            return self.shared.fail(error.into());
-        }
-        // Only fails if the recorder has failed, and then the run has.
-        let _ = self.records.send(done);
+        self.hand_over();
     }
 
-    fn place_file(
-        &mut self,
-        put: &Put,
-        staged: Staged,
-        dirs: &mut HashMap<NodeId, Dir>,
-    ) -> Result<Done, EngineError> {
+    /// Has what is in place written down, once it is there to stay.
+    fn hand_over(&mut self) {
+        if let Err(error) = self.shared.context.applier.flush(&mut self.unflushed) {
+            self.done.clear();
+            return self.shared.fail(error.into());
+        }
+        if !self.done.is_empty() {
+            // Only fails if the recorder has failed, and then the run has.
+            let _ = self.records.send(std::mem::take(&mut self.done));
+        }
+    }
+
+    fn place_file(&mut self, put: &Put, staged: Staged) -> Result<Done, EngineError> {
         let Put::File { path, remote, over, .. } = put else {
             return Err(EngineError::Broken { reason: format!("{} is planned as a file", put.path()) });
         };
         let (dir, name) = self.dirs.parent(path)?;
         let at = Place { dir: &dir, name, path };
         let (expect, displaced) = self.over(over.as_ref())?;
+        self.unflushed.names(&dir);
         let stat = self.shared.context.applier.place(staged, &at, &remote.entry, &expect, displaced)?;
-        dirs.entry(remote.parent).or_insert_with(|| dir.clone());
         self.placed(put, op_of(over.as_ref()));
         self.shared.reporter.file_done(path);
         Ok(Done::Present { remote: remote.clone(), over: over.as_ref().map(|over| over.local.id), stat })

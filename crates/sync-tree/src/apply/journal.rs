@@ -3,11 +3,14 @@
 //! A note is a file `NAME.from` beside `NAME`: a line with the format's version, then the path. It is written before the
 //! thing is moved and removed after it is settled. A note that a power cut spoiled costs the name, never the content.
 
-use std::io::{self, Read};
+use std::{
+    fs::File,
+    io::{self, Read},
+};
 
 use sync_core::TreePath;
 
-use crate::rooted::{Dir, sync_file_data, write_file_at};
+use crate::rooted::{Dir, write_file_at};
 
 const SUFFIX: &str = ".from";
 const HEADER: &[u8] = b"syncd-from 1\n";
@@ -15,8 +18,9 @@ const HEADER: &[u8] = b"syncd-from 1\n";
 /// No path that a system can work with is longer.
 const MAX_NOTE_BYTES: u64 = 64 * 1024;
 
-/// Notes that `name` in `dir` will be what is at `path`. A left-over note of that name is replaced.
-pub(super) fn write(dir: &Dir, name: &str, path: &TreePath, flush: bool) -> io::Result<()> {
+/// Notes that `name` in `dir` will be what is at `path`. A left-over note of that name is replaced. Answers the note, to be
+/// flushed.
+pub(super) fn write(dir: &Dir, name: &str, path: &TreePath) -> io::Result<File> {
     let note = note_name(name);
     let file = match dir.create_new(&note, 0o600) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -28,7 +32,7 @@ pub(super) fn write(dir: &Dir, name: &str, path: &TreePath, flush: bool) -> io::
     let mut bytes = HEADER.to_vec();
     bytes.extend_from_slice(path.as_str().as_bytes());
     write_file_at(&file, &bytes, 0)?;
-    if flush { sync_file_data(&file) } else { Ok(()) }
+    Ok(file)
 }
 
 /// Where `name` in `dir` came from, if that is known.

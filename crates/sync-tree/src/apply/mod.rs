@@ -12,7 +12,7 @@
 //! * Everything goes through held directory handles and never through a symlink, also in `.syncd` itself.
 //!
 //! Reading order: [`stage`] (content comes in), `partial` (and goes on after a cut), [`place`] (it gets its name), [`remove`], [`moves`], [`meta`], [`trash`],
-//! [`recover`].
+//! `flush`, [`recover`].
 //!
 //! What it cannot do: a program that keeps a replaced file open and goes on writing writes into a file that has no name
 //! any more. And an edit that keeps size and mtime, made in the microseconds between check and rename, cannot be told
@@ -34,6 +34,7 @@ use crate::{
 };
 
 mod error;
+mod flush;
 mod journal;
 pub mod meta;
 pub mod moves;
@@ -49,12 +50,10 @@ pub mod trash;
 mod tests;
 
 pub use error::ApplyError;
+pub use flush::Unflushed;
 pub use meta::WorkDir;
 pub use recover::Recovered;
 pub use stage::{Staged, StagedFile};
-
-/// Up to so many files or directories are flushed one by one; beyond that one flush of the whole file system is cheaper.
-const FLUSH_SINGLY: usize = 16;
 
 /// When what was written is made to survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -139,48 +138,26 @@ impl Applier {
     pub fn open(root: Root, work: &Work, options: ApplyOptions) -> Result<Applier, ApplyError> {
         let failed = |source| ApplyError::of_state("prepare .syncd/staging", source);
         let run = format!("run-{:016x}", getrandom::u64().map_err(|error| failed(io::Error::other(error)))?);
+        let is_new = work.staging.stat(MOVES).is_err();
+        let swap = make_or_open(&work.staging, SWAP).map_err(failed)?;
+        let partials = make_or_open(&work.staging, partial::PARTIAL).map_err(failed)?;
+        let moves = make_or_open(&work.staging, MOVES).map_err(failed)?;
+        if is_new && options.durability != Durability::None {
+            // What comes out of the tree goes there, and must not be lost with it.
+            let above = [&work.staging, &work.dir, &root.dir()];
+            above.into_iter().try_for_each(Dir::sync).map_err(failed)?;
+        }
         Ok(Applier {
             root,
             durability: options.durability,
-            swap: make_or_open(&work.staging, SWAP).map_err(failed)?,
-            moves: make_or_open(&work.staging, MOVES).map_err(failed)?,
-            partials: partial::Partials::new(make_or_open(&work.staging, partial::PARTIAL).map_err(failed)?),
+            swap,
+            moves,
+            partials: partial::Partials::new(partials),
             staging: stage::Staging::new(work.staging.clone(), run),
-            trash: trash::Trash::new(work.trash.clone(), options.trash_run, options.trash_keep),
+            trash: trash::Trash::new(work.trash.clone(), options),
             // Names that an earlier run left behind stay apart from ours until they are recovered.
             next: AtomicU64::new(getrandom::u64().map_err(|error| failed(io::Error::other(error)))? >> 16),
         })
-    }
-
-    /// Flushes staged files as the durability asks for, before they are placed.
-    ///
-    /// # Errors
-    /// The disk failed; none of them may be counted on.
-    pub fn flush_staged(&self, staged: &[&Staged]) -> Result<(), ApplyError> {
-        if self.durability != Durability::Batch || staged.is_empty() {
-            return Ok(());
-        }
-        let failed = |source| ApplyError::of_state("flush what was written", source);
-        if staged.len() > FLUSH_SINGLY {
-            return self.staging.dir().sync_fs().map_err(failed);
-        }
-        staged.iter().try_for_each(|staged| staged.sync()).map_err(failed)
-    }
-
-    /// Flushes directories in which names changed, as the durability asks for. What was done is recorded after this.
-    ///
-    /// # Errors
-    /// The disk failed; the changes may be undone by a power cut.
-    pub fn flush_dirs<'a>(&self, dirs: impl IntoIterator<Item = &'a Dir>) -> Result<(), ApplyError> {
-        if self.durability == Durability::None {
-            return Ok(());
-        }
-        let failed = |source| ApplyError::of_state("flush directories", source);
-        let dirs: Vec<&Dir> = dirs.into_iter().collect();
-        if dirs.len() > FLUSH_SINGLY {
-            return self.staging.dir().sync_fs().map_err(failed);
-        }
-        dirs.iter().try_for_each(|dir| dir.sync()).map_err(failed)
     }
 
     /// Removes the directories in which this run staged its files. The last call: nothing can be staged afterwards.

@@ -5,7 +5,9 @@
 
 use std::io;
 
-use super::{Applier, ApplyError, Durability, Expect, Place, Recovered, carry, journal};
+use sync_core::TreePath;
+
+use super::{Applier, ApplyError, Expect, Place, Recovered, Unflushed, carry, journal};
 use crate::rooted::Stat;
 
 impl Applier {
@@ -29,6 +31,22 @@ impl Applier {
         Err(from.stale())
     }
 
+    /// Notes of what will be taken out, under which keys, where it is now. Each [`Applier::take_out`] does that by itself, but
+    /// together they are flushed at once.
+    ///
+    /// # Errors
+    /// Staging cannot be written.
+    pub fn note_moves(&self, moves: &[(u64, &TreePath)]) -> Result<(), ApplyError> {
+        let failed = |source| ApplyError::of_state("write into .syncd/staging", source);
+        let mut unflushed = Unflushed::new(self.durability);
+        for (key, path) in moves {
+            let note = journal::write(&self.moves, &key.to_string(), path).map_err(failed)?;
+            unflushed.file(note);
+        }
+        unflushed.names(&self.moves);
+        self.flush(&mut unflushed)
+    }
+
     /// Takes a file, a link or a whole directory out of the tree, to be put in again under the same key.
     ///
     /// # Errors
@@ -37,7 +55,9 @@ impl Applier {
         let failed = |source| ApplyError::of_state("write into .syncd/staging", source).about(at.path);
         check_present(at, expect)?;
         let name = key.to_string();
-        journal::write(&self.moves, &name, at.path, self.durability == Durability::File).map_err(failed)?;
+        if journal::read(&self.moves, &name).as_ref() != Some(at.path) {
+            self.note_moves(&[(key, at.path)])?;
+        }
         self.checked();
         if let Err(error) = carry(at.dir, at.name, &self.moves, &name) {
             // A key that is in use keeps its note: what lies there was not taken from here.
@@ -55,7 +75,8 @@ impl Applier {
         Err(at.stale())
     }
 
-    /// Puts what was taken out under this key into a free place.
+    /// Puts what was taken out under this key into a free place. The note stays until that is flushed: see
+    /// [`Unflushed::put_in`].
     ///
     /// # Errors
     /// [`ApplyError::Stale`]: the place is taken, or its directory is gone. What was taken out waits on; see
@@ -69,12 +90,12 @@ impl Applier {
         self.checked();
         carry(&self.moves, &name, at.dir, at.name).map_err(|error| self.refused(at, error))?;
         self.taken();
-        journal::remove(&self.moves, &name);
         let now = at.dir.stat(at.name).map_err(|source| at.failed("look at what was moved", source))?;
         if (now.kind, now.ino) == (taken.kind, taken.ino) { Ok(now) } else { Err(at.stale()) }
     }
 
-    /// Gives up on what was taken out under this key: back to where it was if that is free, else to the trash.
+    /// Gives up on what was taken out under this key: back to where it was if that is free, else to the trash. The note stays
+    /// until the next start.
     ///
     /// # Errors
     /// Neither is possible. It waits on.
@@ -88,7 +109,6 @@ impl Applier {
             && let Ok((dir, last)) = self.root.open_parent(path)
             && carry(&self.moves, name, &dir, &last).is_ok()
         {
-            journal::remove(&self.moves, name);
             return Ok(Recovered::PutBack { path: path.clone() });
         }
         self.recover_to_trash(&self.moves, name, known)

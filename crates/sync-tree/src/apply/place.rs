@@ -41,14 +41,7 @@ impl Applier {
         displaced: Displaced,
     ) -> Result<Stat, ApplyError> {
         let failed = |source| at.failed("prepare the new file", source);
-        let Parts { temp, file, mode } = staged.into_parts().map_err(failed)?;
-        if mode != Some(entry.mode & MODE_BITS) {
-            set_file_mode(&file, entry.mode & MODE_BITS).map_err(failed)?;
-        }
-        set_file_times(&file, entry.mtime).map_err(failed)?;
-        if self.durability == Durability::File {
-            sync_file(&file).map_err(failed)?;
-        }
+        let (temp, file) = self.dressed(staged.into_parts().map_err(failed)?, entry).map_err(failed)?;
         match (temp, expect) {
             (Some(mut temp), Expect::Nothing) => self.put(&mut temp, at)?,
             (None, Expect::Nothing) => self.name(&file, at)?,
@@ -62,6 +55,26 @@ impl Applier {
             }
         }
         stat_file(&file).map_err(|source| at.failed("look at the new file", source))
+    }
+
+    /// The file and its name, if it has one, with mode and time of its entry; flushed if that is asked for and not done.
+    fn dressed(&self, parts: Parts, entry: &Entry) -> io::Result<(Option<Temp>, File)> {
+        let Parts { mut temp, file, mode, dressed } = parts;
+        let wanted = entry.mode & MODE_BITS;
+        if dressed == Some((wanted, entry.mtime)) {
+            return Ok((temp, file));
+        }
+        if mode != Some(wanted) {
+            set_file_mode(&file, wanted)?;
+        }
+        set_file_times(&file, entry.mtime)?;
+        if self.durability != Durability::None {
+            if temp.is_none() {
+                temp = Some(self.staging.name(&file)?);
+            }
+            sync_file(&file)?;
+        }
+        Ok((temp, file))
     }
 
     /// Puts a symlink in its place, with the time of `entry`. Returns what is there now.
@@ -129,7 +142,8 @@ impl Applier {
         let name = self.enter_swap(temp, ino, swap)?;
         let noted = swap.displaced == Displaced::Trash;
         if noted {
-            journal::write(&self.swap, &name, at.path, false)
+            // Not flushed: a cut costs what was here its name in the trash at most.
+            journal::write(&self.swap, &name, at.path)
                 .map_err(|source| ApplyError::of_state("write into .syncd/staging", source).about(at.path))?;
         }
         self.checked();

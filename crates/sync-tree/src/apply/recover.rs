@@ -48,6 +48,10 @@ impl Applier {
     pub fn recover(&self) -> Result<Vec<Recovered>, ApplyError> {
         let mut recovered = self.recover_moves()?;
         recovered.extend(self.recover_swap()?);
+        if !recovered.is_empty() {
+            self.flush_earlier()?;
+        }
+        drop_notes(&self.moves).and_then(|()| drop_notes(&self.swap)).map_err(state_failed)?;
         let failed = |source| ApplyError::of_state("clean .syncd/staging", source);
         let mut budget = MAX_DELETIONS;
         for entry in self.staging.dir().list().map_err(failed)? {
@@ -80,10 +84,7 @@ impl Applier {
             .collect();
         // Parents before what was in them.
         found.sort_by_key(|(path, _)| path.as_ref().map(TreePath::depth));
-        let recovered =
-            found.into_iter().map(|(_, name)| self.return_move(&name)).collect::<Result<_, _>>()?;
-        drop_notes(&self.moves).map_err(state_failed)?;
-        Ok(recovered)
+        found.into_iter().map(|(_, name)| self.return_move(&name)).collect()
     }
 
     fn recover_swap(&self) -> Result<Vec<Recovered>, ApplyError> {
@@ -99,7 +100,6 @@ impl Applier {
                 recovered.push(self.recover_to_trash(&self.swap, &name, known)?);
             }
         }
-        drop_notes(&self.swap).map_err(state_failed)?;
         Ok(recovered)
     }
 
@@ -113,7 +113,6 @@ impl Applier {
         self.trash.take(dir, name, &path).map_err(|source| {
             ApplyError::of_state("move what an earlier run left to the trash", source).about(&path)
         })?;
-        journal::remove(dir, name);
         Ok(Recovered::Trashed { path })
     }
 }

@@ -16,10 +16,10 @@ use std::{
     },
 };
 
-use sync_core::{Digest, TreePath};
+use sync_core::{Digest, Entry, Time, TreePath};
 
 use super::{
-    Applier, ApplyError, make_or_open,
+    Applier, ApplyError, Durability, make_or_open,
     partial::{self, Lease},
     place::MODE_BITS,
 };
@@ -27,7 +27,9 @@ use crate::{
     hash::{self, Identity},
     platform,
     probe::probed,
-    rooted::{Dir, read_file_at, set_file_len, stat_file, sync_file_data, write_file_at},
+    rooted::{
+        Dir, read_file_at, set_file_len, set_file_mode, set_file_times, stat_file, sync_file, write_file_at,
+    },
 };
 
 /// More than the threads that usually write.
@@ -193,23 +195,27 @@ pub struct StagedFile {
 
 /// A complete, verified file that waits for its place. Dropping it removes it.
 #[derive(Debug)]
-pub struct Staged(Kept);
-
-/// How a staged file is kept. A held one counts against the open files.
-#[derive(Debug)]
-enum Kept {
-    /// By its handle alone.
-    Unnamed(Unnamed),
-    /// By its name and a handle.
-    Open { temp: Temp, file: File, _held: Held },
-    /// By its name.
-    Closed { temp: Temp },
+pub struct Staged {
+    kept: Kept,
+    /// The mode and time that it has, once they are those of its entry.
+    dressed: Option<(u16, Time)>,
 }
 
+/// How a staged file is kept.
 #[derive(Debug)]
-struct Unnamed {
+enum Kept {
+    Open(Open),
+    /// By its name.
+    Closed(Temp),
+}
+
+/// A staged file that is held, and counts against the open files.
+#[derive(Debug)]
+struct Open {
+    /// Its name, if it has one.
+    temp: Option<Temp>,
     file: File,
-    /// The mode that it was made with, if the system gave it that.
+    /// The mode that it is known to have.
     mode: Option<u16>,
     _held: Held,
 }
@@ -221,6 +227,8 @@ pub(super) struct Parts {
     pub(super) file: File,
     /// The mode that it is known to have.
     pub(super) mode: Option<u16>,
+    /// Its mode and time, if they are set and flushed.
+    pub(super) dressed: Option<(u16, Time)>,
 }
 
 impl StagedFile {
@@ -339,26 +347,59 @@ fn next_run(bytes: &[u8], at: u64) -> (usize, bool) {
 
 impl Staged {
     fn named(temp: Temp, file: File, held: Option<Held>) -> Self {
-        Self(match held {
-            Some(held) => Kept::Open { temp, file, _held: held },
-            None => Kept::Closed { temp },
+        Self::new(match held {
+            Some(held) => Kept::Open(Open { temp: Some(temp), file, mode: None, _held: held }),
+            None => Kept::Closed(temp),
         })
     }
 
-    pub(super) fn sync(&self) -> io::Result<()> {
-        match &self.0 {
-            Kept::Unnamed(Unnamed { file, .. }) | Kept::Open { file, .. } => sync_file_data(file),
-            Kept::Closed { temp } => sync_file_data(&temp.dir.open_file(&temp.name)?),
+    fn new(kept: Kept) -> Self {
+        Self { kept, dressed: None }
+    }
+
+    /// Sets mode and time, to be flushed with the content.
+    pub(super) fn dress(&mut self, entry: &Entry) -> io::Result<()> {
+        let mode = entry.mode & MODE_BITS;
+        match &mut self.kept {
+            Kept::Open(open) => {
+                if open.mode != Some(mode) {
+                    set_file_mode(&open.file, mode)?;
+                    open.mode = Some(mode);
+                }
+                set_file_times(&open.file, entry.mtime)?;
+            }
+            // It could not be opened again to be placed.
+            Kept::Closed(_) if mode & 0o400 == 0 => return Ok(()),
+            Kept::Closed(temp) => {
+                let file = temp.dir.open_file(&temp.name)?;
+                set_file_mode(&file, mode)?;
+                set_file_times(&file, entry.mtime)?;
+            }
+        }
+        self.dressed = Some((mode, entry.mtime));
+        Ok(())
+    }
+
+    /// Flushes it alone. It needs a name for that: what has none is not flushed by every file system, as nobody could find it.
+    pub(super) fn sync(&mut self, staging: &Staging) -> io::Result<()> {
+        match &mut self.kept {
+            Kept::Open(open) => {
+                if open.temp.is_none() {
+                    open.temp = Some(staging.name(&open.file)?);
+                }
+                sync_file(&open.file)
+            }
+            Kept::Closed(temp) => sync_file(&temp.dir.open_file(&temp.name)?),
         }
     }
 
     pub(super) fn into_parts(self) -> io::Result<Parts> {
-        Ok(match self.0 {
-            Kept::Unnamed(Unnamed { file, mode, .. }) => Parts { temp: None, file, mode },
-            Kept::Open { temp, file, .. } => Parts { temp: Some(temp), file, mode: None },
-            Kept::Closed { temp } => {
+        let dressed = self.dressed;
+        Ok(match self.kept {
+            Kept::Open(Open { temp, file, mode, .. }) => Parts { temp, file, mode, dressed },
+            Kept::Closed(temp) => {
                 let file = temp.dir.open_file(&temp.name)?;
-                Parts { temp: Some(temp), file, mode: None }
+                Parts { temp: Some(temp), file, mode: None, dressed }
             }
         })
     }
@@ -386,7 +427,7 @@ impl Applier {
         let write = |file: &File| write_file_at(file, bytes, 0).map_err(write_failed);
         if let Some(unnamed) = self.create_unnamed(mode)? {
             write(&unnamed.file)?;
-            return Ok(Staged(Kept::Unnamed(unnamed)));
+            return Ok(Staged::new(Kept::Open(unnamed)));
         }
         let (temp, file) = self.create()?;
         write(&file)?;
@@ -441,16 +482,19 @@ impl Applier {
         Ok(Staged::named(temp, file, self.staging.hold()))
     }
 
-    /// A new file without a name, with this mode where the system gives it that. `None` where there can be none, or where
-    /// too many are held.
-    fn create_unnamed(&self, mode: u16) -> Result<Option<Unnamed>, ApplyError> {
+    /// A new file without a name, with this mode where the system gives it that. `None` where there can be none, where too many
+    /// are held, or where each is flushed alone and needs a name for that.
+    fn create_unnamed(&self, mode: u16) -> Result<Option<Open>, ApplyError> {
+        if self.durability == Durability::File {
+            return Ok(None);
+        }
         let failed = |source| ApplyError::of_state("write into .syncd/staging", source);
         let lane = self.staging.lane().map_err(failed)?;
         let Some(kept) = self.staging.unnamed(lane) else { return Ok(None) };
         let Some(held) = self.staging.hold() else { return Ok(None) };
         let mode = mode & MODE_BITS;
         let file = lane.create_unnamed(mode).map_err(failed)?;
-        Ok(Some(Unnamed { file, mode: (mode & !kept == 0).then_some(mode), _held: held }))
+        Ok(Some(Open { temp: None, file, mode: (mode & !kept == 0).then_some(mode), _held: held }))
     }
 
     fn create(&self) -> Result<(Temp, File), ApplyError> {

@@ -13,7 +13,7 @@ use std::{
 use rustix::fs::{Mode, OFlags, fchmod, openat};
 use sync_core::{Time, TreePath};
 
-use super::{PRIVATE_MODE, carry};
+use super::{ApplyOptions, Durability, PRIVATE_MODE, carry};
 use crate::rooted::{Dir, StatKind};
 
 /// A name that is taken gets the suffixes `~2` to this number, then random ones.
@@ -33,6 +33,8 @@ pub(super) struct Trash {
     dir: Dir,
     run: String,
     keep: Duration,
+    /// New directories are flushed before anything goes there: it must not be lost with them.
+    is_flushed: bool,
     open: Mutex<Open>,
 }
 
@@ -45,8 +47,10 @@ struct Open {
 }
 
 impl Trash {
-    pub(super) fn new(dir: Dir, run: String, keep: Duration) -> Self {
-        Self { dir, run, keep, open: Mutex::default() }
+    pub(super) fn new(dir: Dir, options: ApplyOptions) -> Self {
+        let ApplyOptions { durability, trash_run, trash_keep } = options;
+        let is_flushed = durability != Durability::None;
+        Self { dir, run: trash_run, keep: trash_keep, is_flushed, open: Mutex::default() }
     }
 
     /// Moves what is at `name` in `dir` to this run's directory, as `path`.
@@ -75,7 +79,7 @@ impl Trash {
         let mut open = self.lock();
         let run = match &open.run {
             Some(run) => run.clone(),
-            None => super::make_or_open(&self.dir, &self.run)?,
+            None => self.made(&self.dir, &self.run)?.ok_or(io::ErrorKind::AlreadyExists)?,
         };
         open.run = Some(run.clone());
         // Things that go deeper down would not show in the run's own time.
@@ -87,10 +91,29 @@ impl Trash {
         }
         let mut at = run;
         for name in path.names() {
-            at = try_names(name, |candidate| enter(&at, candidate))?;
+            at = try_names(name, |candidate| self.made(&at, candidate))?;
         }
         open.last = Some((path.clone(), at.clone()));
         Ok(at)
+    }
+
+    /// Makes or opens a directory of the trash; `None` if something else has the name.
+    fn made(&self, dir: &Dir, name: &str) -> io::Result<Option<Dir>> {
+        match dir.make_dir(name, PRIVATE_MODE) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Err(_) => {}
+            Ok(()) if self.is_flushed => dir.sync()?,
+            Ok(()) => {}
+        }
+        match dir.open_dir(name) {
+            // A file or link with that name, or a directory that came here with a mode that keeps its owner out.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied) =>
+            {
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -117,23 +140,6 @@ impl Trash {
             }
         }
         Ok(())
-    }
-}
-
-/// Makes or opens a directory of the trash; `None` if something else has the name.
-fn enter(dir: &Dir, name: &str) -> io::Result<Option<Dir>> {
-    match dir.make_dir(name, PRIVATE_MODE) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    match dir.open_dir(name) {
-        // A file or link with that name, or a directory that came here with a mode that keeps its owner out.
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied) =>
-        {
-            Ok(None)
-        }
-        other => other.map(Some),
     }
 }
 

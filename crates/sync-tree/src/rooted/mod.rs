@@ -152,14 +152,6 @@ pub fn read_file_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
     probed!(Read { file: file, at: at } => file.read_exact_at(bytes, at))
 }
 
-/// Flushes the content of an open file, and its length.
-///
-/// # Errors
-/// The disk failed, and what was written may be lost.
-pub fn sync_file_data(file: &File) -> io::Result<()> {
-    probed!(SyncFile { file: file } => file.sync_data())
-}
-
 /// Flushes an open file: its content, mode and times survive a power cut.
 ///
 /// # Errors

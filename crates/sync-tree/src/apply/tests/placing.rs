@@ -12,15 +12,17 @@ fn a_new_file_has_bytes_mode_and_time_and_staging_is_empty_again() {
         for (name, mode, want) in
             [("a", 0o644, 0o644), ("b", 0o4755, 0o755), ("c", 0o000, 0), ("名 🎉", 0o600, 0o600)]
         {
-            let staged = target.stage("text");
-            target.applier.flush_staged(&[&staged]).unwrap();
+            let mut staged = target.stage("text");
             let at = target.at(name);
             let entry = file_entry(b"text", mode);
+            target.applier.flush_staged(&mut [(&entry, &mut staged)]).unwrap();
             let stat = target
                 .applier
                 .place(staged, &at.place(), &entry, &Expect::Nothing, Displaced::Delete)
                 .unwrap();
-            target.applier.flush_dirs([&at.dir]).unwrap();
+            let mut unflushed = Unflushed::new(durability);
+            unflushed.names(&at.dir);
+            target.applier.flush(&mut unflushed).unwrap();
             assert_eq!((stat.mode, stat.mtime, stat.size), (want, TIME, 4));
             assert_eq!(stat, target.stat(name), "what was returned is what is there");
         }
@@ -84,12 +86,13 @@ fn more_staged_files_than_may_be_open() {
     let mut applier = applier(&root, Durability::Batch, RUN);
     applier.staging.most_held = 100;
     let target = Target::of(tmp, root, applier);
-    let staged: Vec<Staged> = (0..400).map(|i| target.stage(&i.to_string())).collect();
-    target.applier.flush_staged(&staged.iter().collect::<Vec<_>>()).unwrap();
-    target.applier.flush_staged(&staged.iter().skip(390).collect::<Vec<_>>()).unwrap();
+    let mut staged: Vec<Staged> = (0..400).map(|i| target.stage(&i.to_string())).collect();
+    let entry = file_entry(b"", 0o640);
+    let mut all: Vec<_> = staged.iter_mut().map(|staged| (&entry, staged)).collect();
+    target.applier.flush_staged(&mut all).unwrap();
+    target.applier.flush_staged(&mut all[390..]).unwrap();
     for (i, staged) in staged.into_iter().enumerate() {
         let at = target.at(&format!("f{i}"));
-        let entry = file_entry(b"", 0o640);
         let stat =
             target.applier.place(staged, &at.place(), &entry, &Expect::Nothing, Displaced::Delete).unwrap();
         assert_eq!((stat.mode, stat.mtime), (0o640, TIME));
@@ -319,6 +322,10 @@ fn moves_directly_and_through_staging() {
     let stat = target.applier.move_new(&a.place(), &c.place(), &eb).unwrap();
     assert_eq!(expect_of(&stat), eb);
     assert_eq!(target.read("c/f"), "two");
+    assert_eq!(target.staging().len(), 2, "until it is flushed it may be back where it was");
+    let mut unflushed = Unflushed::new(Durability::None);
+    [1, 2].into_iter().for_each(|key| unflushed.put_in(key));
+    target.applier.flush(&mut unflushed).unwrap();
     assert_eq!(target.staging(), [], "no notes stay");
     // Given up: back, or to the trash.
     target.applier.take_out(&c.place(), &eb, 3).unwrap();
