@@ -224,3 +224,39 @@ async fn after_a_cut_nothing_is_lost_and_the_next_pull_ends_equal() {
         .await;
     }
 }
+
+/// Files and directories of a share, for a target that has nothing yet.
+fn fill(share: &Tree) {
+    for number in 0..FILLED {
+        share.file(format!("{}/{number}", number % 3), format!("first {number}")).mode(0o640).mtime(1000, 1);
+    }
+    share.link("link", "anywhere");
+}
+
+const FILLED: usize = 30;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_pull_that_was_cut_is_continued_also_if_the_share_has_moved_on() {
+    for durability in DURABILITIES {
+        let pair = Pair::within(Scratch::in_memory(), durability);
+        fill(&pair.share);
+        let first = pair.share.snapshot();
+        let trace = traced_pull(&pair, 0).await;
+        check(&trace, "the trace");
+        // More than a first run may replace without asking, if they were somebody's own.
+        for number in 0..FILLED / 2 {
+            pair.share.save(format!("{}/{number}", number % 3), format!("second {number}"));
+        }
+        let states = states(&trace, most_states(), 2);
+        next_pulls(&pair, &states, |target, is_end| {
+            if !is_end {
+                let now = target.snapshot();
+                let partly = now.iter().find(|(path, seen)| seen.digest != first[*path].digest);
+                return partly.map_or(Ok(()), |(path, seen)| Err(format!("{path:?} is not whole: {seen:?}")));
+            }
+            let trash = target.trash();
+            if trash.is_empty() { Ok(()) } else { Err(format!("nobody's own is in the trash: {trash:?}")) }
+        })
+        .await;
+    }
+}

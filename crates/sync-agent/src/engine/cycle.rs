@@ -12,6 +12,7 @@ use sync_core::{
 };
 use sync_locations::{ChangeStream, Location, LocationError};
 use sync_tree::{
+    apply::Durability,
     look::{Dirty, LookLimits, NoObserver, Scope as LookScope},
     rules::Rules,
 };
@@ -66,6 +67,7 @@ impl Engine {
     ) -> Result<Summary, EngineError> {
         let run = Run { remote, reporter, cancel };
         self.done = Done::default();
+        self.announced = false;
         self.catch_up_and_look(&run).await?;
         if mode.dry_run {
             let (_, plan) = self.plan(Policy::LeftWins, mode.full, &run)?;
@@ -434,7 +436,19 @@ impl Engine {
             return Ok((scope, deletions, Outcome::default()));
         }
         self.store().unset_verified()?;
+        self.announce()?;
         Ok((scope, deletions, self.carry_out(plan, run).await?))
+    }
+
+    /// Before anything is changed it is sure to be known, also after a power cut, that a run is on its way and where it was
+    /// going. Else what it put in place without recording would be somebody's own, if the share has moved on until then. Once is
+    /// enough for a run; while following it costs more than it saves.
+    pub(super) fn announce(&mut self) -> Result<(), EngineError> {
+        if self.options.durability != Durability::None && !self.announced {
+            block_in_place(|| self.store().index().flush())?;
+            self.announced = true;
+        }
+        Ok(())
     }
 
     fn plan(

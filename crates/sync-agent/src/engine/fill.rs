@@ -50,6 +50,7 @@ impl Engine {
         run.reporter.phase(Phase::Transferring);
         self.store().unset_verified()?;
         self.store().filling_begins()?;
+        self.announce()?;
         self.store().index().begin_bulk()?;
         self.fill_in_parts(run, filling).await
     }

@@ -248,6 +248,8 @@ pub struct Engine {
     done: Done,
     /// The last run was cut off, and what it did without recording it is not adopted yet.
     cut_off: bool,
+    /// See [`Engine::announce`].
+    announced: bool,
     _lock: Lock,
 }
 
@@ -309,6 +311,7 @@ impl Engine {
             first_look_done: false,
             done: Done::default(),
             cut_off,
+            announced: false,
             _lock: lock,
         })
     }

@@ -39,6 +39,8 @@ pub(crate) struct Trace {
     pub(crate) first: Option<Image>,
     /// The commits.
     pub(crate) images: Vec<Image>,
+    /// When they were flushed, by how many events came before, and how many of them.
+    pub(crate) flushes: Vec<(usize, usize)>,
 }
 
 struct State {
@@ -78,7 +80,13 @@ impl Recording {
             copy_database(&database, &path);
             Image { since: 0, until: 0, path, numbers: numbers.clone() }
         });
-        let trace = Trace { before: disk.clone(), events: Vec::new(), first, images: Vec::new() };
+        let trace = Trace {
+            before: disk.clone(),
+            events: Vec::new(),
+            first,
+            images: Vec::new(),
+            flushes: Vec::new(),
+        };
         let state = State { disk, trace, numbers, names: HashMap::new(), begun: HashMap::new() };
         let recorder = Arc::new(Recorder { images: images.to_owned(), state: Mutex::new(state) });
         let installed = install(target, recorder.clone());
@@ -139,7 +147,7 @@ impl State {
             Op::Write | Op::SetLen | Op::Copy => self.written(call),
             Op::SetMode | Op::SetTimes => self.set(call),
             Op::Commit => self.committed(call, images),
-            Op::SyncFile | Op::SyncDir | Op::SyncFs => self.flushed(call),
+            Op::SyncFile | Op::SyncDir | Op::SyncFs | Op::SyncIndex => self.flushed(call),
             Op::OpenFile | Op::OpenDir | Op::List | Op::Read | Op::Checked | Op::Taken => {}
         }
     }
@@ -215,6 +223,11 @@ impl State {
 
     fn flushed(&mut self, call: &Call<'_>) {
         let since = self.begun.remove(&thread::current().id()).expect("a flush begins before it ends");
+        if call.op == Op::SyncIndex {
+            let images = self.trace.images.iter().filter(|image| image.until <= since).count();
+            self.add(Event::Mark);
+            return self.trace.flushes.push((self.disk.events(), images));
+        }
         let event = match call.op {
             Op::SyncFs => Event::SyncAll { since },
             Op::SyncFile => Event::Sync { ino: self.file(call), since },

@@ -32,16 +32,14 @@ pub(crate) fn states(trace: &Trace, most: usize, seed: u64) -> Vec<State> {
     let mut disk = trace.before.clone();
     let mut found = BTreeMap::new();
     for at in 0..=trace.events.len() {
-        // What is flushed last may be older, but nothing in between is missing.
-        let images: Vec<&Image> = trace.images.iter().filter(|image| image.until <= at).collect();
+        let images = survivors(trace, at);
         for cut in disk.after_cut((ALONE, PARTS), &mut rng) {
-            let newest = images.len().checked_sub(1);
-            let survived = if rng.chance(70) { newest } else { newest.map(|newest| rng.below(newest + 1)) };
-            let image = survived.map(|number| images[number].clone()).or_else(|| trace.first.clone());
+            let lost = if rng.chance(70) { 0 } else { rng.below(images.len()) };
+            let image = images[images.len() - 1 - lost].cloned();
             let story =
-                format!("cut after {at} of {}, commit {survived:?}, {}", trace.events.len(), cut.story);
-            let state = State { view: cut.view, image, story };
-            found.entry((digest(&state.view), survived)).or_insert(state);
+                format!("cut after {at} of {}, {lost} commits lost, {}", trace.events.len(), cut.story);
+            let key = (digest(&cut.view), image.as_ref().map(|image| image.until));
+            found.entry(key).or_insert(State { view: cut.view, image, story });
         }
         if let Some(event) = trace.events.get(at) {
             disk.apply(event);
@@ -54,6 +52,14 @@ pub(crate) fn states(trace: &Trace, most: usize, seed: u64) -> Vec<State> {
     }
     found.truncate(most);
     found
+}
+
+/// The commits of which the newest may be the one that survived a cut at this moment. Nothing is missing between those that
+/// survive.
+fn survivors(trace: &Trace, at: usize) -> Vec<Option<&Image>> {
+    let flushed = trace.flushes.iter().filter(|(when, _)| *when <= at).map(|(_, images)| *images).max();
+    let done = trace.images.iter().filter(|image| image.until <= at).map(Some);
+    std::iter::once(trace.first.as_ref()).chain(done).skip(flushed.unwrap_or(0)).collect()
 }
 
 impl State {

@@ -269,6 +269,23 @@ impl Index {
         Ok((value, head))
     }
 
+    /// Flushes: all that was committed up to now survives a power cut. By itself a commit does not.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn flush(&self) -> Result<(), IndexError> {
+        self.0.check()?;
+        let flushed = probed!(SyncIndex { database: &self.0.path } => self.flush_log());
+        flushed.map_err(|error: IndexError| self.0.damage(&error).unwrap_or(error))
+    }
+
+    fn flush_log(&self) -> Result<(), IndexError> {
+        let db = self.0.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Only a commit that changes something flushes the log, but then all of it.
+        let flushes = schema::meta_u64(&db, FLUSHES)?.unwrap_or(0) + 1;
+        Ok(set_meta_durably(&db, FLUSHES, flushes)?)
+    }
+
     /// Runs a read on a connection of its own, for tables that others keep in the same file.
     ///
     /// # Errors
@@ -488,10 +505,19 @@ fn random_meta(db: &Connection, key: &str) -> Result<[u8; 16], IndexError> {
 fn reserve(db: &Connection) -> Result<SeqSource, IndexError> {
     let first = schema::meta_u64(db, "reserved_to")?.unwrap_or(1);
     let end = first + BLOCK;
-    db.pragma_update(None, "synchronous", "FULL")?;
-    schema::set_meta(db, "reserved_to", &end.to_le_bytes())?;
-    db.pragma_update(None, "synchronous", "NORMAL")?;
+    set_meta_durably(db, "reserved_to", end)?;
     Ok(SeqSource { next: AtomicU64::new(first), end, first })
+}
+
+/// How often the log was flushed.
+const FLUSHES: &str = "flushes";
+
+/// With this, all that was committed before survives a power cut.
+fn set_meta_durably(db: &Connection, key: &str, value: u64) -> rusqlite::Result<()> {
+    db.pragma_update(None, "synchronous", "FULL")?;
+    let set = schema::set_meta(db, key, &value.to_le_bytes());
+    db.pragma_update(None, "synchronous", "NORMAL")?;
+    set
 }
 
 fn now_secs() -> i64 {

@@ -94,6 +94,8 @@ ops! {
     SyncFile = "sync-file" Flushes,
     /// The names in a directory.
     SyncDir = "sync-dir" Flushes,
+    /// The commits of the index.
+    SyncIndex = "sync-index" Flushes,
     /// The whole file system.
     SyncFs = "sync-fs" Flushes,
     /// A file, for reading.
