@@ -11,7 +11,10 @@ mod recorder;
 #[path = "power/states.rs"]
 mod states;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use common::Pair;
 use recorder::{Recording, Trace};
@@ -72,19 +75,65 @@ fn audit(trace: &Trace) -> Vec<String> {
     found
 }
 
-fn check(trace: &Trace, which: &str) {
-    let found = audit(trace);
-    let shown = found.iter().take(20).cloned().collect::<Vec<_>>().join("\n");
-    assert!(found.is_empty(), "{which}: {} problems\n{shown}", found.len());
+type Digests = BTreeSet<[u8; 32]>;
+
+/// At so many moments of a trace it is looked whether all is there.
+const MOMENTS: usize = 100;
+
+/// Whatever of these contents was not safe at some moment, under any name.
+fn missing(trace: &Trace, own: &Digests) -> Vec<String> {
+    let mut disk = trace.before.clone();
+    let mut found = Vec::new();
+    for (at, event) in trace.events.iter().enumerate() {
+        disk.apply(event);
+        if own.is_empty() || at % (trace.events.len() / MOMENTS + 1) != 0 {
+            continue;
+        }
+        let safe: Digests = disk.safe().values().map(|held| *blake3::hash(&held.bytes).as_bytes()).collect();
+        let lost = own.difference(&safe).count();
+        if lost > 0 {
+            found.push(format!(
+                "after {at} of {}: {lost} files that only the target had may be lost",
+                trace.events.len()
+            ));
+        }
+    }
+    found
 }
 
-/// Pulls, and answers what was done.
-async fn traced_pull(pair: &Pair, number: usize) -> Trace {
-    let recording =
-        Recording::start(pair.target.root(), &pair.scratch.path().join(format!("images {number}")));
-    let summary = pair.try_pull(PullMode::default()).await.unwrap();
-    assert!(summary.equal, "{summary:?}");
-    recording.stop()
+/// A share and a target, and all that the share ever had.
+struct Traced {
+    pair: Pair,
+    known: Digests,
+    pulls: usize,
+}
+
+impl Traced {
+    fn new(durability: Durability) -> Self {
+        let pair = Pair::within(Scratch::in_memory(), durability);
+        // What is empty cannot be told apart, and is no loss.
+        Self { pair, known: Digests::from([*blake3::hash(b"").as_bytes()]), pulls: 0 }
+    }
+
+    /// Pulls. Fails if something was recorded that was not safe, or something of the target's own was not safe.
+    async fn pull(&mut self, which: &str) -> Trace {
+        let digests =
+            |tree: &Tree| tree.snapshot().values().filter_map(|seen| seen.digest).collect::<Digests>();
+        self.known.extend(digests(&self.pair.share));
+        let own = &digests(&self.pair.target) - &self.known;
+        self.pulls += 1;
+        let images = self.pair.scratch.path().join(format!("images {}", self.pulls));
+        let recording = Recording::start(self.pair.target.root(), &images);
+        let summary = self.pair.try_pull(PullMode::default()).await.unwrap();
+        assert!(summary.equal, "{summary:?}");
+        let trace = recording.stop();
+        let mut found = audit(&trace);
+        found.extend(missing(&trace, &own));
+        let durability = self.pair.durability;
+        let shown = found.iter().take(20).cloned().collect::<Vec<_>>().join("\n");
+        assert!(found.is_empty(), "{durability:?}, {which}: {} problems\n{shown}", found.len());
+        trace
+    }
 }
 
 /// `POWER_SEED=n` runs one other seed, `POWER_SEEDS=n` so many.
@@ -97,18 +146,17 @@ fn seeds(usual: u64) -> std::ops::Range<u64> {
 async fn what_is_recorded_is_safe() {
     for seed in seeds(6) {
         for durability in DURABILITIES {
-            let pair = Pair::within(Scratch::in_memory(), durability);
-            let mut here = Chaos::new(&pair.share, seed);
+            let mut traced = Traced::new(durability);
+            let mut here = Chaos::new(&traced.pair.share, seed);
             for round in 0..5 {
                 for _ in 0..40 {
                     here.step();
                 }
-                let mut there = Chaos::new(&pair.target, seed ^ 0xbeef ^ round);
+                let mut there = Chaos::new(&traced.pair.target, seed ^ 0xbeef ^ round);
                 if round % 2 == 1 {
                     (0..6).for_each(|_| there.step());
                 }
-                let trace = traced_pull(&pair, round as usize).await;
-                check(&trace, &format!("POWER_SEED={seed}, {durability:?}, round {round}"));
+                traced.pull(&format!("POWER_SEED={seed}, round {round}")).await;
             }
         }
     }
@@ -120,35 +168,35 @@ const WIDE: usize = 150;
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_recorded_of_many_directories_is_safe() {
     for durability in DURABILITIES {
-        let pair = Pair::within(Scratch::in_memory(), durability);
-        let share = &pair.share;
+        let mut traced = Traced::new(durability);
+        let (share, target) = (traced.pair.share.clone(), traced.pair.target.clone());
         for number in 0..WIDE {
             share.file(format!("{number}/sub/file"), format!("{number}"));
             share.link(format!("{number}/link"), format!("{number}"));
             share.file(format!("moved {number}/file"), "the same everywhere");
         }
-        check(&traced_pull(&pair, 0).await, "new");
+        traced.pull("new").await;
         for number in 0..WIDE {
             share.placed(format!("{number}/sub/file")).mode(0o600).mtime(5, 6);
         }
-        check(&traced_pull(&pair, 1).await, "metadata of files");
+        traced.pull("metadata of files").await;
         for number in 0..WIDE {
             share.placed(format!("{number}/sub")).mode(0o750);
             share.placed(format!("{number}")).mode(0o555);
         }
-        check(&traced_pull(&pair, 2).await, "metadata of directories");
+        traced.pull("metadata of directories").await;
         for number in 0..WIDE {
-            pair.target.file(format!("{number}/sub/file"), format!("my own {number}"));
+            target.file(format!("{number}/sub/file"), format!("my own {number}"));
             share.save(format!("{number}/sub/file"), format!("changed {number}"));
             share.rename(format!("moved {number}"), format!("{number}/sub/there"));
         }
-        check(&traced_pull(&pair, 3).await, "edits and moves");
+        traced.pull("edits and moves").await;
         for number in 0..10 {
             share.placed(format!("{number}")).mode(0o755);
             share.remove(format!("{number}/link"));
             share.remove(format!("{number}/sub"));
         }
-        check(&traced_pull(&pair, 4).await, "removals");
+        traced.pull("removals").await;
     }
 }
 
@@ -190,11 +238,14 @@ async fn next_pulls(pair: &Pair, states: &[State], judge: impl Fn(&Tree, bool) -
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_cut_nothing_is_lost_and_the_next_pull_ends_equal() {
     for durability in DURABILITIES {
-        let pair = Pair::within(Scratch::in_memory(), durability);
+        let mut traced = Traced::new(durability);
+        let pair = &traced.pair;
         crash::first(&pair.share);
         pair.pull().await;
         let first = pair.share.snapshot();
         crash::edit(&pair.target);
+        traced.known.extend(first.values().filter_map(|seen| seen.digest));
+        let pair = &traced.pair;
         let witness = pair.scratch.path().join("witness");
         let seen = || {
             let pull = pair.pull_with(pair.options(&witness), PullMode::default());
@@ -203,10 +254,10 @@ async fn after_a_cut_nothing_is_lost_and_the_next_pull_ends_equal() {
         seen();
         crash::second(&pair.share, seen);
         let versions = Versions::new(first, pair.share.snapshot());
-        let trace = traced_pull(&pair, 0).await;
-        check(&trace, "the trace");
+        let trace = traced.pull("the trace").await;
+        let pair = &traced.pair;
         let states = states(&trace, most_states(), 1);
-        next_pulls(&pair, &states, |target, is_end| {
+        next_pulls(pair, &states, |target, is_end| {
             if !is_end {
                 versions.check(target.root())?;
                 return versions.check_own(target.root());
@@ -238,17 +289,18 @@ const FILLED: usize = 30;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_pull_that_was_cut_is_continued_also_if_the_share_has_moved_on() {
     for durability in DURABILITIES {
-        let pair = Pair::within(Scratch::in_memory(), durability);
+        let mut traced = Traced::new(durability);
+        let pair = &traced.pair;
         fill(&pair.share);
         let first = pair.share.snapshot();
-        let trace = traced_pull(&pair, 0).await;
-        check(&trace, "the trace");
+        let trace = traced.pull("the trace").await;
+        let pair = &traced.pair;
         // More than a first run may replace without asking, if they were somebody's own.
         for number in 0..FILLED / 2 {
             pair.share.save(format!("{}/{number}", number % 3), format!("second {number}"));
         }
         let states = states(&trace, most_states(), 2);
-        next_pulls(&pair, &states, |target, is_end| {
+        next_pulls(pair, &states, |target, is_end| {
             if !is_end {
                 let now = target.snapshot();
                 let partly = now.iter().find(|(path, seen)| seen.digest != first[*path].digest);
