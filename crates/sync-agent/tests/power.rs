@@ -25,7 +25,7 @@ use sync_testkit::{
     Scratch,
     crash::{self, Versions},
     ops::Chaos,
-    power::{Recorded, View, What, ahead},
+    power::{Event, Recorded, View, What, ahead},
     tree::{Tree, same},
 };
 use sync_tree::{apply::Durability, index::Index};
@@ -164,6 +164,8 @@ async fn what_is_recorded_is_safe() {
 
 /// More directories than the engine has handles of.
 const WIDE: usize = 150;
+/// What is flushed together takes so few calls, however many files and directories there are.
+const FLUSHES: usize = 60;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_recorded_of_many_directories_is_safe() {
@@ -175,7 +177,10 @@ async fn what_is_recorded_of_many_directories_is_safe() {
             share.link(format!("{number}/link"), format!("{number}"));
             share.file(format!("moved {number}/file"), "the same everywhere");
         }
-        traced.pull("new").await;
+        let trace = traced.pull("new").await;
+        let is_flush = |event: &&Event| matches!(event, Event::Sync { .. } | Event::SyncAll { .. });
+        let flushes = trace.events.iter().filter(is_flush).count();
+        assert!(durability == Durability::File || flushes < FLUSHES, "{flushes} flushes");
         for number in 0..WIDE {
             share.placed(format!("{number}/sub/file")).mode(0o600).mtime(5, 6);
         }
@@ -197,6 +202,21 @@ async fn what_is_recorded_of_many_directories_is_safe() {
             share.remove(format!("{number}/sub"));
         }
         traced.pull("removals").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_first_pull_finds_is_safe() {
+    for durability in DURABILITIES {
+        let mut traced = Traced::new(durability);
+        let Pair { share, target, .. } = &traced.pair;
+        for number in 0..5 {
+            share.file(format!("{number}"), format!("the share's {number}"));
+            target.file(format!("{number}"), format!("my own {number}"));
+        }
+        let trace = traced.pull("over files of its own").await;
+        let flushes = trace.events.iter().filter(|event| matches!(event, Event::SyncAll { .. })).count();
+        assert_eq!(flushes, 0, "for so few files nothing else has to be flushed with them");
     }
 }
 
