@@ -121,19 +121,6 @@ pub(crate) fn counts<const N: usize>(outcome: &Outcome, keys: [&str; N]) -> [u64
     keys.map(|key| outcome.count(key))
 }
 
-/// The seeds of a test: those that it has, or what the environment asks for.
-pub(crate) fn seeds(usual: std::ops::RangeInclusive<u64>) -> Vec<u64> {
-    let setting = |name: &str| {
-        let text = std::env::var(name).ok()?;
-        Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
-    };
-    match (setting("SYNCD_SEED"), setting("SYNCD_SEEDS")) {
-        (Some(seed), _) => vec![seed],
-        (None, Some(count)) => (1..=count).collect(),
-        (None, None) => usual.collect(),
-    }
-}
-
 /// What any failure owes the user: no panic, no backtrace, no debug output, and a word that says what it was about.
 #[track_caller]
 pub(crate) fn assert_clear(stderr: &str, words: &[&str]) {

@@ -11,8 +11,8 @@ use std::{
 use sync_agent::engine::{
     AppliedOp, Engine, EngineError, EngineOptions, PullMode, Reporter, Silent, Summary,
 };
-use sync_core::{Halt, TreePath};
-use sync_locations::{LocalFolder, Location};
+use sync_core::{Halt, ShareId, TreePath};
+use sync_locations::{LocalFolder, Location, Memory};
 use sync_testkit::{
     Scratch, eventually,
     ops::Chaos,
@@ -91,17 +91,64 @@ impl Drop for Pair {
 }
 
 fn options(target: &Path, live: &LiveTree) -> EngineOptions {
+    options_for(target, live.index().share_id())
+}
+
+fn options_for(target: &Path, share_id: ShareId) -> EngineOptions {
     EngineOptions {
         target: target.to_owned(),
         state_dir: None,
         share: "docs".to_owned(),
-        share_id: live.index().share_id(),
+        share_id,
         durability: Durability::None,
         concurrency: 4,
         allow_mass_delete: false,
         trash_keep: Duration::from_secs(3600),
         rescan: Duration::from_secs(3600),
     }
+}
+
+/// A share in memory, which can be told to fail, and a target.
+struct Scripted {
+    _scratch: Scratch,
+    share: Memory,
+    target: Tree,
+}
+
+impl Scripted {
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        let target = Tree::at(scratch.path().join("target"));
+        Self { _scratch: scratch, share: Memory::new("docs"), target }
+    }
+
+    async fn pull(&self) -> Summary {
+        let reporter: Arc<dyn Reporter> = Arc::new(Silent);
+        let remote: Arc<dyn Location> = Arc::new(self.share.clone());
+        let mut engine = Engine::open(options_for(self.target.root(), self.share.share_id())).unwrap();
+        engine.pull(&remote, PullMode::default(), &reporter, &CancellationToken::new()).await.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_share_replaced_is_no_trash_though_its_node_is_elsewhere_by_then() {
+    let pair = Scripted::new();
+    let (share, target) = (&pair.share, &pair.target);
+    share.edit(|edit| edit.file("log", "one"));
+    pair.pull().await;
+    // As logs are rotated: the old one is renamed and written to once more.
+    share.edit(|edit| {
+        edit.rename("log", "log.1");
+        edit.file("log.1", "one and more");
+        edit.file("log", "two");
+    });
+    share.set_unreadable("log", Some("not now"));
+    assert_eq!(pair.pull().await.problems.len(), 1);
+    assert_eq!(target.read("log.1"), b"one and more");
+    share.set_unreadable("log", None);
+    assert!(pair.pull().await.equal);
+    assert_eq!(target.read("log"), b"two");
+    assert!(target.trash().is_empty(), "{:?}", target.trash());
 }
 
 #[tokio::test(flavor = "multi_thread")]

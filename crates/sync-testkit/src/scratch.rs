@@ -1,12 +1,15 @@
 //! A directory for one test.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     thread,
 };
 
 use tempfile::TempDir;
+
+/// What is here is in memory.
+pub(crate) const MEMORY: &str = "/dev/shm";
 
 /// Set this variable to look at what a failed test left.
 const KEEP: &str = "SYNCD_TEST_KEEP";
@@ -22,8 +25,19 @@ impl Scratch {
     /// Makes one where temporary files go (`TMPDIR`).
     #[must_use]
     pub fn new() -> Self {
-        let dir =
-            tempfile::Builder::new().prefix("syncd-test-").tempdir().expect("temporary files can be made");
+        Self::below(&env::temp_dir())
+    }
+
+    /// Makes one in memory, where there is such a place: for many small trees.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        let memory = Path::new(MEMORY);
+        if memory.is_dir() { Self::below(memory) } else { Self::new() }
+    }
+
+    fn below(parent: &Path) -> Self {
+        let dir = tempfile::Builder::new().prefix("syncd-test-").tempdir_in(parent);
+        let dir = dir.expect("temporary files can be made");
         let path = fs::canonicalize(dir.path()).expect("a new directory can be resolved");
         Self { dir, path }
     }
