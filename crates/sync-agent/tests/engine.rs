@@ -9,7 +9,7 @@ use std::{
 };
 
 use sync_agent::engine::{
-    AppliedOp, Engine, EngineError, EngineOptions, PullMode, Reporter, Silent, Summary,
+    AppliedOp, Engine, EngineError, EngineOptions, Phase, PullMode, Reporter, Silent, Summary,
 };
 use sync_core::{Halt, ShareId, TreePath};
 use sync_locations::{LocalFolder, Location, Memory};
@@ -122,12 +122,70 @@ impl Scripted {
         Self { _scratch: scratch, share: Memory::new("docs"), target }
     }
 
-    async fn pull(&self) -> Summary {
-        let reporter: Arc<dyn Reporter> = Arc::new(Silent);
+    async fn try_pull(&self, reporter: Arc<dyn Reporter>) -> Result<Summary, EngineError> {
         let remote: Arc<dyn Location> = Arc::new(self.share.clone());
         let mut engine = Engine::open(options_for(self.target.root(), self.share.share_id())).unwrap();
-        engine.pull(&remote, PullMode::default(), &reporter, &CancellationToken::new()).await.unwrap()
+        engine.pull(&remote, PullMode::default(), &reporter, &CancellationToken::new()).await
     }
+
+    async fn pull(&self) -> Summary {
+        self.try_pull(Arc::new(Silent)).await.unwrap()
+    }
+}
+
+/// Does something when the engine has looked at the target, and plans.
+struct WhenPlanning<F>(Mutex<Option<F>>);
+
+impl<F: FnOnce() + Send> Reporter for WhenPlanning<F> {
+    fn phase(&self, phase: Phase) {
+        if phase == Phase::Planning
+            && let Some(act) = self.0.lock().unwrap().take()
+        {
+            act();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_in_place_of_a_directory_that_somebody_removed_meanwhile() {
+    let pair = Scripted::new();
+    pair.share.edit(|edit| edit.file("place/in", "in"));
+    pair.pull().await;
+    pair.share.edit(|edit| {
+        edit.rename("place", "moved");
+        edit.file("place", "a file");
+    });
+    let target = pair.target.clone();
+    let meanwhile = WhenPlanning(Mutex::new(Some(move || target.remove("place"))));
+    let summary = pair.try_pull(Arc::new(meanwhile)).await.unwrap();
+    assert!(summary.equal, "{summary:?}");
+    assert_eq!(
+        (pair.target.read("place"), pair.target.read("moved/in")),
+        (b"a file".to_vec(), b"in".to_vec())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_index_after_half_a_swap_was_heard_of() {
+    let pair = Scripted::new();
+    pair.share.set_page(1);
+    pair.share.edit(|edit| {
+        edit.file("a", "content a");
+        edit.file("b", "content b");
+    });
+    pair.pull().await;
+    pair.share.edit(|edit| edit.swap("a", "b"));
+    // The rules, and one of the two nodes: for the moment both are in one place.
+    pair.share.cut_feed_after(2);
+    let cut = pair.try_pull(Arc::new(Silent)).await;
+    assert!(matches!(cut, Err(EngineError::Location(_))), "{cut:?}");
+    pair.share.new_epoch();
+    assert!(pair.pull().await.equal);
+    assert_eq!(
+        (pair.target.read("a"), pair.target.read("b")),
+        (b"content b".to_vec(), b"content a".to_vec())
+    );
+    assert!(pair.target.trash().is_empty(), "{:?}", pair.target.trash());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -112,7 +112,8 @@ pub(super) fn rename_base(db: &Connection, old: &NodeTable, new: &NodeTable) -> 
     for id in ids.into_iter().filter(|id| *id >= 0) {
         let Some(path) = old.path_of(db, NodeId(id.cast_unsigned()))? else { continue };
         if let Some(found) = new.find(db, &path)? {
-            db.prepare_cached("UPDATE base SET id = ?2 WHERE id = ?1")?
+            // A feed that was cut between two commit points may have left two nodes in one place; one of them has it.
+            db.prepare_cached("UPDATE OR IGNORE base SET id = ?2 WHERE id = ?1")?
                 .execute([lowest - id - 1, found.node.id.0.cast_signed()])?;
         }
     }

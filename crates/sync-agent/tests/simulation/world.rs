@@ -15,7 +15,7 @@ use std::{
 };
 
 use sync_agent::engine::{AppliedOp, Reporter, Summary};
-use sync_core::{Digest, Problem, TreePath};
+use sync_core::{Digest, NodeId, Problem, TreePath};
 use sync_locations::{
     FetchFailure, LocationError, Memory,
     faulty::{Call, Moment, Script, Turn},
@@ -79,8 +79,8 @@ struct State {
     known: BTreeSet<[u8; 32]>,
     /// What only the target had: it must not be lost.
     own: BTreeSet<[u8; 32]>,
-    /// Paths that the share cannot read.
-    unreadable: Vec<TreePath>,
+    /// Places of the share that cannot be read, with the nodes that are there.
+    unreadable: Vec<(TreePath, Option<NodeId>)>,
     log: Vec<String>,
 }
 
@@ -196,6 +196,7 @@ impl World {
                 state.editor.step(&mut state.rng)
             };
             self.tell(format!("  share: {did}"));
+            self.keep_readability();
             self.remember();
         }
     }
@@ -205,6 +206,7 @@ impl World {
         if self.draw(|rng| rng.chance(60)) {
             self.tell("  daemon: its index is made anew");
             self.share.new_epoch();
+            self.make_readable();
         } else {
             self.tell("  daemon: forgets deletions");
             self.share.forget_deletions();
@@ -213,26 +215,35 @@ impl World {
 
     /// A place of the share cannot be read any more, or all can.
     pub(crate) fn change_readability(&self) {
+        self.make_readable();
         let paths: Vec<TreePath> = self.share.entries().into_keys().collect();
-        let state = &mut *self.state();
-        for path in state.unreadable.drain(..) {
-            self.share.set_unreadable(path.as_str(), None);
-        }
-        let chosen = if state.rng.chance(60) { state.rng.pick(&paths) } else { None };
-        let Some(chosen) = chosen else { return self.share.set_problems(Vec::new()) };
-        for path in paths.iter().filter(|path| path.is_within(chosen)) {
+        let chosen = self.draw(|rng| if rng.chance(60) { rng.pick(&paths).cloned() } else { None });
+        let Some(chosen) = chosen else { return };
+        self.tell(format!("  share: cannot read {chosen}"));
+        for path in paths.into_iter().filter(|path| path.is_within(&chosen)) {
             self.share.set_unreadable(path.as_str(), Some("somebody forbids it"));
-            state.unreadable.push(path.clone());
+            let node = self.share.node(path.as_str()).map(|node| node.id);
+            self.state().unreadable.push((path, node));
         }
-        self.share.set_problems(vec![Problem::new(chosen.clone(), "somebody forbids it")]);
+        self.share.set_problems(vec![Problem::new(chosen, "somebody forbids it")]);
     }
 
     /// Everything can be read.
     pub(crate) fn make_readable(&self) {
-        for path in self.state().unreadable.drain(..) {
+        for (path, _) in std::mem::take(&mut self.state().unreadable) {
             self.share.set_unreadable(path.as_str(), None);
         }
         self.share.set_problems(Vec::new());
+    }
+
+    /// Nobody moves or removes what cannot be read: to do so makes it readable.
+    fn keep_readability(&self) {
+        let unreadable = self.state().unreadable.clone();
+        let is_there =
+            |(path, node): &(TreePath, _)| self.share.node(path.as_str()).map(|node| node.id) == *node;
+        if !unreadable.iter().all(is_there) {
+            self.make_readable();
+        }
     }
 
     fn remember(&self) {
