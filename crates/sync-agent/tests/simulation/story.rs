@@ -201,6 +201,7 @@ impl Story {
         let looks_only = matches!(act, Act::Verify | Act::Pull(PullMode { dry_run: true, .. }));
         let before = (looks_only && self.engine.is_some()).then(|| world.target.snapshot());
         // An engine that follows looks at the target when it is new, and once an hour.
+        let edited = world.was_edited();
         let looks = self.engine.is_none() || !matches!(act, Act::Follow);
         world.begin_run(disk, cancel.clone(), cancel_at);
         if looks {
@@ -226,7 +227,11 @@ impl Story {
                 }
             }
             Ok(None) => world.tell("  ended"),
-            Err(error) => self.judge_error(&error, failed, cancel.is_cancelled()),
+            Err(error) => {
+                // It may not have come to look.
+                world.recall_edits(edited);
+                self.judge_error(&error, failed, cancel.is_cancelled());
+            }
         }
     }
 

@@ -183,6 +183,11 @@ impl World {
         self.edited.store(false, Ordering::SeqCst);
     }
 
+    /// It did not.
+    pub(crate) fn recall_edits(&self, edited: bool) {
+        self.edited.fetch_or(edited, Ordering::SeqCst);
+    }
+
     /// Whether the target was edited since then.
     pub(crate) fn was_edited(&self) -> bool {
         self.edited.load(Ordering::SeqCst)

@@ -79,7 +79,7 @@ pub enum Turn {
     HoldBack,
     /// The first of the answers is this.
     Refuse(FetchFailure),
-    /// One bit of the bytes is wrong; nodes lack the last file or deletion; a commit point has another digest; the list of a file's
+    /// One bit of the bytes is wrong; nodes lack the last of them, if it is a file; a commit point has another digest; the list of a file's
     /// parts has two of them in each other's place.
     Spoil,
 }

@@ -110,8 +110,7 @@ impl Feed {
 
     fn told(&mut self, mut event: FeedEvent, spoiled: bool) -> FeedEvent {
         match &mut event {
-            // Times of links and directories are not in the digest: nobody could notice that one of those is lost.
-            FeedEvent::Nodes { changes, .. } if spoiled && changes.last().is_some_and(is_told_by_digest) => {
+            FeedEvent::Nodes { changes, .. } if spoiled && changes.last().is_some_and(is_file) => {
                 changes.pop();
             }
             FeedEvent::Commit(commit) if spoiled => commit.root_digest.0[0] ^= 1,
@@ -258,11 +257,10 @@ impl ByteStream for FileBytes {
     }
 }
 
-fn is_told_by_digest(change: &NodeChange) -> bool {
-    match change {
-        NodeChange::Present(node) => matches!(node.entry.content, Content::File { .. }),
-        NodeChange::Gone(_) => true,
-    }
+/// Only of a file the digest of the tree always tells that it is missing: times of links and directories are not in it, nor is
+/// what is left in a directory that is none any more.
+fn is_file(change: &NodeChange) -> bool {
+    matches!(change, NodeChange::Present(node) if matches!(node.entry.content, Content::File { .. }))
 }
 
 /// The same with a wrong bit, or with a byte where there should be none.
