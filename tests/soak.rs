@@ -182,7 +182,6 @@ impl Soak {
         self.counts.pulls += 1;
         Outcome::read(self.puller.start(&["pull"]).finish(PATIENCE)).expect(0);
         assert_same(self.lab.share.root(), &self.lab.path("pulled"));
-        assert!(self.lab.tree("pulled").trash().is_empty(), "nobody edited what is pulled");
     }
 
     fn hold_still(&mut self) {
