@@ -165,7 +165,9 @@ impl Soak {
             if self.rng.chance(70) {
                 follower.process().kill();
             } else {
-                common::expect_code(&follower.stop(), 0);
+                // Without a code if the signal came before it was listened for.
+                let ended = follower.stop();
+                assert!(matches!(ended.code, Some(0) | None), "{ended:?}");
             }
         }
         self.follower = Some(self.agent.follow());
