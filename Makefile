@@ -5,13 +5,19 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # What `make run` serves; for example: make run ARGS="--share photos=/srv/photos"
 ARGS ?= $(if $(wildcard syncd.toml),,--share sample=$(TARGET)/sample)
 
-.PHONY: lint test floors bench demo run proto-lint clients clean
+# How long `make soak` lasts; RELEASE=1 takes the release build.
+MINUTES ?= 10
+
+.PHONY: lint test soak floors bench demo run proto-lint clients clean
 
 lint:
 	scripts/lint.sh
 
 test:
 	cargo test --workspace --locked --features failpoints
+
+soak:
+	SYNCD_SOAK_SECONDS=$$((60 * $(MINUTES))) cargo test --locked $(if $(RELEASE),--release) --test soak -- --nocapture
 
 floors:
 	cargo bench --locked --bench floors

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{LATER, Lab, SOON, fill};
+use common::{Edits, LATER, Lab, SOON, fill};
 use sync_testkit::{
     moment,
     ops::Chaos,
@@ -162,9 +162,8 @@ fn edits_in_the_target_survive_an_agent_killed_again_and_again() {
     let lab = Lab::new();
     fill(&lab.share, 140);
     let (_daemon, agent) = lab.pulled();
-    let (outside, beside) = (lab.tree("outside"), lab.tree("."));
     let mut rng = Rng::new(53);
-    let mut written = Vec::new();
+    let mut edits = Edits::new(&lab);
     for round in 0..14 {
         let mut agent = agent.start(&[if rng.chance(50) { "follow" } else { "pull" }]);
         for number in 0..6 {
@@ -180,22 +179,17 @@ fn edits_in_the_target_survive_an_agent_killed_again_and_again() {
                 1 => (format!("my dir {at}/my own"), format!("mine too {at}")),
                 _ => (file, format!("my version {at}")),
             };
-            // Put there complete, as an editor does; a temporary name in the target would itself be somebody's own file.
-            outside.file("saving", &text);
             if number == 1 {
                 lab.target().dir(format!("my dir {at}"));
             }
-            let digest = outside.look("saving").digest;
-            beside.rename("outside/saving", format!("target/{place}"));
-            written.push((place, digest));
+            edits.save(&place, &text);
         }
         agent.kill();
     }
     agent.pull().expect(0);
     lab.assert_same();
-    let kept: BTreeSet<_> = lab.target().trash().values().map(|seen| seen.digest).collect();
-    let lost: Vec<_> = written.iter().filter(|(_, digest)| !kept.contains(digest)).collect();
-    assert!(lost.is_empty(), "{} of {} edits are nowhere: {lost:?}", lost.len(), written.len());
+    assert_eq!(edits.count(), 14 * 6);
+    edits.assert_in_trash();
 }
 
 #[test]

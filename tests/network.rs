@@ -12,12 +12,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{LATER, Lab, SOON, assert_clear, seeds};
+use common::{LATER, Lab, SOON, assert_clear};
 use sync_testkit::{
     eventually, moment,
     programs::{Agent, Daemon, Outcome, PATIENCE, open_files},
     proxy::{Disturbance, Fault, Proxy},
     rng::Rng,
+    seeds::seeds,
     tree::{Kind, Tree, look},
     versions::{self, Shape},
 };

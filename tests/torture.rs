@@ -1,26 +1,24 @@
 //! Random operations while agents follow: in the end, and at every rest, everything is equal.
 //!
-//! A failure prints its seed and the operations. `SYNCD_TORTURE_SEED=N` runs that one; `SYNCD_TORTURE_SEEDS=N` runs the
-//! first N; `SYNCD_TORTURE_OPS=N` does that many operations each.
+//! A failure prints its seed and the operations. `SYNCD_SEED=N` runs that one; `SYNCD_SEEDS=N` runs the first N;
+//! `SYNCD_TORTURE_OPS=N` does that many operations each.
 
 mod common;
 
-use std::{env, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use common::{LATER, Lab, fill};
-use sync_testkit::{moment, ops::Chaos, rng::Rng, tree::assert_same};
+use sync_testkit::{
+    moment,
+    ops::Chaos,
+    rng::Rng,
+    seeds::{seeds, setting},
+    tree::assert_same,
+};
 
-const DEFAULT_SEEDS: u64 = 3;
 const DEFAULT_OPS: usize = 400;
 /// Operations between two rests at which all is compared.
 const ROUND: usize = 80;
-
-fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
-    env::var(name).ok().map(|text| match text.parse() {
-        Ok(value) => value,
-        Err(_) => panic!("{name}={text} is not a number"),
-    })
-}
 
 /// Prints what was done if the test fails.
 struct Told {
@@ -31,18 +29,14 @@ struct Told {
 impl Drop for Told {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("SYNCD_TORTURE_SEED={}; operations:\n{}", self.seed, self.chaos.log().join("\n"));
+            eprintln!("SYNCD_SEED={}; operations:\n{}", self.seed, self.chaos.log().join("\n"));
         }
     }
 }
 
 #[test]
 fn random_operations_converge() {
-    let seeds = match setting("SYNCD_TORTURE_SEED") {
-        Some(seed) => vec![seed],
-        None => (1..=setting("SYNCD_TORTURE_SEEDS").unwrap_or(DEFAULT_SEEDS)).collect(),
-    };
-    for seed in seeds {
+    for seed in seeds(1..=3) {
         eprintln!("seed {seed}");
         torture(seed, setting("SYNCD_TORTURE_OPS").unwrap_or(DEFAULT_OPS));
     }

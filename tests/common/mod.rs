@@ -1,12 +1,12 @@
 //! What the end-to-end tests share: a laboratory with one share, and the words to check what a command reported.
 #![allow(dead_code, reason = "every test program includes this file and uses its own part of it")]
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use sync_testkit::{
     Scratch,
     programs::{Agent, Daemon, DaemonSpec, Finished, Follower, Launch, Outcome},
-    tree::{Tree, assert_same, wait_same},
+    tree::{Tree, assert_same, try_snapshot, wait_same},
 };
 
 /// The daemon under test, always freshly built.
@@ -121,16 +121,41 @@ pub(crate) fn counts<const N: usize>(outcome: &Outcome, keys: [&str; N]) -> [u64
     keys.map(|key| outcome.count(key))
 }
 
-/// The seeds of a test: those that it has, or what the environment asks for.
-pub(crate) fn seeds(usual: std::ops::RangeInclusive<u64>) -> Vec<u64> {
-    let setting = |name: &str| {
-        let text = std::env::var(name).ok()?;
-        Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
-    };
-    match (setting("SYNCD_SEED"), setting("SYNCD_SEEDS")) {
-        (Some(seed), _) => vec![seed],
-        (None, Some(count)) => (1..=count).collect(),
-        (None, None) => usual.collect(),
+/// Edits that somebody makes in the usual target, each put there complete, as editors save. None of them may be lost.
+pub(crate) struct Edits {
+    outside: Tree,
+    target: Tree,
+    written: Vec<(String, [u8; 32])>,
+}
+
+impl Edits {
+    pub(crate) fn new(lab: &Lab) -> Self {
+        Self { outside: lab.tree("outside"), target: lab.target(), written: Vec::new() }
+    }
+
+    /// Saves a file. If something is in the way there is no such edit. (A temporary name in the target would itself be somebody's
+    /// own file.)
+    pub(crate) fn save(&mut self, place: &str, text: &str) {
+        let saving = self.outside.file("saving", text).path().to_owned();
+        let digest = self.outside.look("saving").digest.expect("it is a file");
+        #[expect(clippy::disallowed_methods, reason = "the trees are the test's own")]
+        let saved = std::fs::rename(saving, self.target.path(place));
+        if saved.is_ok() {
+            self.written.push((place.to_owned(), digest));
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.written.len()
+    }
+
+    /// Every edit is in the trash. Each must have had a content of its own, and none have been saved over.
+    #[track_caller]
+    pub(crate) fn assert_in_trash(&self) {
+        let trash = try_snapshot(&self.target.path(".syncd/trash")).unwrap_or_default();
+        let kept: BTreeSet<_> = trash.values().filter_map(|seen| seen.digest).collect();
+        let lost: Vec<_> = self.written.iter().filter(|(_, digest)| !kept.contains(digest)).collect();
+        assert!(lost.is_empty(), "{} of {} edits are nowhere: {lost:?}", lost.len(), self.count());
     }
 }
 

@@ -9,10 +9,15 @@ use std::{
     time::Duration,
 };
 
-use common::Pair;
-use sync_agent::engine::{AppliedOp, Engine, EngineError, PullMode, Reporter, Summary};
+use common::{Pair, options_for};
+use sync_agent::engine::{AppliedOp, Engine, EngineError, Phase, PullMode, Reporter, Silent, Summary};
 use sync_core::{Halt, TreePath};
-use sync_testkit::{eventually, ops::Chaos, tree::assert_same};
+use sync_locations::{Location, Memory};
+use sync_testkit::{
+    Scratch, eventually,
+    ops::Chaos,
+    tree::{Tree, assert_same},
+};
 use tokio_util::sync::CancellationToken;
 
 /// Remembers what was applied.
@@ -37,6 +42,107 @@ async fn pull_heard(pair: &Pair) -> Vec<(AppliedOp, String)> {
     assert_same(pair.share.root(), pair.target.root());
     let heard = heard.0.lock().unwrap();
     heard.clone()
+}
+
+/// A share in memory, which can be told to fail, and a target.
+struct Scripted {
+    _scratch: Scratch,
+    share: Memory,
+    target: Tree,
+}
+
+impl Scripted {
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        let target = Tree::at(scratch.path().join("target"));
+        Self { _scratch: scratch, share: Memory::new("docs"), target }
+    }
+
+    async fn try_pull(&self, reporter: Arc<dyn Reporter>) -> Result<Summary, EngineError> {
+        let remote: Arc<dyn Location> = Arc::new(self.share.clone());
+        let mut engine = Engine::open(options_for(self.target.root(), self.share.share_id())).unwrap();
+        engine.pull(&remote, PullMode::default(), &reporter, &CancellationToken::new()).await
+    }
+
+    async fn pull(&self) -> Summary {
+        self.try_pull(Arc::new(Silent)).await.unwrap()
+    }
+}
+
+/// Does something when the engine has looked at the target, and plans.
+struct WhenPlanning<F>(Mutex<Option<F>>);
+
+impl<F: FnOnce() + Send> Reporter for WhenPlanning<F> {
+    fn phase(&self, phase: Phase) {
+        if phase == Phase::Planning
+            && let Some(act) = self.0.lock().unwrap().take()
+        {
+            act();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_in_place_of_a_directory_that_somebody_removed_meanwhile() {
+    let pair = Scripted::new();
+    pair.share.edit(|edit| edit.file("place/in", "in"));
+    pair.pull().await;
+    pair.share.edit(|edit| {
+        edit.rename("place", "moved");
+        edit.file("place", "a file");
+    });
+    let target = pair.target.clone();
+    let meanwhile = WhenPlanning(Mutex::new(Some(move || target.remove("place"))));
+    let summary = pair.try_pull(Arc::new(meanwhile)).await.unwrap();
+    assert!(summary.equal, "{summary:?}");
+    assert_eq!(
+        (pair.target.read("place"), pair.target.read("moved/in")),
+        (b"a file".to_vec(), b"in".to_vec())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_index_after_half_a_swap_was_heard_of() {
+    let pair = Scripted::new();
+    pair.share.set_page(1);
+    pair.share.edit(|edit| {
+        edit.file("a", "content a");
+        edit.file("b", "content b");
+    });
+    pair.pull().await;
+    pair.share.edit(|edit| edit.swap("a", "b"));
+    // The rules, and one of the two nodes: for the moment both are in one place.
+    pair.share.cut_feed_after(2);
+    let cut = pair.try_pull(Arc::new(Silent)).await;
+    assert!(matches!(cut, Err(EngineError::Location(_))), "{cut:?}");
+    pair.share.new_epoch();
+    assert!(pair.pull().await.equal);
+    assert_eq!(
+        (pair.target.read("a"), pair.target.read("b")),
+        (b"content b".to_vec(), b"content a".to_vec())
+    );
+    assert!(pair.target.trash().is_empty(), "{:?}", pair.target.trash());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_share_replaced_is_no_trash_though_its_node_is_elsewhere_by_then() {
+    let pair = Scripted::new();
+    let (share, target) = (&pair.share, &pair.target);
+    share.edit(|edit| edit.file("log", "one"));
+    pair.pull().await;
+    // As logs are rotated: the old one is renamed and written to once more.
+    share.edit(|edit| {
+        edit.rename("log", "log.1");
+        edit.file("log.1", "one and more");
+        edit.file("log", "two");
+    });
+    share.set_unreadable("log", Some("not now"));
+    assert_eq!(pair.pull().await.problems.len(), 1);
+    assert_eq!(target.read("log.1"), b"one and more");
+    share.set_unreadable("log", None);
+    assert!(pair.pull().await.equal);
+    assert_eq!(target.read("log"), b"two");
+    assert!(target.trash().is_empty(), "{:?}", target.trash());
 }
 
 #[tokio::test(flavor = "multi_thread")]

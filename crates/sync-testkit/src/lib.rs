@@ -15,6 +15,7 @@ pub mod programs;
 pub mod proxy;
 pub mod rng;
 mod scratch;
+pub mod seeds;
 pub mod tree;
 pub mod versions;
 mod wait;

@@ -1,18 +1,18 @@
 //! A directory for one test.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     thread,
 };
 
 use tempfile::TempDir;
 
+/// What is here is in memory.
+pub(crate) const MEMORY: &str = "/dev/shm";
+
 /// Set this variable to look at what a failed test left.
 const KEEP: &str = "SYNCD_TEST_KEEP";
-
-/// A file system in memory, on Linux.
-const MEMORY: &str = "/dev/shm";
 
 /// A new directory that goes away with the handle. If the test fails and `SYNCD_TEST_KEEP` is set, it stays and is named.
 #[derive(Debug)]
@@ -25,18 +25,18 @@ impl Scratch {
     /// Makes one where temporary files go (`TMPDIR`).
     #[must_use]
     pub fn new() -> Self {
-        Self::within(&std::env::temp_dir())
+        Self::below(&env::temp_dir())
     }
 
-    /// Makes one in memory, where the system has such a place: for tests that flush much, and do not care where to.
+    /// Makes one in memory, where there is such a place: for many small trees.
     #[must_use]
     pub fn in_memory() -> Self {
         let memory = Path::new(MEMORY);
-        if memory.is_dir() { Self::within(memory) } else { Self::new() }
+        if memory.is_dir() { Self::below(memory) } else { Self::new() }
     }
 
-    fn within(place: &Path) -> Self {
-        let dir = tempfile::Builder::new().prefix("syncd-test-").tempdir_in(place);
+    fn below(parent: &Path) -> Self {
+        let dir = tempfile::Builder::new().prefix("syncd-test-").tempdir_in(parent);
         let dir = dir.expect("temporary files can be made");
         let path = fs::canonicalize(dir.path()).expect("a new directory can be resolved");
         Self { dir, path }

@@ -1,6 +1,7 @@
 //! *Base*: what share and target last agreed on, a row for each remote node, with the local node that it was agreed to be.
 //!
-//! A local node is agreed on with one remote node at most.
+//! A local node is agreed on with one remote node at most. Of what the remote had once, and has no more or elsewhere, the row
+//! has a negative id, which no node has.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 use sync_core::{Content, Digest, Entry, Node, NodeId, Time, plan::Base};
@@ -27,7 +28,19 @@ pub(super) fn agree_anew(db: &Connection, remote: &Node, local: NodeId) -> rusql
     if inserted(write_base(db, "INSERT INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)", remote, local))? {
         return Ok(());
     }
+    keep_former(db, remote.id, local)?;
     write_base(db, "INSERT OR REPLACE INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)", remote, local)
+}
+
+/// The remote node is another local node from now on. If the one that it was is still there, the share had that all the same:
+/// it is nobody's own work.
+fn keep_former(db: &Connection, id: NodeId, local: NodeId) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE base SET id = (SELECT min(id, 0) - 1 FROM base ORDER BY id LIMIT 1) WHERE id = ?1 AND local <> ?2 \
+         AND local IN (SELECT id FROM nodes WHERE kind <> 0)",
+    )?
+    .execute([id.0.cast_signed(), local.0.cast_signed()])?;
+    Ok(())
 }
 
 /// For a row whose local node stays the same; the numbers are those of the row's columns.
@@ -86,20 +99,22 @@ pub(super) fn remote_of(db: &Connection, local: NodeId) -> rusqlite::Result<Opti
     Ok(found.map(|id| NodeId(id.cast_unsigned())))
 }
 
-/// Gives everything that was agreed on the id that the same path has in the new tree. What the new tree lacks keeps an id
+/// Gives everything that was agreed on the id that the same path has in the new tree. What the new tree lacks gets an id
 /// that no node has: the remote had it once, and has it no more.
 pub(super) fn rename_base(db: &Connection, old: &NodeTable, new: &NodeTable) -> rusqlite::Result<()> {
     let ids: Vec<i64> = db
         .prepare("SELECT id FROM base")?
         .query_map([], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
-    // First out of the way of the new ids: all existing ones become negative.
-    db.execute("UPDATE OR REPLACE base SET id = -id - 1 WHERE id >= 0", [])?;
+    // First out of the way of the new ids, and of what is out of the way since earlier: all become negative.
+    let lowest: i64 = db.query_row("SELECT min(coalesce(min(id), 0), 0) FROM base", [], |row| row.get(0))?;
+    db.execute("UPDATE base SET id = ?1 - id - 1 WHERE id >= 0", [lowest])?;
     for id in ids.into_iter().filter(|id| *id >= 0) {
         let Some(path) = old.path_of(db, NodeId(id.cast_unsigned()))? else { continue };
         if let Some(found) = new.find(db, &path)? {
-            db.prepare_cached("UPDATE base SET id = ?2 WHERE id = ?1")?
-                .execute([-id - 1, found.node.id.0.cast_signed()])?;
+            // A feed that was cut between two commit points may have left two nodes in one place; one of them has it.
+            db.prepare_cached("UPDATE OR IGNORE base SET id = ?2 WHERE id = ?1")?
+                .execute([lowest - id - 1, found.node.id.0.cast_signed()])?;
         }
     }
     Ok(())

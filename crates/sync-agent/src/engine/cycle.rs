@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use sync_core::{
@@ -16,7 +16,7 @@ use sync_tree::{
     look::{Dirty, LookLimits, NoObserver, Scope as LookScope},
     rules::Rules,
 };
-use tokio::{sync::mpsc, task::block_in_place};
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -27,6 +27,7 @@ use super::{
     outcome::Outcome,
     phases::Phases,
     store::{Keeper, Verified},
+    threads::{self, in_place},
     transfer,
 };
 
@@ -104,6 +105,7 @@ impl Engine {
             let retry = caught_up && self.store().pending_count()? > 0;
             let wait = if retry { pause } else { self.options.rescan.saturating_sub(scanned.elapsed()) };
             let event = tokio::select! {
+                biased;
                 () = cancel.cancelled() => return Err(EngineError::Cancelled),
                 event = feed.next() => Some(event),
                 () = tokio::time::sleep(wait), if caught_up => None,
@@ -129,7 +131,7 @@ impl Engine {
             caught_up = true;
             self.settle_commit(&run).await?;
             // Nothing is waited for now; the next change would have to wait for it.
-            block_in_place(|| self.store().index().make_searchable())?;
+            in_place(|| self.store().index().make_searchable())?;
         }
     }
 
@@ -207,7 +209,7 @@ impl Engine {
         let looker = self.looker()?;
         run.reporter.phase(Phase::Listing);
         let looking =
-            tokio::task::spawn_blocking(move || looker.look(&LookScope::Everything, &NoObserver, &LIMITS));
+            threads::start(async move { looker.look(&LookScope::Everything, &NoObserver, &LIMITS) });
         let caught_up = self.catch_up(run).await;
         let looked = looking.await.map_err(|error| EngineError::Broken { reason: error.to_string() })?;
         caught_up?;
@@ -243,6 +245,7 @@ impl Engine {
     ) -> Result<Taken, EngineError> {
         loop {
             let event = tokio::select! {
+                biased;
                 () = run.cancel.cancelled() => return Err(EngineError::Cancelled),
                 event = feed.next() => event,
             };
@@ -255,7 +258,7 @@ impl Engine {
     }
 
     fn take(&mut self, event: FeedEvent) -> Result<Taken, EngineError> {
-        block_in_place(|| {
+        in_place(|| {
             match event {
                 FeedEvent::Reset { share, epoch, reason } => {
                     tracing::debug!(%reason, "the full tree follows");
@@ -304,7 +307,7 @@ impl Engine {
         self.check_root()?;
         let looker = self.looker()?;
         let limits = LookLimits { distrust, ..LIMITS };
-        block_in_place(|| looker.look(scope, &NoObserver, &limits))?;
+        in_place(|| looker.look(scope, &NoObserver, &limits))?;
         if matches!(scope, LookScope::Everything) {
             self.first_look_done = true;
         }
@@ -445,7 +448,7 @@ impl Engine {
     /// enough for a run; while following it costs more than it saves.
     pub(super) fn announce(&mut self) -> Result<(), EngineError> {
         if self.options.durability != Durability::None && !self.announced {
-            block_in_place(|| self.store().index().flush())?;
+            in_place(|| self.store().index().flush())?;
             self.announced = true;
         }
         Ok(())
@@ -478,12 +481,12 @@ impl Engine {
         let store = self.store();
         if !scope.is_empty() {
             // Contents will be looked for in the target.
-            block_in_place(|| store.index().make_searchable())?;
+            in_place(|| store.index().make_searchable())?;
         }
         let rules = Rules::compile(&store.index().rule_set()?);
         let keeper = Keeper::new(&rules, &store.remote_problems()?);
         // What is as it should be matters only if it is to come again all the same.
-        let slots = block_in_place(|| {
+        let slots = in_place(|| {
             store.with_trees(&keeper, |trees| match policy {
                 Policy::LeftWinsAnew => gather_all(trees, scope),
                 Policy::LeftWins => gather(trees, scope),
@@ -511,7 +514,7 @@ impl Engine {
     async fn carry_out(&mut self, mut plan: Plan, run: &Run<'_>) -> Result<Outcome, EngineError> {
         let context = self.context.clone();
         let mut phases = Phases::new(&context, run.reporter.as_ref());
-        let captured = match block_in_place(|| phases.before_files(&plan)) {
+        let captured = match in_place(|| phases.before_files(&plan)) {
             Ok(captured) => captured,
             Err(failure) => {
                 self.done.add(&phases.outcome);
@@ -522,7 +525,7 @@ impl Engine {
         let files = std::mem::take(&mut plan.files);
         let (outcome, failure) = transfer::run(&self.context, in_one_part(files), captured, run).await;
         run.reporter.phase(Phase::Finishing);
-        let finished = block_in_place(|| phases.after_files(&plan.finish, &outcome.touched));
+        let finished = in_place(|| phases.after_files(&plan.finish, &outcome.touched));
         let mut all = phases.outcome;
         all.merge(outcome);
         self.done.add(&all);

@@ -11,12 +11,18 @@ use sync_core::{
     plan::{Filling, Finish, Guard, Policy, Put, plan},
 };
 use sync_tree::rules::Rules;
-use tokio::{sync::mpsc, task::block_in_place};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Engine, EngineError, Phase, Reporter, context::Context, cycle::Run, outcome::Outcome, phases::Phases,
-    store::Keeper, transfer,
+    Engine, EngineError, Phase, Reporter,
+    context::Context,
+    cycle::Run,
+    outcome::Outcome,
+    phases::Phases,
+    store::Keeper,
+    threads::{self, in_place},
+    transfer,
 };
 
 /// Places in one part, at least.
@@ -59,7 +65,7 @@ impl Engine {
         let (parts, queue) = mpsc::channel(PARTS_AHEAD);
         let (context, reporter, cancel) = (self.context.clone(), run.reporter.clone(), run.cancel.clone());
         let filler = Filler { context, reporter, cancel, filling, parts };
-        let filling = tokio::task::spawn_blocking(move || filler.run());
+        let filling = threads::start(filler.run());
         let (outcome, failure) = transfer::run(&self.context, queue, HashMap::new(), run).await;
         let (filled, unfilled) =
             filling.await.map_err(|error| EngineError::Broken { reason: error.to_string() })?;
@@ -69,7 +75,7 @@ impl Engine {
         all.touched.extend(filled.touched);
         self.done.add(&all);
         let mut phases = Phases::new(&self.context, run.reporter.as_ref());
-        let finished = block_in_place(|| phases.after_files(&filled.finish, &all.touched));
+        let finished = in_place(|| phases.after_files(&filled.finish, &all.touched));
         if let Some(failure) = failure.or(unfilled) {
             return Err(failure);
         }
@@ -81,16 +87,20 @@ impl Engine {
 
 impl Filler {
     /// Ends early if the transfer does: that says why.
-    fn run(mut self) -> (Filled, Option<EngineError>) {
+    async fn run(mut self) -> (Filled, Option<EngineError>) {
         let (context, reporter) = (self.context.clone(), self.reporter.clone());
         let mut phases = Phases::new(&context, reporter.as_ref());
         let mut finish = Vec::new();
-        let failure = self.all_parts(&mut phases, &mut finish).err();
+        let failure = self.all_parts(&mut phases, &mut finish).await.err();
         let (outcome, touched) = phases.into_parts();
         (Filled { finish, outcome, touched }, failure)
     }
 
-    fn all_parts(&mut self, phases: &mut Phases<'_>, finish: &mut Vec<Finish>) -> Result<(), EngineError> {
+    async fn all_parts(
+        &mut self,
+        phases: &mut Phases<'_>,
+        finish: &mut Vec<Finish>,
+    ) -> Result<(), EngineError> {
         // Nothing can be deleted or put aside here.
         let nothing = Guard { allow: true, ..Guard::default() };
         // And nothing is asked for that a rule could keep.
@@ -102,7 +112,7 @@ impl Filler {
             let plan = plan(slots, Policy::LeftWins, &nothing)?;
             phases.before_files(&plan)?;
             finish.extend(plan.finish);
-            if self.parts.blocking_send(plan.files).is_err() {
+            if self.parts.send(plan.files).await.is_err() {
                 return Ok(());
             }
         }

@@ -23,6 +23,7 @@ pub mod reporter;
 mod status;
 mod store;
 mod target;
+mod threads;
 mod transfer;
 
 use std::{

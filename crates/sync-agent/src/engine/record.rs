@@ -66,10 +66,17 @@ impl Recorder<'_, '_> {
                 return Ok(agree_anew(self.tx.sql(), remote, id)?);
             }
         }
-        let known = match over {
+        let mut known = match over {
             Some(id) => self.tx.get(id)?,
             None => self.tx.child(parent, &remote.name)?,
         };
+        // The place was free on the disk, so the directory that the index has there went away unseen. It cannot become something
+        // else before what was in it is gone from the index too.
+        if !remote.entry.content.is_dir()
+            && let Some(gone) = known.take_if(|known| known.node.entry.content.is_dir())
+        {
+            self.let_wait(&gone)?;
+        }
         match known {
             Some(known) => {
                 let id = known.node.id;

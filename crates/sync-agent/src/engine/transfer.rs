@@ -35,6 +35,7 @@ use super::{
     phases::{Failed, displaced_to},
     record::{Done, record},
     reporter::Reporter,
+    threads,
 };
 
 /// Packs between the fetchers and the workers.
@@ -52,6 +53,7 @@ const BATCH_WAIT: Duration = Duration::from_millis(50);
 const RECORDS_AHEAD: usize = 16;
 const RECORD_ROWS: usize = 4096;
 const FIRST_RECORD_ROWS: usize = 128;
+const RECORD_WAIT: Duration = Duration::from_millis(20);
 
 /// What is to be done, a part at a time. While parts are left, no more than this many are worked on: of a large plan only
 /// these few are in memory.
@@ -157,21 +159,19 @@ pub(super) async fn run(
         answers,
     });
     let (jobs, job_queue) = mpsc::channel(JOBS_AHEAD);
-    let (records, record_queue) = crossbeam_channel::bounded(RECORDS_AHEAD);
+    let (records, record_queue) = mpsc::channel(RECORDS_AHEAD);
     let job_queue = Arc::new(tokio::sync::Mutex::new(job_queue));
-    let mut blocking = JoinSet::new();
+    let mut started = Vec::with_capacity(WORKERS + 1);
     for _ in 0..WORKERS {
         let (shared, job_queue, records) = (shared.clone(), job_queue.clone(), records.clone());
-        let runtime = tokio::runtime::Handle::current();
-        blocking.spawn_blocking(move || Worker::new(&shared, records).run(&runtime, &job_queue));
+        started.push(threads::start(async move { Worker::new(&shared, records).run(&job_queue).await }));
     }
     drop(records);
-    let recorder = shared.clone();
-    blocking.spawn_blocking(move || record_all(&recorder, &record_queue));
+    started.push(threads::start(record_all(shared.clone(), record_queue)));
 
     feed_jobs(&shared, remote, jobs, Incoming { parts, answered }).await;
-    while let Some(joined) = blocking.join_next().await {
-        if let Err(panic) = joined {
+    for thread in started {
+        if let Err(panic) = thread.await {
             std::panic::resume_unwind(panic.into_panic());
         }
     }
@@ -239,17 +239,18 @@ impl Sorter<'_> {
                 (incoming.parts.recv().await, permit)
             };
             tokio::select! {
+                biased;
                 () = self.shared.stop.cancelled() => return,
-                (puts, permit) = next_part, if open => match puts {
-                    Some(puts) => self.sort(Part { puts, _permit: permit }),
-                    None => open = false,
-                },
                 answer = incoming.answered.recv(), if self.waiting > 0 => {
                     self.waiting -= 1;
                     if let Some(item) = answer.flatten() {
                         self.fetch(item);
                     }
                 }
+                (puts, permit) = next_part, if open => match puts {
+                    Some(puts) => self.sort(Part { puts, _permit: permit }),
+                    None => open = false,
+                },
             }
         }
     }
@@ -369,6 +370,7 @@ async fn take_packed(
     let mut answers = remote.fetch_packed(wants).await?;
     loop {
         let next = tokio::select! {
+            biased;
             () = shared.stop.cancelled() => return Ok(()),
             next = answers.next() => next,
         };
@@ -406,6 +408,7 @@ async fn fetch_one_task(shared: &Arc<Shared>, remote: &Arc<dyn Location>, item: 
     let (path, id) = (item.put().path(), item.node().id);
     shared.reporter.file_started(path, size);
     let fetched = tokio::select! {
+        biased;
         () = shared.stop.cancelled() => return,
         fetched = fetch_one(shared, remote, &item) => fetched,
     };
@@ -475,7 +478,7 @@ async fn fetch_part(
 pub(super) async fn off_the_runtime<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApplyError> + Send + 'static,
 ) -> Result<T, EngineError> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = threads::apart(work).await;
     Ok(done.map_err(|error| EngineError::Broken { reason: error.to_string() })??)
 }
 
@@ -488,11 +491,13 @@ struct Worker<'a> {
     /// What is in place and neither flushed nor recorded yet.
     done: Vec<Done>,
     unflushed: Unflushed,
-    records: crossbeam_channel::Sender<Vec<Done>>,
+    /// What is in place to stay, and not on its way to the recorder yet.
+    ready: Vec<Done>,
+    records: Sender<Vec<Done>>,
 }
 
 impl<'a> Worker<'a> {
-    fn new(shared: &'a Shared, records: crossbeam_channel::Sender<Vec<Done>>) -> Self {
+    fn new(shared: &'a Shared, records: Sender<Vec<Done>>) -> Self {
         Self {
             shared,
             dirs: Dirs::new(&shared.context),
@@ -500,21 +505,30 @@ impl<'a> Worker<'a> {
             batch_bytes: 0,
             done: Vec::new(),
             unflushed: Unflushed::new(shared.context.durability),
+            ready: Vec::new(),
             records,
         }
     }
 
-    fn run(mut self, runtime: &tokio::runtime::Handle, jobs: &tokio::sync::Mutex<Receiver<Job>>) {
-        loop {
+    async fn run(mut self, jobs: &tokio::sync::Mutex<Receiver<Job>>) {
+        let mut open = true;
+        while open {
             let next = async {
                 let mut jobs = jobs.lock().await;
                 jobs.recv().await
             };
             // Waiting with a full hand helps nobody: the batch goes when nothing comes for a moment.
-            match runtime.block_on(async { tokio::time::timeout(BATCH_WAIT, next).await }) {
+            match tokio::time::timeout(BATCH_WAIT, next).await {
                 Ok(Some(job)) => self.take(job),
-                Ok(None) => break self.place_batch(),
+                Ok(None) => {
+                    open = false;
+                    self.place_batch();
+                }
                 Err(_) => self.place_batch(),
+            }
+            if !self.ready.is_empty() {
+                // Only fails if the recorder has failed, and then the run has.
+                let _ = self.records.send(std::mem::take(&mut self.ready)).await;
             }
         }
     }
@@ -658,10 +672,7 @@ impl<'a> Worker<'a> {
             self.done.clear();
             return self.shared.fail(error.into());
         }
-        if !self.done.is_empty() {
-            // Only fails if the recorder has failed, and then the run has.
-            let _ = self.records.send(std::mem::take(&mut self.done));
-        }
+        self.ready.append(&mut self.done);
     }
 
     fn place_file(&mut self, put: &Put, staged: Staged) -> Result<Done, EngineError> {
@@ -694,14 +705,14 @@ fn op_of(over: Option<&Over>) -> AppliedOp {
 }
 
 /// Writes down what is in place until the workers are done.
-fn record_all(shared: &Shared, queue: &crossbeam_channel::Receiver<Vec<Done>>) {
+async fn record_all(shared: Arc<Shared>, mut queue: Receiver<Vec<Done>>) {
     let mut touched = HashSet::new();
     let mut enough = FIRST_RECORD_ROWS;
-    while let Ok(mut rows) = queue.recv() {
+    while let Some(mut rows) = queue.recv().await {
         while rows.len() < enough {
-            match queue.recv_timeout(Duration::from_millis(20)) {
-                Ok(more) => rows.extend(more),
-                Err(_) => break,
+            match tokio::time::timeout(RECORD_WAIT, queue.recv()).await {
+                Ok(Some(more)) => rows.extend(more),
+                Ok(None) | Err(_) => break,
             }
         }
         enough = (enough * 2).min(RECORD_ROWS);

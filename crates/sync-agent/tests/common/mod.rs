@@ -4,6 +4,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use sync_agent::engine::{Engine, EngineError, EngineOptions, PullMode, Reporter, Silent, Summary};
+use sync_core::ShareId;
 use sync_locations::{LocalFolder, Location};
 use sync_testkit::{
     Scratch,
@@ -67,17 +68,22 @@ impl Pair {
 
     /// The options of an engine for any target.
     pub(crate) fn options(&self, target: &Path) -> EngineOptions {
-        EngineOptions {
-            target: target.to_owned(),
-            state_dir: None,
-            share: "docs".to_owned(),
-            share_id: self.live.index().share_id(),
-            durability: self.durability,
-            concurrency: 4,
-            allow_mass_delete: false,
-            trash_keep: Duration::from_secs(3600),
-            rescan: Duration::from_secs(3600),
-        }
+        EngineOptions { durability: self.durability, ..options_for(target, self.live.index().share_id()) }
+    }
+}
+
+/// The options of an engine for a target of any share.
+pub(crate) fn options_for(target: &Path, share_id: ShareId) -> EngineOptions {
+    EngineOptions {
+        target: target.to_owned(),
+        state_dir: None,
+        share: "docs".to_owned(),
+        share_id,
+        durability: Durability::None,
+        concurrency: 4,
+        allow_mass_delete: false,
+        trash_keep: Duration::from_secs(3600),
+        rescan: Duration::from_secs(3600),
     }
 }
 

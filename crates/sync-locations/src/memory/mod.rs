@@ -11,14 +11,15 @@ mod tests;
 mod tree;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use sync_core::{Chunk, Cursor, Digest, Node, NodeId, Problem, RuleSet, ShareId, TreePath};
+use bytes::Bytes;
+use sync_core::{Chunk, Cursor, Digest, Entry, Node, NodeId, Problem, RuleSet, ShareId, TreePath};
 use tokio::sync::{mpsc::Receiver, watch};
 
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     location::{AnswerStream, BoxFuture, ByteStream, ChangeStream, Location, Want},
 };
 pub use tree::Edit;
-use tree::State;
+use tree::{Held, State};
 
 /// Nodes in one event, unless [`Memory::set_page`] says otherwise.
 const PAGE_NODES: usize = 1024;
@@ -160,6 +161,17 @@ impl Memory {
         let state = self.0.state();
         let id = state.find(&parse(path))?;
         state.nodes.get(&id).map(|held| held.node.clone())
+    }
+
+    /// Everything that is in it, with the bytes of files.
+    #[must_use]
+    pub fn entries(&self) -> BTreeMap<TreePath, (Entry, Bytes)> {
+        let state = self.0.state();
+        let entry = |held: &Held| {
+            let path = state.path_of(held.node.id)?;
+            Some((path, (held.node.entry.clone(), held.bytes.clone())))
+        };
+        state.nodes.values().filter_map(entry).collect()
     }
 
     /// The paths of the files that were fetched so far, in order, once for each time.

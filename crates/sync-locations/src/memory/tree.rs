@@ -15,6 +15,8 @@ pub(super) struct Held {
     pub node: Node,
     pub bytes: Bytes,
     pub seq: u64,
+    /// It was in another directory before: a reader may know it there.
+    pub moved: bool,
 }
 
 /// What a test has told it to do wrong.
@@ -159,11 +161,12 @@ impl<'a> Edit<'a> {
         let mut ids = vec![id];
         while let Some(id) = ids.pop() {
             ids.extend(self.0.children(id).map(|held| held.node.id));
-            self.0.nodes.remove(&id);
+            if self.0.nodes.remove(&id).is_some_and(|held| held.moved) {
+                self.bury(id);
+            }
         }
-        let seq = self.0.next_seq();
-        // Covers what was below.
-        self.0.gone.insert(seq, id);
+        // Covers what was below, but for what a reader may know in another place.
+        self.bury(id);
     }
 
     /// Moves a place; what is at the new one is removed.
@@ -201,11 +204,18 @@ impl<'a> Edit<'a> {
         self.touch(id, |node| node.entry.mtime = mtime);
     }
 
+    fn bury(&mut self, id: NodeId) {
+        let seq = self.0.next_seq();
+        self.0.gone.insert(seq, id);
+    }
+
     fn touch(&mut self, id: NodeId, change: impl FnOnce(&mut Node)) {
         let seq = self.0.next_seq();
         if let Some(held) = self.0.nodes.get_mut(&id) {
             held.seq = seq;
+            let parent = held.node.parent;
             change(&mut held.node);
+            held.moved |= parent != held.node.parent;
         }
     }
 
@@ -237,7 +247,8 @@ impl<'a> Edit<'a> {
         let mtime = Time { secs: 1_700_000_000 + seq.cast_signed(), nanos: 123_456_789 };
         let id = there.unwrap_or(NodeId(seq));
         let node = Node { id, parent, name, entry: Entry { content, mtime, mode } };
-        self.0.nodes.insert(id, Held { node, bytes, seq });
+        let moved = self.0.nodes.get(&id).is_some_and(|held| held.moved);
+        self.0.nodes.insert(id, Held { node, bytes, seq, moved });
     }
 
     /// The directory and name of a place.

@@ -19,10 +19,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::{link::Link, proxy::Proxy};
-
-/// Trees here are in memory, so that no disk is measured.
-const MEMORY: &str = "/dev/shm";
+use crate::{link::Link, proxy::Proxy, scratch::MEMORY};
 
 /// A directory in memory, or on disk, with a word about it, where `wanted_bytes` are not free.
 #[must_use]

@@ -108,6 +108,11 @@ impl<'a> IndexTx<'a> {
             }
             return Ok(false);
         }
+        debug_assert!(
+            new.node.entry.content.is_dir()
+                || self.children(old.node.id).is_ok_and(|children| children.is_empty()),
+            "there is something in {old:?}, which is a directory no more"
+        );
         self.count(old, -1);
         self.count(new, 1);
         self.sums.leave(&self.db, self.table, old)?;

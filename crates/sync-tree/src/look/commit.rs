@@ -34,6 +34,8 @@ pub(super) struct Committer<'a> {
     limits: &'a LookLimits,
     files_before: u64,
     vanished: Vec<(TreePath, Box<IndexedNode>, bool)>,
+    /// Nodes that were directories and are something else now.
+    ended: Vec<(TreePath, Box<IndexedNode>)>,
     problems: Vec<Problem>,
     covered: Vec<(TreePath, bool)>,
     /// Places that something was moved away from.
@@ -61,6 +63,7 @@ impl<'a> Committer<'a> {
             limits,
             files_before: head.files,
             vanished: Vec::new(),
+            ended: Vec::new(),
             problems: Vec::new(),
             covered: Vec::new(),
             left: Vec::new(),
@@ -147,8 +150,8 @@ impl<'a> Committer<'a> {
     }
 
     fn put(&mut self, tx: &mut IndexTx<'_>, put: Put) -> Result<(), LookError> {
-        let Put { path, old, new, moved_from } = put;
-        let (old, new) = (old.as_deref(), &*new);
+        let Put { path, old, new: boxed, moved_from } = put;
+        let (old, new) = (old.as_deref(), &*boxed);
         // The walkers read the index beside this transaction. What it holds by now decides: a place that is taken keeps its
         // node, and the next look sorts out the rest.
         let current = match old {
@@ -178,11 +181,15 @@ impl<'a> Committer<'a> {
             self.note(ChangeOp::Created, path, new);
             return Ok(());
         };
-        let changed = tx.update(&current, new)?;
         if current.node.entry.content.is_dir() && !new.node.entry.content.is_dir() {
+            // What was in it goes with the other removals, and it cannot be something else before: if the program ended in
+            // between, there would be nodes in what is no directory, and nobody looks for any there.
             self.parents.remove(&current.node.id);
             self.bury_children(tx, &current, &path)?;
+            self.ended.push((path, boxed));
+            return Ok(());
         }
+        let changed = tx.update(&current, new)?;
         if let Some(from) = moved_from {
             // Problems there are about what is somewhere else now, and were found again in its new place.
             self.left.push(from.clone());
@@ -248,6 +255,9 @@ impl<'a> Committer<'a> {
         for (path, node, forgotten) in std::mem::take(&mut self.vanished) {
             self.remove(tx, path, &node, forgotten)?;
         }
+        for (path, new) in std::mem::take(&mut self.ended) {
+            self.end_directory(tx, path, &new)?;
+        }
         let files = self.limits.files_recently.max(self.files_before);
         if tx.files() == 0 && files >= EMPTIED_FLOOR && !self.limits.accept_emptied {
             return Err(LookError::Emptied { files });
@@ -255,6 +265,25 @@ impl<'a> Committer<'a> {
         self.finish_mounts(tx)?;
         self.finish_problems(tx, scope)?;
         self.finish_rules(tx)
+    }
+
+    /// A node that was a directory is something else, now that nothing is in it any more.
+    fn end_directory(
+        &mut self,
+        tx: &mut IndexTx<'_>,
+        path: TreePath,
+        new: &IndexedNode,
+    ) -> Result<(), LookError> {
+        let Some(current) = tx.get(new.node.id)? else { return Ok(()) };
+        let moved_away = (current.node.parent, &current.node.name) != (new.node.parent, &new.node.name);
+        // RACE: it became a directory again, and what is in it was found there.
+        if moved_away || !tx.children(current.node.id)?.is_empty() {
+            self.report.refused.push(path);
+            return Ok(());
+        }
+        tx.update(&current, new)?;
+        self.note_difference(&current, new, path);
+        Ok(())
     }
 
     fn remove(

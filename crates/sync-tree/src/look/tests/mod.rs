@@ -10,6 +10,7 @@ use sync_core::{NodeId, TreePath};
 
 use super::*;
 
+mod cut;
 mod rules;
 mod unreadable;
 
