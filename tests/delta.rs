@@ -56,6 +56,22 @@ fn of_a_file_that_changed_here_and_there_only_that_is_sent() {
     assert!(changed.lab.target().trash().is_empty(), "the old version was the share's");
 }
 
+/// What the daemon knows of the version before, and what the target knows of the one it has, is used from the second change on.
+#[test]
+fn a_file_that_changes_again_and_again_costs_no_more_than_its_changes() {
+    let mut changed = Changed::new();
+    for turn in 1..=4_u8 {
+        let at = usize::from(turn) * 5_000_000;
+        match turn {
+            1 | 3 => changed.bytes[at..at + 60_000].fill(turn),
+            2 => drop(changed.bytes.splice(at..at, [turn; 60_001])),
+            _ => drop(changed.bytes.drain(at..at + 60_001)),
+        }
+        let sent = changed.sent();
+        assert!(sent < 200_000 + TALK, "{sent} bytes were sent in turn {turn}");
+    }
+}
+
 #[test]
 fn what_is_put_in_at_the_front_moves_everything_and_costs_nothing() {
     let mut changed = Changed::new();

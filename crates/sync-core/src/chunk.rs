@@ -101,6 +101,13 @@ pub fn steps(chunks: &[Chunk], have: u64, find: impl Fn(&Chunk) -> Option<u64>) 
 }
 
 impl Step {
+    /// How many bytes it makes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let (Self::Copy { len, .. } | Self::Fetch { len, .. }) = *self;
+        len
+    }
+
     /// Makes this step longer by one that goes on where it ends.
     fn take_in(&mut self, next: &Step) -> bool {
         match (self, next) {

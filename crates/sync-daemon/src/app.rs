@@ -11,7 +11,10 @@ use std::{
 
 use sync_cli::HostPort;
 use sync_core::{Hint, name::escape};
-use sync_tree::live::{LiveOptions, LiveTree, TreeError, TreeState, TreeStatus};
+use sync_tree::{
+    described::Described,
+    live::{LiveOptions, LiveTree, TreeError, TreeState, TreeStatus},
+};
 use tokio::{
     net::TcpListener,
     sync::{broadcast::error::RecvError, watch},
@@ -152,17 +155,18 @@ fn listen_error(address: &str, source: std::io::Error) -> StartError {
 
 /// Opens all shares, or none.
 async fn open_shares(settings: &DaemonSettings) -> Result<Shares, StartError> {
+    let described = Arc::default();
     let mut opened: Vec<Share> = Vec::with_capacity(settings.share.len());
     for share in &settings.share {
-        match open_share(share, settings).await {
+        match open_share(share, settings, &described).await {
             Ok(share) => opened.push(share),
             Err(error) => {
-                stop_trees(&Shares::new(opened)).await;
+                stop_trees(&Shares::new(opened, described)).await;
                 return Err(error);
             }
         }
     }
-    Ok(Shares::new(opened))
+    Ok(Shares::new(opened, described))
 }
 
 /// How a share is kept up with.
@@ -174,11 +178,16 @@ pub(crate) fn live_options(share: &ShareSettings, settings: &DaemonSettings) -> 
         force_poll: share.poll,
         rescan: share.rescan.duration(),
         tombstone_retention: settings.limits.tombstone_retention.duration(),
+        described: Arc::default(),
     }
 }
 
-async fn open_share(share: &ShareSettings, settings: &DaemonSettings) -> Result<Share, StartError> {
-    let options = live_options(share, settings);
+async fn open_share(
+    share: &ShareSettings,
+    settings: &DaemonSettings,
+    described: &Arc<Described>,
+) -> Result<Share, StartError> {
+    let options = LiveOptions { described: Arc::clone(described), ..live_options(share, settings) };
     let started = tokio::task::spawn_blocking(move || LiveTree::start(options)).await;
     // Panics are bugs, and nobody aborts it.
     let started = started.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));

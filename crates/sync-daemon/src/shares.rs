@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sync_core::name::escape;
-use sync_tree::live::LiveTree;
+use sync_tree::{described::Described, live::LiveTree};
 
 use crate::services::Newest;
 
@@ -19,15 +19,23 @@ pub(crate) struct Share {
 
 /// All shares, in the order of the configuration.
 #[derive(Clone)]
-pub(crate) struct Shares(Arc<[Arc<Share>]>);
+pub(crate) struct Shares {
+    all: Arc<[Arc<Share>]>,
+    described: Arc<Described>,
+}
 
 impl Shares {
-    pub(crate) fn new(shares: Vec<Share>) -> Self {
-        Self(shares.into_iter().map(Arc::new).collect())
+    pub(crate) fn new(shares: Vec<Share>, described: Arc<Described>) -> Self {
+        Self { all: shares.into_iter().map(Arc::new).collect(), described }
+    }
+
+    /// Where the parts of large files are kept, of all shares together.
+    pub(crate) fn described(&self) -> Arc<Described> {
+        Arc::clone(&self.described)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Share>> {
-        self.0.iter()
+        self.all.iter()
     }
 
     /// The share with this name.

@@ -110,7 +110,7 @@ impl Location for LocalFolder {
             let waited_for = Arc::new(AtomicBool::new(true));
             let _waiting = Waiting(Arc::clone(&waited_for));
             let describe = move || {
-                let mut file = tree.open_file(node, Some(&digest)).map_err(read_error)?;
+                let file = tree.open_file(node, Some(&digest)).map_err(read_error)?;
                 file.describe(|| waited_for.load(Ordering::Relaxed)).map_err(read_error)
             };
             blocking(describe).await

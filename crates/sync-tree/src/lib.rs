@@ -7,6 +7,7 @@
 mod apart;
 pub mod apply;
 pub mod chunks;
+pub mod described;
 pub mod durable;
 pub mod feed;
 pub mod hash;

@@ -12,7 +12,6 @@ use std::{
     collections::HashMap,
     fs::File,
     io,
-    ops::ControlFlow,
     os::unix::fs::FileExt,
     sync::{
         Mutex, PoisonError,
@@ -25,13 +24,10 @@ use rustix::{
     buffer::spare_capacity,
     io::{Errno, pread},
 };
-use sync_core::{
-    Chunk, Content, Digest, Hint, Node, NodeId, TreePath,
-    chunk::{MOST_CHUNKS, is_taken_apart},
-};
+use sync_core::{Chunk, Content, Digest, Hint, Node, NodeId, TreePath, chunk::is_taken_apart};
 
 use crate::{
-    chunks::{Ended, read_chunks},
+    chunks::{Apart, take_apart},
     hash::{Identity, hash_file},
     index::{IndexError, IndexedNode},
     live::{LiveTree, Site, Suspects},
@@ -369,35 +365,27 @@ impl ServedFile {
         Ok(count)
     }
 
-    /// The parts that the entry's bytes are made of, if they are those of its digest: what does not vouch for itself is
-    /// hashed on the way. `None` for a file that is too small or too large for it
-    /// ([`is_taken_apart`], [`MOST_CHUNKS`]), and as soon as `go_on` is
-    /// false. Nothing may have been read before. Blocks.
+    /// The parts that the entry's bytes are made of: like [`ServedFile::finish_parts`], for a reader who will check the whole.
+    /// `None` for a file that is too small or too large for it ([`is_taken_apart`], [`sync_core::chunk::MOST_CHUNKS`]), and
+    /// soon after `go_on` is false. Blocks.
     ///
     /// # Errors
     /// [`ServeError::Changed`] if the file is another now, or [`ServeError::Unreadable`].
-    pub fn describe(&mut self, go_on: impl Fn() -> bool) -> Result<Option<Vec<Chunk>>, ServeError> {
-        let size = self.known.size;
-        if !is_taken_apart(size) {
+    pub fn describe(&self, go_on: impl Fn() -> bool + Sync) -> Result<Option<Vec<Chunk>>, ServeError> {
+        if !is_taken_apart(self.known.size) {
             return Ok(None);
         }
-        let mut chunks = Vec::new();
-        let take = |_, chunk| {
-            chunks.push(chunk);
-            if chunks.len() <= MOST_CHUNKS && go_on() {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
+        let read = |offset, part: &mut [u8]| self.file.read_at(part, offset);
+        let mut chunks = match take_apart(&read, self.known.size, &[], &go_on) {
+            Ok(Apart::Complete(chunks)) => chunks,
+            Ok(Apart::Stopped) => return Ok(None),
+            Ok(Apart::TooShort) => {
+                self.suspects.add(self.path.clone());
+                return Err(ServeError::Changed);
             }
-        };
-        match read_chunks(size, |offset, part| self.read_at(offset, part), take) {
-            Ok(Ended::Complete) => {}
-            Ok(Ended::Stopped) => return Ok(None),
-            Ok(Ended::TooShort) => return Err(ServeError::Changed),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(ServeError::Changed),
             Err(source) => return Err(ServeError::Unreadable { path: self.path.clone(), source }),
-        }
-        self.finish()?;
+        };
+        self.finish_parts()?;
         chunks.shrink_to_fit();
         Ok(Some(chunks))
     }

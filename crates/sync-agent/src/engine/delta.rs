@@ -7,6 +7,7 @@
 
 use std::{collections::HashMap, fs::File, sync::Arc};
 
+use bytes::Bytes;
 use sync_core::{
     Chunk, ChunkHash, Content, Digest, NodeId, TreePath,
     chunk::{self, Step},
@@ -14,9 +15,10 @@ use sync_core::{
 };
 use sync_locations::{ByteStream, Location, LocationError, MOST_RANGES};
 use sync_tree::{
-    apply::{ApplyError, Expect, StagedFile},
-    chunks::for_each_chunk,
+    apply::{ApplyError, Expect, StagedFile, pieces::Piece},
+    chunks::chunk_file,
 };
+use tokio::sync::mpsc::{self, Sender};
 
 use super::{EngineError, context::Context, transfer::off_the_runtime};
 
@@ -25,6 +27,10 @@ const WORTH_PART: u64 = 8;
 /// How many files that were cut are compared with a wanted one, and how many times as large as that they may be.
 const MOST_PARTIALS: usize = 2;
 const LARGER: u64 = 4;
+/// Pieces that wait to be appended, and how much of what is here is one piece: an end by a signal waits for no more than
+/// these.
+const PIECES_AHEAD: usize = 4;
+const PIECE_BYTES: u64 = 4 << 20;
 
 /// The file that is wanted.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +52,7 @@ pub(super) struct Reuse {
 struct Sources(Vec<Source>);
 
 struct Source {
-    file: File,
+    file: Arc<File>,
     size: u64,
     /// Where it begins among all.
     base: u64,
@@ -66,7 +72,7 @@ impl Sources {
         found.extend(partials.into_iter().filter(|(_, size)| *size <= wanted.size.saturating_mul(LARGER)));
         let mut base = 0;
         let source = |(file, size)| {
-            let source = Source { file, size, base };
+            let source = Source { file: Arc::new(file), size, base };
             // A gap, so that no step goes on from one into the next.
             base += size + 1;
             source
@@ -78,21 +84,29 @@ impl Sources {
     fn cut_up(&self) -> HashMap<ChunkHash, u64> {
         let mut places = HashMap::new();
         for source in &self.0 {
-            let whole = for_each_chunk(&source.file, source.size, |at, chunk: Chunk| {
-                places.entry(chunk.hash).or_insert(source.base + at);
-            });
-            if !matches!(whole, Ok(true)) {
-                tracing::debug!(?whole, "a part of what is here cannot be used");
-                places.retain(|_, at| *at < source.base);
+            match chunk_file(&source.file, source.size) {
+                Ok(Some(chunks)) => source.note(&chunks, &mut places),
+                other => tracing::debug!(?other, "a part of what is here cannot be used"),
             }
         }
         places
     }
 
-    /// The file that a place is in, and the place in it.
-    fn at(&self, place: u64) -> Option<(&File, u64)> {
-        let source = self.0.iter().rfind(|source| source.base <= place)?;
-        Some((&source.file, place - source.base))
+    /// So much from a place on.
+    fn piece(&self, place: u64, len: u64) -> Result<Piece<Bytes>, EngineError> {
+        let source = self.0.iter().rfind(|source| source.base <= place);
+        let source = source.ok_or(ApplyError::Digest { path: TreePath::root() })?;
+        Ok(Piece::Part { of: source.file.clone(), at: place - source.base, len })
+    }
+}
+
+impl Source {
+    fn note(&self, chunks: &[Chunk], places: &mut HashMap<ChunkHash, u64>) {
+        let mut at = self.base;
+        for chunk in chunks {
+            places.entry(chunk.hash).or_insert(at);
+            at += u64::from(chunk.size);
+        }
     }
 }
 
@@ -140,39 +154,58 @@ fn open_old(context: &Context, put: &Put) -> Option<File> {
     opened.inspect_err(|error| tracing::debug!(%path, %error, "the old version cannot be used")).ok()
 }
 
-/// Appends everything that is missing.
+/// Appends everything that is missing. What is fetched and what is here arrive at the file in turn, and neither waits for a
+/// thread: pieces are lined up here while those before them are read, hashed and written.
 pub(super) async fn assemble(
-    mut staged: StagedFile,
+    staged: StagedFile,
     reuse: Reuse,
     remote: &Arc<dyn Location>,
     wanted: &Wanted,
     progress: impl Fn(u64),
 ) -> Result<StagedFile, EngineError> {
+    let (pieces, mut queue) = mpsc::channel(PIECES_AHEAD);
+    let append = off_the_runtime(move || staged.append_pieces(std::iter::from_fn(|| queue.blocking_recv())));
+    let line_up = async move {
+        let ended = line_up(&reuse, remote, wanted, &pieces, progress).await;
+        drop(pieces);
+        ended
+    };
+    let (staged, lined_up) = tokio::join!(append, line_up);
+    // If what is fetched breaks off, what came before it is kept for the next attempt.
+    lined_up.and(staged)
+}
+
+/// Ends early, and with success, if nobody takes the pieces any more: whoever took them says why.
+async fn line_up(
+    reuse: &Reuse,
+    remote: &Arc<dyn Location>,
+    wanted: &Wanted,
+    pieces: &Sender<Piece<Bytes>>,
+    progress: impl Fn(u64),
+) -> Result<(), EngineError> {
     let mut fetched = Fetched::new(remote, wanted, &reuse.steps);
-    for step in reuse.steps {
-        match step {
-            Step::Copy { from, len } => {
-                let sources = reuse.sources.clone();
-                staged = off_the_runtime(move || {
-                    let (file, at) = sources.at(from).ok_or(ApplyError::Digest { path: TreePath::root() })?;
-                    staged.append_from(file, at, len).map(|()| staged)
-                })
-                .await?;
-                progress(len);
-            }
-            Step::Fetch { len, .. } => {
-                let mut left = len;
-                while left > 0 {
-                    let bytes = fetched.next(left).await?;
-                    let count = bytes.len() as u64;
-                    left -= count;
-                    staged = off_the_runtime(move || staged.append(&bytes).map(|()| staged)).await?;
-                    progress(count);
+    for step in &reuse.steps {
+        let (mut done, len) = (0, step.bytes());
+        while done < len {
+            let (piece, count) = match *step {
+                Step::Copy { from, .. } => {
+                    let count = (len - done).min(PIECE_BYTES);
+                    (reuse.sources.piece(from + done, count)?, count)
                 }
+                Step::Fetch { .. } => {
+                    let bytes = fetched.next(len - done).await?;
+                    let count = bytes.len() as u64;
+                    (Piece::Bytes(bytes), count)
+                }
+            };
+            if pieces.send(piece).await.is_err() {
+                return Ok(());
             }
+            done += count;
+            progress(count);
         }
     }
-    Ok(staged)
+    Ok(())
 }
 
 /// The parts that are fetched, one right after the other.
@@ -182,18 +215,18 @@ struct Fetched<'a> {
     ranges: std::vec::IntoIter<(u64, u64)>,
     stream: Option<Box<dyn ByteStream>>,
     /// What came and belongs to a later part.
-    rest: bytes::Bytes,
+    rest: Bytes,
 }
 
 impl<'a> Fetched<'a> {
     fn new(remote: &'a Arc<dyn Location>, wanted: &'a Wanted, steps: &[Step]) -> Self {
         let range = |step: &Step| if let Step::Fetch { at, len } = *step { Some((at, len)) } else { None };
         let ranges: Vec<_> = steps.iter().filter_map(range).collect();
-        Self { remote, wanted, ranges: ranges.into_iter(), stream: None, rest: bytes::Bytes::new() }
+        Self { remote, wanted, ranges: ranges.into_iter(), stream: None, rest: Bytes::new() }
     }
 
     /// The next bytes, at most so many.
-    async fn next(&mut self, most: u64) -> Result<bytes::Bytes, EngineError> {
+    async fn next(&mut self, most: u64) -> Result<Bytes, EngineError> {
         while self.rest.is_empty() {
             let Some(stream) = &mut self.stream else {
                 let ranges: Vec<_> = self.ranges.by_ref().take(MOST_RANGES).collect();

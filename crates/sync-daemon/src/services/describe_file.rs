@@ -53,7 +53,7 @@ async fn describe(
     heartbeat: Duration,
     out: &Sender<v1::DescribeFileResponse>,
 ) -> Option<Result<Description, RequestError>> {
-    let Wanted { mut file, digest } = wanted;
+    let Wanted { file, digest } = wanted;
     if !is_taken_apart(file.node.entry.content.size()) {
         return Some(Ok(None));
     }

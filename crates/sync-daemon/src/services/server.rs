@@ -65,10 +65,10 @@ pub(crate) async fn serve(
     let limits = &settings.limits;
     let stop = tasks.stop.clone();
     let handlers = SyncHandlers {
+        descriptions: Arc::new(Descriptions::new(shares.described())),
         shares,
         tasks,
         heartbeat: settings.network.heartbeat.duration(),
-        descriptions: Arc::new(Descriptions::new()),
         packing: Packing {
             wants_in_flight: limits.max_wants_in_flight.max(1) as usize,
             largest_file: limits.max_packed_file_bytes.bytes(),

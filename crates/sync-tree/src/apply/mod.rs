@@ -11,7 +11,8 @@
 //! * Of what is being received only large files stay after an end, in `staging/partial`, to be gone on with.
 //! * Everything goes through held directory handles and never through a symlink, also in `.syncd` itself.
 //!
-//! Reading order: [`stage`] (content comes in), `partial` (and goes on after a cut), [`place`] (it gets its name), [`remove`], [`moves`], [`meta`], [`trash`],
+//! Reading order: [`stage`] (content comes in), [`pieces`] (much of it from
+//! here), `partial` (and goes on after a cut), [`place`] (it gets its name), [`remove`], [`moves`], [`meta`], [`trash`],
 //! `flush`, [`recover`].
 //!
 //! What it cannot do: a program that keeps a replaced file open and goes on writing writes into a file that has no name
@@ -39,6 +40,7 @@ mod journal;
 pub mod meta;
 pub mod moves;
 mod partial;
+pub mod pieces;
 pub mod place;
 pub mod recover;
 pub mod remove;

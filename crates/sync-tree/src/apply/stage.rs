@@ -183,14 +183,20 @@ impl Drop for Held {
 /// A file being received.
 #[derive(Debug)]
 pub struct StagedFile {
-    temp: Temp,
+    pub(super) temp: Temp,
+    pub(super) body: Body,
+    pub(super) hasher: blake3::Hasher,
+    held: Option<Held>,
+}
+
+/// What a file being received holds.
+#[derive(Debug)]
+pub(super) struct Body {
     file: File,
-    hasher: blake3::Hasher,
     /// How much was appended.
     size: u64,
     /// Up to where the file was written; less than `size` if it ends with a hole.
     written: u64,
-    held: Option<Held>,
 }
 
 /// A complete, verified file that waits for its place. Dropping it removes it.
@@ -233,12 +239,12 @@ pub(super) struct Parts {
 
 impl StagedFile {
     fn new(temp: Temp, file: File, held: Option<Held>) -> Self {
-        Self { temp, file, hasher: blake3::Hasher::new(), size: 0, written: 0, held }
+        Self { temp, body: Body { file, size: 0, written: 0 }, hasher: blake3::Hasher::new(), held }
     }
 
     /// One of which so much is there already.
     pub(super) fn resumed(temp: Temp, file: File, hasher: blake3::Hasher, have: u64) -> Self {
-        Self { temp, file, hasher, size: have, written: have, held: None }
+        Self { temp, body: Body { file, size: have, written: have }, hasher, held: None }
     }
 
     /// Appends bytes.
@@ -248,61 +254,17 @@ impl StagedFile {
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), ApplyError> {
         // What a failed write left is not known.
         self.temp.ours = true;
-        self.write(bytes)?;
+        self.hasher.update(bytes);
+        self.body.append(bytes).map_err(write_failed)?;
         self.keep()
     }
 
-    /// Appends a part of another file.
-    ///
-    /// # Errors
-    /// The part cannot be read or is not there, or the disk is full or failed. Nothing can be appended afterwards.
-    pub fn append_from(&mut self, from: &File, offset: u64, len: u64) -> Result<(), ApplyError> {
-        let reading = |source| ApplyError::of_state("read the old version", source);
-        self.temp.ours = true;
-        let (mut at, end) = (offset, offset + len);
-        hash::with_buffer(|buffer| {
-            while at < end {
-                let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
-                let part = &mut buffer[..want];
-                read_file_at(from, part, at).map_err(reading)?;
-                self.write(part)?;
-                at += want as u64;
-            }
-            self.keep()
-        })
-    }
-
     /// What has come of a large file is not removed if its transfer ends here.
-    fn keep(&mut self) -> Result<(), ApplyError> {
-        if self.temp.lease.is_some() && partial::is_kept(self.size) {
+    pub(super) fn keep(&mut self) -> Result<(), ApplyError> {
+        if self.temp.lease.is_some() && partial::is_kept(self.body.size) {
             // Its length is all that tells how far it came.
-            self.end_hole()?;
+            self.body.end_hole().map_err(write_failed)?;
             self.temp.ours = false;
-        }
-        Ok(())
-    }
-
-    fn end_hole(&mut self) -> Result<(), ApplyError> {
-        if self.written < self.size {
-            set_file_len(&self.file, self.size).map_err(write_failed)?;
-            self.written = self.size;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), ApplyError> {
-        self.hasher.update(bytes);
-        let mut rest = bytes;
-        let mut at = self.size;
-        self.size += bytes.len() as u64;
-        while !rest.is_empty() {
-            let (run, is_hole) = next_run(rest, at);
-            if !is_hole {
-                write_file_at(&self.file, &rest[..run], at).map_err(write_failed)?;
-                self.written = at + run as u64;
-            }
-            at += run as u64;
-            rest = &rest[run..];
         }
         Ok(())
     }
@@ -310,7 +272,7 @@ impl StagedFile {
     /// How many bytes were appended.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.size
+        self.body.size
     }
 
     /// Ends the file if it has this size and digest.
@@ -319,11 +281,37 @@ impl StagedFile {
     /// It has not: it is then removed.
     pub fn finish(mut self, size: u64, digest: &Digest) -> Result<Staged, ApplyError> {
         self.temp.ours = true;
-        if self.size != size || Digest::from(self.hasher.finalize()) != *digest {
+        if self.body.size != size || Digest::from(self.hasher.finalize()) != *digest {
             return Err(ApplyError::Digest { path: TreePath::root() });
         }
-        self.end_hole()?;
-        Ok(Staged::named(self.temp, self.file, self.held))
+        self.body.end_hole().map_err(write_failed)?;
+        Ok(Staged::named(self.temp, self.body.file, self.held))
+    }
+}
+
+impl Body {
+    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut rest = bytes;
+        let mut at = self.size;
+        self.size += bytes.len() as u64;
+        while !rest.is_empty() {
+            let (run, is_hole) = next_run(rest, at);
+            if !is_hole {
+                write_file_at(&self.file, &rest[..run], at)?;
+                self.written = at + run as u64;
+            }
+            at += run as u64;
+            rest = &rest[run..];
+        }
+        Ok(())
+    }
+
+    fn end_hole(&mut self) -> io::Result<()> {
+        if self.written < self.size {
+            set_file_len(&self.file, self.size)?;
+            self.written = self.size;
+        }
+        Ok(())
     }
 }
 

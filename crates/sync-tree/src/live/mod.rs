@@ -25,6 +25,7 @@ use sync_core::{Hint, Problem, RuleSet, TreePath};
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::{
+    described::Described,
     index::{Head, Index, IndexError},
     lock::LockError,
     look::{ChangeNote, LookError},
@@ -64,6 +65,8 @@ pub struct LiveOptions {
     pub rescan: Duration,
     /// How long deletions are remembered for those who were away.
     pub tombstone_retention: Duration,
+    /// Where the parts of large files are kept.
+    pub described: Arc<Described>,
 }
 
 impl LiveOptions {
@@ -77,6 +80,7 @@ impl LiveOptions {
             force_poll: false,
             rescan: Duration::from_secs(60 * 60),
             tombstone_retention: Duration::from_secs(90 * 24 * 60 * 60),
+            described: Arc::default(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{LiveOptions, TreeError};
@@ -58,7 +59,8 @@ impl Site {
         }
         // The clock must be the one of the tree's own file system.
         let clock_dir = state.work.as_ref().map_or(&state.dir, |work| &work.dir);
-        let looker = Looker::new(root.clone(), clock_dir, index.clone(), policy)?;
+        let looker = Looker::new(root.clone(), clock_dir, index.clone(), policy)?
+            .keeping(Arc::clone(&options.described));
         let (cookies, cookies_path) = cookies(&root, &state)
             .map_err(|source| TreeError::StateFile { path: state.path.clone(), source })?;
         Ok((Self { root, state, index, looker, cookies, cookies_path, handles: Handles::default() }, lock))

@@ -1,11 +1,13 @@
 //! Looks at one file or link: believes its identity or reads it.
 
-use std::io;
+use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
 
-use sync_core::{Content, Entry, Time};
+use sync_core::{Chunk, Content, Entry, Time, chunk::is_taken_apart};
 
 use crate::{
-    hash::{self, Identity},
+    chunks::{Apart, take_apart},
+    described::Described,
+    hash::{self, Hashed, Identity},
     index::{IndexedNode, Sketch},
     rooted::{Dir, Stat, StatKind, stat_file},
 };
@@ -48,50 +50,83 @@ pub(super) fn is_as_known(stat: &Stat, known: &Sketch, trust: &Trust) -> bool {
         && known.mode == carried_mode(stat)
 }
 
-pub(super) fn look_at_file(
-    dir: &Dir,
-    name: &str,
-    stat: &Stat,
-    old: Option<&IndexedNode>,
-    trust: &Trust,
-) -> Seen {
-    let identity = Identity::of(stat);
-    if let Some(old) = old
-        && matches!(old.node.entry.content, Content::File { .. })
-        && trust.believes(&old.sketch(), &identity)
-    {
-        let entry =
-            Entry { content: old.node.entry.content.clone(), mtime: stat.mtime, mode: carried_mode(stat) };
-        return Seen::Entry { entry, identity, vouched: true };
-    }
-    match read_file(dir, name, trust) {
-        Ok(seen) => seen,
-        Err(error) => seen_error(error),
-    }
+/// Reads files where their identity does not vouch for them.
+pub(super) struct Reader<'a> {
+    pub trust: &'a Trust,
+    pub described: Option<&'a Described>,
 }
 
-fn read_file(dir: &Dir, name: &str, trust: &Trust) -> io::Result<Seen> {
-    let file = dir.open_unseen(name)?;
-    for _ in 0..READS {
-        let before = stat_file(&file)?;
-        if before.kind != StatKind::File {
-            return Ok(Seen::Moved);
+impl Reader<'_> {
+    pub(super) fn look_at_file(&self, dir: &Dir, name: &str, stat: &Stat, old: Option<&IndexedNode>) -> Seen {
+        let identity = Identity::of(stat);
+        if let Some(old) = old
+            && matches!(old.node.entry.content, Content::File { .. })
+            && self.trust.believes(&old.sketch(), &identity)
+        {
+            let content = old.node.entry.content.clone();
+            let entry = Entry { content, mtime: stat.mtime, mode: carried_mode(stat) };
+            return Seen::Entry { entry, identity, vouched: true };
         }
-        let hashed = hash::hash_file(&file, before.size)?;
-        if hashed.read < before.size {
-            continue;
-        }
-        let after = stat_file(&file)?;
-        let (identity, still) = (Identity::of(&before), Identity::of(&before) == Identity::of(&after));
-        // A file that only grew is taken as the bytes it had: an entry of size n is its first n bytes. Whether those
-        // were left alone cannot be told, so nothing vouches for them and it is read again soon.
-        if still || after.size > before.size {
-            let content = Content::File { size: before.size, digest: hashed.digest };
-            let entry = Entry { content, mtime: before.mtime, mode: carried_mode(&before) };
-            return Ok(Seen::Entry { entry, identity, vouched: still && identity.vouches(trust.began) });
+        match self.read(dir, name, old) {
+            Ok(seen) => seen,
+            Err(error) => seen_error(error),
         }
     }
-    Ok(Seen::Restless)
+
+    fn read(&self, dir: &Dir, name: &str, old: Option<&IndexedNode>) -> io::Result<Seen> {
+        let file = dir.open_unseen(name)?;
+        for _ in 0..READS {
+            let before = stat_file(&file)?;
+            if before.kind != StatKind::File {
+                return Ok(Seen::Moved);
+            }
+            let identity = Identity::of(&before);
+            let (hashed, parts) = self.hash(&file, &identity, old)?;
+            if hashed.read < before.size {
+                continue;
+            }
+            let after = stat_file(&file)?;
+            let still = identity == Identity::of(&after);
+            // A file that only grew is taken as the bytes it had: an entry of size n is its first n bytes. Whether those
+            // were left alone cannot be told, so nothing vouches for them and it is read again soon.
+            if still || after.size > before.size {
+                if let (true, Some(described), Some(parts)) = (still, self.described, parts) {
+                    described.put(hashed.digest, parts.into());
+                }
+                let content = Content::File { size: before.size, digest: hashed.digest };
+                let entry = Entry { content, mtime: before.mtime, mode: carried_mode(&before) };
+                let vouched = still && identity.vouches(self.trust.began);
+                return Ok(Seen::Entry { entry, identity, vouched });
+            }
+        }
+        Ok(Seen::Restless)
+    }
+
+    /// Hashes a file, and finds out its parts at the same time if those of its old version are kept.
+    fn hash(
+        &self,
+        file: &File,
+        identity: &Identity,
+        old: Option<&IndexedNode>,
+    ) -> io::Result<(Hashed, Option<Vec<Chunk>>)> {
+        let size = identity.size;
+        let Some(known) = old.and_then(|old| self.parts_of(old, identity)) else {
+            return Ok((hash::hash_file(file, size)?, None));
+        };
+        let read = |offset, part: &mut [u8]| file.read_at(part, offset);
+        let (hashed, parts) =
+            rayon::join(|| hash::hash_file(file, size), || take_apart(&read, size, &known, &|| true));
+        let parts = if let Apart::Complete(parts) = parts? { Some(parts) } else { None };
+        Ok((hashed?, parts))
+    }
+
+    /// The parts of the old version of a file that has changed.
+    fn parts_of(&self, old: &IndexedNode, now: &Identity) -> Option<Arc<[Chunk]>> {
+        let Content::File { digest, .. } = &old.node.entry.content else { return None };
+        // If only a second look is taken, those of this version are known.
+        let changed = old.identity != *now && is_taken_apart(now.size);
+        if changed { self.described?.get(digest) } else { None }
+    }
 }
 
 pub(super) fn look_at_link(

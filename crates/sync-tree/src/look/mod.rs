@@ -26,12 +26,13 @@ mod walk;
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
 use sync_core::{Hint, Kind, NodeId, Problem, RuleSet, TreePath};
 
 use crate::{
+    described::Described,
     hash::FsClock,
     index::{Head, Index, IndexError, IndexedNode},
     rooted::{Dir, Root},
@@ -229,6 +230,8 @@ pub struct Looker {
     /// The share that this tree is a target of: its own directory, if it lies in here, is left alone.
     target_of: Option<String>,
     memory: Mutex<Memory>,
+    /// Where the parts of large files are kept, if anybody may ask for them.
+    described: Option<Arc<Described>>,
 }
 
 /// What one look leaves for the next within a run.
@@ -268,7 +271,14 @@ impl Looker {
             .map_err(|source| LookError::Root { path: root.path().display().to_string(), source })?;
         let memory = Mutex::new(Memory { restless: HashMap::new(), mounts });
         let target_of = small_text(state, TARGET_OF);
-        Ok(Self { root, clock, index, policy, target_of, memory })
+        Ok(Self { root, clock, index, policy, target_of, memory, described: None })
+    }
+
+    /// Where a file has changed of which the parts are kept there, those of the new version are found out while it is read.
+    /// Somebody asked for them when it changed before, and is about to ask again.
+    #[must_use]
+    pub fn keeping(self, described: Arc<Described>) -> Self {
+        Self { described: Some(described), ..self }
     }
 
     /// Compares and commits.

@@ -19,11 +19,12 @@ use super::{
     Dirty, Found, Here, LookError, LookLimits, LookObserver, LookReport, Looker, Memory, Places, Put, Scope,
     claim::Claim,
     commit::{Committer, is_root},
-    file::{Seen, Trust, carried_mode, is_as_known, look_at_file, look_at_link},
+    file::{Reader, Seen, Trust, carried_mode, is_as_known, look_at_link},
     mounts::{Boundary, Mounts},
     rules::{LookRules, read_text, small_text},
 };
 use crate::{
+    described::Described,
     hash::Identity,
     index::{Index, IndexError, IndexedNode},
     rooted::{Dir, RawDirEntry, Root, Stat, StatKind},
@@ -66,6 +67,7 @@ pub(super) fn look(
         trust: Trust { began, distrust: limits.distrust },
         rules: &rules,
         target_of: looker.target_of.clone(),
+        described: looker.described.as_deref(),
         stop: AtomicBool::new(false),
         claimed: Mutex::new(HashSet::new()),
         found,
@@ -92,6 +94,7 @@ pub(super) struct Walker<'a> {
     trust: Trust,
     rules: &'a LookRules,
     target_of: Option<String>,
+    described: Option<&'a Described>,
     stop: AtomicBool,
     /// Nodes that were found in a new place: each can be found only once.
     pub(super) claimed: Mutex<HashSet<NodeId>>,
@@ -358,7 +361,8 @@ impl<'a> Walker<'a> {
     fn place_file(&self, visit: &Visit, place: Known, stat: &Stat, batch: &mut Batch<'_, '_>) {
         let Known { place, known } = place;
         let seen = if stat.kind == StatKind::File {
-            look_at_file(&visit.dir, &place.name, stat, known.as_ref(), &self.trust)
+            let reader = Reader { trust: &self.trust, described: self.described };
+            reader.look_at_file(&visit.dir, &place.name, stat, known.as_ref())
         } else {
             look_at_link(&visit.dir, &place.name, stat, known.as_ref(), &self.trust)
         };

@@ -202,10 +202,10 @@ fn the_parts_of_a_file_are_told_whether_it_vouches_for_itself_or_not() {
         if settled {
             settle(&scene, "f");
         }
-        let mut file = scene.tree.open_file(id, Some(&digest)).unwrap();
+        let file = scene.tree.open_file(id, Some(&digest)).unwrap();
         assert_eq!(file.describe(|| true).unwrap(), Some(crate::chunks::chunk_bytes(&large(1))));
     }
-    let mut file = scene.tree.open_file(id, Some(&digest)).unwrap();
+    let file = scene.tree.open_file(id, Some(&digest)).unwrap();
     assert_eq!(file.describe(|| false).unwrap(), None, "it is told to stop");
     let (small, _) = digest_of(&scene, "small");
     assert_eq!(scene.tree.open_file(small, None).unwrap().describe(|| true).unwrap(), None);
@@ -220,10 +220,10 @@ fn the_parts_of_a_file_that_changed_are_not_told() {
     });
     for (name, bytes) in [("rewritten", large(2)), ("shorter", b"short".to_vec())] {
         let (id, digest) = digest_of(&scene, name);
-        let mut before = scene.tree.open_file(id, Some(&digest)).unwrap();
+        let before = scene.tree.open_file(id, Some(&digest)).unwrap();
         fs::write(scene.root.join(name), bytes).unwrap();
         assert!(matches!(before.describe(|| true), Err(ServeError::Changed)), "{name}: it was open before");
-        let after = scene.tree.open_file(id, Some(&digest)).and_then(|mut file| file.describe(|| true));
+        let after = scene.tree.open_file(id, Some(&digest)).and_then(|file| file.describe(|| true));
         assert!(matches!(after, Err(ServeError::Changed)), "{name}: {after:?}");
     }
 }
@@ -233,7 +233,7 @@ fn a_file_that_changes_while_it_is_taken_apart_is_not_told() {
     let scene = unwatched(|root| fs::write(root.join("f"), large(1)).unwrap());
     settle(&scene, "f");
     let (id, digest) = digest_of(&scene, "f");
-    let mut file = scene.tree.open_file(id, Some(&digest)).unwrap();
+    let file = scene.tree.open_file(id, Some(&digest)).unwrap();
     let rewrite = || {
         fs::write(scene.root.join("f"), large(2)).unwrap();
         true
