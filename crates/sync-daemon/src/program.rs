@@ -61,6 +61,8 @@ fn run(cli: &DaemonCli) -> anyhow::Result<()> {
     }
     sync_tree::platform::raise_open_files()
         .unwrap_or_else(|error| tracing::debug!(%error, "the limit of open files stays as it is"));
+    #[cfg(feature = "failpoints")]
+    sync_tree::probe::arm(|name| std::env::var(name).ok()).expect("the tester's variables are right");
     match &cli.command {
         None => serve(settings),
         Some(DaemonCommand::Check) => check(&settings),

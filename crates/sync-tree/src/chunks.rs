@@ -10,6 +10,8 @@ use std::{fs::File, io, ops::ControlFlow, os::unix::fs::FileExt};
 use fastcdc::v2020::{Normalization, cut, select_masks};
 use sync_core::chunk::{self, Chunk, ChunkHash};
 
+use crate::probe::probed;
+
 /// How much is read at a time. One thread takes 1.3 GB/s of random bytes apart and hashes them. Hashing the parts of a MiB on
 /// rayon's threads was no faster on two busy cores, and 256 KiB to 1 MiB made no difference.
 const BUFFER_BYTES: usize = 512 << 10;
@@ -41,7 +43,8 @@ pub fn chunk_file(file: &File, size: u64) -> io::Result<Option<Vec<Chunk>>> {
 /// # Errors
 /// Reading failed.
 pub fn for_each_chunk(file: &File, size: u64, mut take: impl FnMut(u64, Chunk)) -> io::Result<bool> {
-    let read = |offset, part: &mut [u8]| file.read_at(part, offset);
+    let read =
+        |offset, part: &mut [u8]| probed!(Read { file: file, at: offset } => file.read_at(part, offset));
     let ended = read_chunks(size, read, |offset, chunk| {
         take(offset, chunk);
         ControlFlow::Continue(())

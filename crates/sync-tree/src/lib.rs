@@ -23,4 +23,5 @@ pub mod rooted;
 pub mod rules;
 pub mod serve;
 pub mod state;
+pub mod trouble;
 mod watch;

@@ -21,10 +21,7 @@ use std::{
 };
 
 use rusqlite::Connection;
-use rustix::{
-    buffer::spare_capacity,
-    io::{Errno, pread},
-};
+use rustix::{buffer::spare_capacity, io::pread};
 use sync_core::{
     Chunk, Content, Digest, Hint, Node, NodeId, TreePath,
     chunk::{MOST_CHUNKS, is_taken_apart},
@@ -35,7 +32,9 @@ use crate::{
     hash::{Identity, hash_file},
     index::{IndexError, IndexedNode},
     live::{LiveTree, Site, Suspects},
+    probe::probed,
     rooted::{Dir, Stat, StatKind, stat_file},
+    trouble,
 };
 
 /// Directories that are held open for the files in them.
@@ -74,7 +73,9 @@ impl Hint for ServeError {
         match self {
             Self::NoSuchNode | Self::Changed => Some("read the feed on: it tells the newer state"),
             Self::NotAFile => None,
-            Self::Unreadable { .. } => Some("check the permissions of the file on the server"),
+            Self::Unreadable { source, .. } => {
+                trouble::advice(source).or(Some("check the permissions of the file on the server"))
+            }
             Self::TooLarge => Some("fetch it on its own"),
             Self::Index(error) => error.hint(),
         }
@@ -283,11 +284,12 @@ fn append_first(file: &File, size: u64, out: &mut Vec<u8>) -> io::Result<bool> {
     out.reserve(size);
     let mut at = 0;
     while out.len() < end {
-        match pread(file, spare_capacity(out), at) {
+        let mut read = || pread(file, spare_capacity(out), at).map_err(io::Error::from);
+        match probed!(Read { file: file, at: at } => read()) {
             Ok(0) => return Ok(false),
             Ok(count) => at += count as u64,
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     // There was room for more, and it may have grown.
@@ -340,6 +342,12 @@ impl std::fmt::Debug for Known {
 }
 
 impl ServedFile {
+    /// Where it is in the tree.
+    #[must_use]
+    pub fn path(&self) -> &TreePath {
+        &self.path
+    }
+
     /// Reads from an offset, up to the entry's size; 0 at its end. What was appended since is not part of the entry.
     ///
     /// # Errors
@@ -349,7 +357,7 @@ impl ServedFile {
         let want = left.min(buf.len());
         let part = &mut buf[..want];
         let count = loop {
-            match self.file.read_at(part, offset) {
+            match probed!(Read { file: &self.file, at: offset } => self.file.read_at(part, offset)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => break other?,
             }

@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use sync_core::{Content, Node, NodeId, TreePath};
@@ -23,8 +26,29 @@ pub(super) struct Context {
     pub store: Store,
     pub durability: Durability,
     pub concurrency: usize,
+    pub trouble: Trouble,
     /// Directories that were opened up to be worked in. They get their mode back, or their final one, in the end.
     pub opened: Mutex<BTreeMap<TreePath, WorkDir>>,
+}
+
+/// So many places in a row, that all fail because the disk or the system is in trouble, end a run. Each of them was perhaps
+/// fetched for nothing, and a list of all files helps nobody.
+const MOST_IN_TROUBLE: usize = 64;
+
+/// Counts places that fail for a reason that is not their own.
+#[derive(Debug, Default)]
+pub(super) struct Trouble(AtomicUsize);
+
+impl Trouble {
+    /// A place was changed.
+    pub(super) fn passed(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// Takes note of a failure. Answers whether going on makes no sense.
+    pub(super) fn is_too_much(&self, error: &ApplyError) -> bool {
+        error.is_trouble() && self.0.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_IN_TROUBLE
+    }
 }
 
 impl Context {

@@ -5,6 +5,8 @@
 
 use std::io;
 
+use sync_core::TreePath;
+
 use super::{Applier, ApplyError, Durability, Expect, Place, Recovered, carry, journal};
 use crate::rooted::Stat;
 
@@ -79,11 +81,14 @@ impl Applier {
     /// # Errors
     /// Neither is possible. It waits on.
     pub fn put_back(&self, key: u64) -> Result<Recovered, ApplyError> {
-        self.return_move(&key.to_string())
+        let name = key.to_string();
+        // A note that cannot be read now can perhaps be read at the next start.
+        let known = journal::read(&self.moves, &name)
+            .map_err(|source| ApplyError::of_state("find out where it was", source))?;
+        self.return_move(&name, known)
     }
 
-    pub(super) fn return_move(&self, name: &str) -> Result<Recovered, ApplyError> {
-        let known = journal::read(&self.moves, name);
+    pub(super) fn return_move(&self, name: &str, known: Option<TreePath>) -> Result<Recovered, ApplyError> {
         if let Some(path) = &known
             && let Ok((dir, last)) = self.root.open_parent(path)
             && carry(&self.moves, name, &dir, &last).is_ok()

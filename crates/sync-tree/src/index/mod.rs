@@ -223,6 +223,12 @@ impl Index {
         })))
     }
 
+    /// The file that it is in.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.0.path
+    }
+
     /// The random identity made with the index.
     #[must_use]
     pub fn share_id(&self) -> ShareId {
@@ -275,7 +281,8 @@ impl Index {
     /// The database failed.
     pub fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, IndexError> {
         self.0.check()?;
-        let value = self.read_with(work);
+        let asked: rusqlite::Result<()> = probed!(Query { database: &self.0.path } => Ok(()));
+        let value = asked.and_then(|()| self.read_with(work));
         value.map_err(|error| self.0.damage(&error).unwrap_or_else(|| error.into()))
     }
 

@@ -18,16 +18,18 @@ use sync_core::{
 use super::{
     Dirty, Found, Here, LookError, LookLimits, LookObserver, LookReport, Looker, Memory, Places, Put, Scope,
     claim::Claim,
+    clock_error,
     commit::{Committer, is_root},
     file::{Seen, Trust, carried_mode, is_as_known, look_at_file, look_at_link},
     mounts::{Boundary, Mounts},
-    rules::{LookRules, read_text, small_text},
+    rules::{LookRules, read_text},
 };
 use crate::{
     hash::Identity,
     index::{Index, IndexError, IndexedNode},
     rooted::{Dir, RawDirEntry, Root, Stat, StatKind},
     rules::{Rules, SYNCIGNORE},
+    trouble,
 };
 
 /// Batches between the walkers and the committer: one for each directory, so this bounds memory by directory size.
@@ -55,7 +57,7 @@ pub(super) fn look(
     limits: &LookLimits,
 ) -> Result<LookReport, LookError> {
     let rules = LookRules::load(&looker.policy, &looker.index)?;
-    let began = looker.clock.now().map_err(|source| root_error(&looker.root, source))?;
+    let began = looker.clock.now().map_err(|source| clock_error(&looker.root, source))?;
     let (found, batches) = crossbeam_channel::bounded(BATCHES_AHEAD);
     let walker = Walker {
         root: &looker.root,
@@ -66,6 +68,7 @@ pub(super) fn look(
         trust: Trust { began, distrust: limits.distrust },
         rules: &rules,
         target_of: looker.target_of.clone(),
+        troubled: troubled(&looker.index, scope)?,
         stop: AtomicBool::new(false),
         claimed: Mutex::new(HashSet::new()),
         found,
@@ -92,6 +95,8 @@ pub(super) struct Walker<'a> {
     trust: Trust,
     rules: &'a LookRules,
     target_of: Option<String>,
+    /// Places that could not be read, if only some are looked at.
+    troubled: HashSet<TreePath>,
     stop: AtomicBool,
     /// Nodes that were found in a new place: each can be found only once.
     pub(super) claimed: Mutex<HashSet<NodeId>>,
@@ -193,11 +198,11 @@ impl<'a> Walker<'a> {
             Err(error) => return self.send(vec![self.unreadable(visit.here.path.clone(), &error)]),
         };
         let mut batch = Batch { walker: self, items: Vec::new() };
-        self.take_rules(
-            &mut visit,
-            listing.iter().any(|raw| *raw.name == *SYNCIGNORE.as_bytes()),
-            &mut batch,
-        );
+        let has_rules = listing.iter().any(|raw| *raw.name == *SYNCIGNORE.as_bytes());
+        if let Err(error) = self.take_rules(&mut visit, has_rules, &mut batch) {
+            batch.push(self.unruled(&visit.here.path, &error));
+            return batch.flush();
+        }
         let (listing, old) = match self.news(&visit, listing) {
             Ok(news) => news,
             Err(error) => return self.send(vec![Found::Broken(error.into())]),
@@ -420,8 +425,9 @@ impl<'a> Walker<'a> {
         batch: &mut Batch<'_, '_>,
     ) -> Option<Visit> {
         let Known { place, known } = place;
-        let dir = match visit.dir.open_dir(&place.name) {
-            Ok(dir) => dir,
+        let opened = visit.dir.open_dir(&place.name);
+        let (dir, is_other_end) = match opened.and_then(|dir| Ok((self.is_other_end(&dir)?, dir))) {
+            Ok((is_other_end, dir)) => (dir, is_other_end),
             Err(error) if is_gone(&error) => {
                 batch.push(Found::Revisit(place.path));
                 return None;
@@ -434,7 +440,7 @@ impl<'a> Walker<'a> {
                 return None;
             }
         };
-        if self.is_other_end(&dir) {
+        if is_other_end {
             if let Some(node) = known {
                 let (path, node) = (place.path.clone(), Box::new(node));
                 batch.push(Found::Vanished { path, node, forgotten: true });
@@ -552,13 +558,27 @@ impl<'a> Walker<'a> {
         if is_gone(error) {
             return Found::Revisit(path);
         }
-        Found::Problem(Problem::new(path, format!("cannot be read: {error}")))
+        let problem = Problem::new(path, format!("cannot be read: {}", trouble::told(error)));
+        if trouble::may_pass(error) { Found::Passing(problem) } else { Found::Problem(problem) }
+    }
+
+    /// Nobody knows what is ignored in a directory, so nothing in it may be taken in.
+    fn unruled(&self, dir: &TreePath, error: &io::Error) -> Found {
+        let text = format!(
+            "cannot be read: {}; what it hides is not known, so its directory is left as it was",
+            trouble::told(error)
+        );
+        let problem = Problem::new(dir.join(SYNCIGNORE), text);
+        if trouble::may_pass(error) { Found::Passing(problem) } else { Found::Problem(problem) }
     }
 
     /// Reads the directory's rule file if it has one, and applies it to what is below. Answers whether it is new.
-    fn take_rules(&self, visit: &mut Visit, has_file: bool, batch: &mut Batch<'_, '_>) -> bool {
+    ///
+    /// # Errors
+    /// It cannot be read, and no earlier text of it is known.
+    fn take_rules(&self, visit: &mut Visit, has_file: bool, batch: &mut Batch<'_, '_>) -> io::Result<bool> {
         if !self.rules.own {
-            return false;
+            return Ok(false);
         }
         let path = &visit.here.path;
         let known = self.rules.texts.get(path);
@@ -567,30 +587,43 @@ impl<'a> Walker<'a> {
                 Ok(text) => Some(text),
                 Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::InvalidInput => None,
                 // Its own row gets the problem; until it can be read the known rules hold.
-                Err(_) => return false,
+                Err(_) if known.is_some() => return Ok(false),
+                Err(error) => return Err(error),
             }
         } else {
             None
         };
         if text.as_ref() == known {
-            return false;
+            return Ok(false);
         }
         let rules = self.rules.with_text(&visit.rules, path, text.as_deref());
         batch.push(Found::Rule { dir: path.clone(), text, applied: rules.is_some() });
         if let Some(rules) = rules {
             visit.rules = Arc::new(rules);
         }
-        true
+        Ok(true)
+    }
+
+    /// Whether a directory has a rule file of which nothing is known yet.
+    fn has_unknown_rules(&self, dir: &Dir, path: &TreePath) -> bool {
+        self.rules.own && !self.rules.texts.contains_key(path) && dir.stat(SYNCIGNORE).is_ok()
     }
 
     /// Whether a directory is the other end: a target of this share, or the share of this target. Taking it in would put the
     /// tree into itself, or make a pull take the share apart.
-    fn is_other_end(&self, dir: &Dir) -> bool {
-        let Ok(state) = dir.open_dir(STATE_DIR) else { return false };
-        if self.rules.own {
-            small_text(&state, TARGET_OF).is_some_and(|share| share == self.index.share_id().to_hex())
-        } else {
-            self.target_of.is_some() && small_text(&state, SHARE_ID) == self.target_of
+    ///
+    /// # Errors
+    /// That cannot be told now.
+    fn is_other_end(&self, dir: &Dir) -> io::Result<bool> {
+        let (name, other) = match (self.rules.own, &self.target_of) {
+            (true, _) => (TARGET_OF, self.index.share_id().to_hex()),
+            (false, Some(share)) => (SHARE_ID, share.clone()),
+            (false, None) => return Ok(false),
+        };
+        match dir.open_dir(STATE_DIR).and_then(|state| read_text(&state, name)) {
+            Ok(text) => Ok(text.trim() == other),
+            Err(error) if trouble::may_pass(&error) => Err(error),
+            Err(_) => Ok(false),
         }
     }
 
@@ -610,8 +643,10 @@ impl<'a> Walker<'a> {
                 continue;
             }
             // A directory may have become a target since it was listed; then it is its own place that changed.
-            let known =
-                self.known_dir(&parent)?.filter(|(dir, _)| parent.is_root() || !self.is_other_end(dir));
+            // Where that cannot be told, it is what it was.
+            let known = self
+                .known_dir(&parent)?
+                .filter(|(dir, _)| parent.is_root() || !self.is_other_end(dir).unwrap_or(false));
             if let Some((dir, here)) = known {
                 self.look_at_names(tasks, dir, here, names)?;
             } else if let Some((above, name)) = parent.split() {
@@ -658,7 +693,18 @@ impl<'a> Walker<'a> {
         };
         let mut visit = self.start(here, dir, own_stat.dev);
         let mut batch = Batch { walker: self, items: Vec::new() };
-        if names.contains_key(SYNCIGNORE) && self.take_rules(&mut visit, true, &mut batch) {
+        let ask_rules =
+            names.contains_key(SYNCIGNORE) || self.has_unknown_rules(&visit.dir, &visit.here.path);
+        let taken = if ask_rules { self.take_rules(&mut visit, true, &mut batch) } else { Ok(false) };
+        let has_new_rules = match taken {
+            Ok(new) => new,
+            Err(error) => {
+                batch.push(self.unruled(&visit.here.path, &error));
+                batch.flush();
+                return Ok(());
+            }
+        };
+        if has_new_rules {
             // New rules may hide or show anything below.
             batch.push(Found::Covered { path: visit.here.path.clone(), deep: true });
             self.put_dir_itself(&visit.here, &own_stat, &mut batch)?;
@@ -677,6 +723,8 @@ impl<'a> Walker<'a> {
             let seen = visit.dir.stat(&place.name);
             let found_dir = self.place(&visit, Known { place, known }, seen, &mut batch);
             // A directory that was there before and is the same one holds what it held, unless somebody said otherwise.
+            // One that could not be read has to be.
+            let deep = deep || self.troubled.contains(&path);
             let enter = found_dir.filter(|dir| deep || !self.is_same_dir(known_dir.as_ref(), &dir.dir));
             batch.push(Found::Covered { path, deep: deep || enter.is_some() || known_dir.is_none() });
             below.extend(enter);
@@ -755,6 +803,14 @@ fn dir_sight(stat: &Stat) -> Sight {
     // A directory's ctime moves with everything in it and vouches for nothing; only the inode counts.
     let identity = Identity { ino: stat.ino, size: 0, mtime: stat.mtime, ctime: Time::default() };
     Sight { entry, identity, vouched: true }
+}
+
+/// The places with problems, where not all of them are looked at anyway.
+fn troubled(index: &Index, scope: &Scope) -> Result<HashSet<TreePath>, LookError> {
+    match scope {
+        Scope::Everything => Ok(HashSet::new()),
+        Scope::Places(_) => Ok(index.problems()?.into_iter().map(|problem| problem.path).collect()),
+    }
 }
 
 /// Whether an error says that a name is not there.
