@@ -125,7 +125,9 @@ fn accept(settings: &DaemonSettings, name: &str) -> anyhow::Result<()> {
 fn serve(settings: DaemonSettings) -> anyhow::Result<()> {
     settings.require_share()?;
     use_threads(settings.threads);
-    let runtime = Runtime::new().context("Cannot start threads")?;
+    let runtime = Runtime::new()
+        .advise("let it have more files open (ulimit -n) and more threads (ulimit -u)")
+        .context("Cannot start threads")?;
     let served = runtime.block_on(serve_until_signal(settings));
     // Reads that hang on a dead disk do not keep the process.
     runtime.shutdown_timeout(RUNTIME_ENDS_WITHIN);

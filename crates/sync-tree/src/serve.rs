@@ -32,13 +32,15 @@ use crate::{
     hash::{Identity, hash_file},
     index::{IndexError, IndexedNode},
     live::{LiveTree, Site, Suspects},
+    platform::files_to_hold,
     probe::probed,
     rooted::{Dir, Stat, StatKind, stat_file},
     trouble,
 };
 
-/// Directories that are held open for the files in them.
+/// Directories that are held open for the files in them: so many, or this part of the files that the process may have open.
 const MOST_HANDLES: usize = 256;
+const HANDLES_PART: usize = 8;
 
 /// Why a file cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -100,8 +102,9 @@ impl Handles {
 
     fn put(&self, id: NodeId, dir: Dir) {
         let now = self.uses.fetch_add(1, Ordering::Relaxed);
+        let most = files_to_hold(MOST_HANDLES, HANDLES_PART);
         let mut dirs = self.lock();
-        if dirs.len() >= MOST_HANDLES
+        if dirs.len() >= most
             && let Some(oldest) = dirs.iter().min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id)
         {
             dirs.remove(&oldest);

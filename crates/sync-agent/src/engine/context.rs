@@ -11,8 +11,9 @@ use std::{
 
 use sync_core::{Content, Node, NodeId, TreePath};
 use sync_tree::{
-    apply::{Applier, ApplyError, Durability, Expect, Place, WorkDir},
+    apply::{Applier, ApplyError, Durability, Expect, FLUSH_SINGLY, Place, WorkDir},
     hash::Identity,
+    platform::files_to_hold,
     rooted::{Dir, Root},
 };
 
@@ -76,6 +77,31 @@ impl Context {
     }
 }
 
+/// Directories in which names changed, until that is flushed. Many are not held: the whole file system is flushed then.
+#[derive(Debug, Default)]
+pub(super) struct Changed {
+    dirs: HashMap<NodeId, Dir>,
+    many: bool,
+}
+
+impl Changed {
+    pub(super) fn add(&mut self, id: NodeId, dir: &Dir) {
+        if self.many || self.dirs.contains_key(&id) {
+            return;
+        }
+        self.dirs.insert(id, dir.clone());
+        if self.dirs.len() > FLUSH_SINGLY {
+            self.many = true;
+            self.dirs.clear();
+        }
+    }
+
+    /// Flushes them as the durability asks for.
+    pub(super) fn flush(&self, applier: &Applier) -> Result<(), ApplyError> {
+        if self.many { applier.flush_all() } else { applier.flush_dirs(self.dirs.values()) }
+    }
+}
+
 /// Handles of the directories that were used last.
 #[derive(Debug)]
 pub(super) struct Dirs<'a> {
@@ -83,8 +109,10 @@ pub(super) struct Dirs<'a> {
     held: HashMap<TreePath, Dir>,
 }
 
-/// So many handles are held by one thread: plans are sorted by path, so few are enough.
+/// So many handles are held by one thread: plans are sorted by path, so few are enough. Of the files that the process may have
+/// open it is this part at most.
 const HELD: usize = 64;
+const HELD_PART: usize = 16;
 
 impl<'a> Dirs<'a> {
     pub(super) fn new(context: &'a Context) -> Self {
@@ -110,7 +138,7 @@ impl<'a> Dirs<'a> {
             .map_err(|source| ApplyError::of_place(path, "look at the directory", source))?
             .mode;
         let dir = if mode & 0o300 == 0o300 { dir } else { self.open_up(&above, name, path)? };
-        if self.held.len() >= HELD {
+        if self.held.len() >= files_to_hold(HELD, HELD_PART) {
             self.held.clear();
         }
         self.held.insert(path.clone(), dir.clone());

@@ -329,29 +329,31 @@ impl Engine {
         if !matches!(error, EngineError::Apply(_) | EngineError::Index(_) | EngineError::Look(_)) {
             return error;
         }
-        if let Err(halt) = self.check_root() {
-            return halt;
-        }
-        let named = self.context.root.dir().stat(STATE_DIR);
-        match (named, self.work.stat_self()) {
-            (Ok(named), Ok(held)) if named.ino != held.ino => {
-                ApplyError::Gone { path: TreePath::root() }.into()
-            }
-            (Err(error), _) if error.kind() == std::io::ErrorKind::NotFound => {
-                ApplyError::Gone { path: TreePath::root() }.into()
-            }
-            _ => naming(error, self.store().index().file()),
+        match self.check_root() {
+            Ok(()) => naming(error, self.store().index().file()),
+            Err(reason) => reason,
         }
     }
 
-    /// The target must still be the directory that was opened.
+    /// The target must still be the directory that was opened, and `.syncd` in it.
     fn check_root(&self) -> Result<(), EngineError> {
         let root = &self.context.root;
         match root.path_identity() {
-            Ok(identity) if identity == root.identity() => Ok(()),
+            Ok(identity) if identity == root.identity() => self.check_state(),
             Ok(_) => Err(Halt::Target { reason: "another directory is in its place".to_owned() }.into()),
             Err(error) => Err(Halt::Target { reason: error.to_string() }.into()),
         }
+    }
+
+    /// What is removed while it is held can still be written to, for nobody.
+    fn check_state(&self) -> Result<(), EngineError> {
+        let is_ours = match (self.context.root.dir().stat(STATE_DIR), self.work.stat_self()) {
+            (Ok(named), Ok(held)) => named.ino == held.ino,
+            (Err(error), _) => error.kind() != std::io::ErrorKind::NotFound,
+            // What is wrong then shows where it matters.
+            (Ok(_), Err(_)) => true,
+        };
+        if is_ours { Ok(()) } else { Err(ApplyError::Gone { path: TreePath::root() }.into()) }
     }
 
     fn look_at_stale(&mut self, outcome: &Outcome) -> Result<(), EngineError> {
@@ -429,6 +431,9 @@ impl Engine {
         // What is in place and could not be written down is the share's all the same, see `adopt_unrecorded`.
         self.cut_off |= matches!(round, Err(EngineError::Index(_)));
         let (scope, deletions, outcome) = round?;
+        if !outcome.problems.is_empty() {
+            self.check_root()?;
+        }
         self.forget_solved(&scope, &outcome)?;
         self.store().settled(&scope, &outcome.left_remote)?;
         self.store().keep_local_pending(&outcome.left_local)?;

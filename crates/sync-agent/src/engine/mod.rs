@@ -212,7 +212,7 @@ impl Hint for EngineError {
                 ..
             } => source.hint(),
             Self::Database { .. } => Some(
-                "look at its permissions and the space on its disk, or choose another place with --state-dir",
+                "look at its permissions, at the space on its disk and at how many files may be open (ulimit -n), or choose another place with --state-dir",
             ),
             Self::Digest => Some("restart the daemon; if it stays so, please report it"),
             Self::Cancelled | Self::Broken { .. } => None,

@@ -16,10 +16,7 @@ use sync_core::{
     plan::{Over, Put, Source},
 };
 use sync_locations::{Answer, FetchFailure, Location, LocationError, Want};
-use sync_tree::{
-    apply::{ApplyError, Displaced, Durability, Expect, Place, Staged},
-    rooted::Dir,
-};
+use sync_tree::apply::{ApplyError, Displaced, Durability, Expect, Place, Staged};
 use tokio::{
     sync::{
         OwnedSemaphorePermit, Semaphore,
@@ -31,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     AppliedOp, EngineError,
-    context::{Context, Dirs},
+    context::{Changed, Context, Dirs},
     cycle::Run,
     delta::{self, Wanted},
     outcome::Outcome,
@@ -628,28 +625,23 @@ impl<'a> Worker<'a> {
             return self.shared.fail(error.into());
         }
         let mut done = Vec::with_capacity(batch.len());
-        let mut dirs: HashMap<NodeId, Dir> = HashMap::new();
+        let mut changed = Changed::default();
         for (item, staged) in batch {
             let put = item.put();
-            match self.place_file(put, staged, &mut dirs) {
+            match self.place_file(put, staged, &mut changed) {
                 Ok(one) => done.push(one),
                 Err(EngineError::Apply(error)) => self.shared.place_failed(error, put),
                 Err(error) => self.shared.fail(error),
             }
         }
-        if let Err(error) = self.shared.context.applier.flush_dirs(dirs.values()) {
+        if let Err(error) = changed.flush(&self.shared.context.applier) {
             return self.shared.fail(error.into());
         }
         // Only fails if the recorder has failed, and then the run has.
         let _ = self.records.send(done);
     }
 
-    fn place_file(
-        &mut self,
-        put: &Put,
-        staged: Staged,
-        dirs: &mut HashMap<NodeId, Dir>,
-    ) -> Result<Done, EngineError> {
+    fn place_file(&mut self, put: &Put, staged: Staged, changed: &mut Changed) -> Result<Done, EngineError> {
         let Put::File { path, remote, over, .. } = put else {
             return Err(EngineError::Broken { reason: format!("{} is planned as a file", put.path()) });
         };
@@ -657,7 +649,7 @@ impl<'a> Worker<'a> {
         let at = Place { dir: &dir, name, path };
         let (expect, displaced) = self.over(over.as_ref())?;
         let stat = self.shared.context.applier.place(staged, &at, &remote.entry, &expect, displaced)?;
-        dirs.entry(remote.parent).or_insert_with(|| dir.clone());
+        changed.add(remote.parent, &dir);
         self.placed(put, op_of(over.as_ref()));
         self.shared.reporter.file_done(path);
         Ok(Done::Present { remote: remote.clone(), over: over.as_ref().map(|over| over.local.id), stat })

@@ -54,7 +54,7 @@ pub use recover::Recovered;
 pub use stage::{Staged, StagedFile};
 
 /// Up to so many files or directories are flushed one by one; beyond that one flush of the whole file system is cheaper.
-const FLUSH_SINGLY: usize = 16;
+pub const FLUSH_SINGLY: usize = 16;
 
 /// When what was written is made to survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -175,12 +175,22 @@ impl Applier {
         if self.durability == Durability::None {
             return Ok(());
         }
-        let failed = |source| ApplyError::of_state("flush directories", source);
         let dirs: Vec<&Dir> = dirs.into_iter().collect();
         if dirs.len() > FLUSH_SINGLY {
-            return self.staging.dir().sync_fs().map_err(failed);
+            return self.flush_all();
         }
-        dirs.iter().try_for_each(|dir| dir.sync()).map_err(failed)
+        dirs.iter().try_for_each(|dir| dir.sync()).map_err(dirs_failed)
+    }
+
+    /// The same for more than [`FLUSH_SINGLY`] directories, of which nobody needs to hold handles.
+    ///
+    /// # Errors
+    /// Like [`Applier::flush_dirs`].
+    pub fn flush_all(&self) -> Result<(), ApplyError> {
+        match self.durability {
+            Durability::None => Ok(()),
+            Durability::Batch | Durability::File => self.staging.dir().sync_fs().map_err(dirs_failed),
+        }
     }
 
     /// Removes the directories in which this run staged its files. The last call: nothing can be staged afterwards.
@@ -244,6 +254,10 @@ impl Expect {
         let now = Identity { ctime: identity.ctime, ..Identity::of(stat) };
         stat.kind == kind && now == *identity
     }
+}
+
+fn dirs_failed(source: io::Error) -> ApplyError {
+    ApplyError::of_state("flush directories", source)
 }
 
 /// In staging: see [`Applier::swap`].

@@ -93,8 +93,15 @@ impl Hint for IndexError {
             Self::Damaged { .. } => Some(
                 "start it again, or move that file away: a new one is made from what is on the disk, and nothing is lost",
             ),
+            Self::Database { source }
+                if source.sqlite_error_code() == Some(rusqlite::ErrorCode::CannotOpen) =>
+            {
+                Some(
+                    "check that the state directory is writable, and that the program may have enough files open (ulimit -n)",
+                )
+            }
             Self::Database { .. } | Self::Aside { .. } => {
-                Some("check that the state directory is writable and the disk is not full")
+                Some("check that the state directory is writable, and its disk neither full nor failing")
             }
             Self::TooNew { .. } => {
                 Some("run the newer version, or move the state directory away to start anew")
