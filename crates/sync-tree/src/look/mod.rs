@@ -15,6 +15,7 @@
 
 mod claim;
 mod commit;
+mod enter;
 mod file;
 mod mounts;
 mod rules;

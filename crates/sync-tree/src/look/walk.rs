@@ -11,9 +11,7 @@ use std::{
 
 use crossbeam_channel::Sender;
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
-use sync_core::{
-    Content, Entry, Kind, Name, NameError, Node, NodeId, Problem, Time, TreePath, name::STATE_DIR,
-};
+use sync_core::{Content, Entry, Kind, Name, NameError, Node, NodeId, Problem, Time, TreePath};
 
 use super::{
     Dirty, Found, Here, LookError, LookLimits, LookObserver, LookReport, Looker, Memory, Places, Put, Scope,
@@ -22,7 +20,7 @@ use super::{
     commit::{Committer, is_root},
     file::{Seen, Trust, carried_mode, is_as_known, look_at_file, look_at_link},
     mounts::{Boundary, Mounts},
-    rules::{LookRules, read_text},
+    rules::LookRules,
 };
 use crate::{
     hash::Identity,
@@ -93,8 +91,8 @@ pub(super) struct Walker<'a> {
     mounts: Mounts,
     accept: bool,
     trust: Trust,
-    rules: &'a LookRules,
-    target_of: Option<String>,
+    pub(super) rules: &'a LookRules,
+    pub(super) target_of: Option<String>,
     /// Places that could not be read, if only some are looked at.
     troubled: HashSet<TreePath>,
     stop: AtomicBool,
@@ -104,23 +102,23 @@ pub(super) struct Walker<'a> {
 }
 
 /// A directory that is to be walked.
-struct Visit {
-    here: Here,
-    dir: Dir,
+pub(super) struct Visit {
+    pub(super) here: Here,
+    pub(super) dir: Dir,
     dev: u64,
     /// Whether the index may know something in it.
     existed: bool,
-    rules: Arc<Rules>,
+    pub(super) rules: Arc<Rules>,
 }
 
 /// What is being collected in one directory.
-struct Batch<'w, 'a> {
+pub(super) struct Batch<'w, 'a> {
     walker: &'w Walker<'a>,
     items: Vec<Found>,
 }
 
 impl Batch<'_, '_> {
-    fn push(&mut self, found: Found) {
+    pub(super) fn push(&mut self, found: Found) {
         self.items.push(found);
         if self.items.len() >= BATCH {
             self.flush();
@@ -560,71 +558,6 @@ impl<'a> Walker<'a> {
         }
         let problem = Problem::new(path, format!("cannot be read: {}", trouble::told(error)));
         if trouble::may_pass(error) { Found::Passing(problem) } else { Found::Problem(problem) }
-    }
-
-    /// Nobody knows what is ignored in a directory, so nothing in it may be taken in.
-    fn unruled(&self, dir: &TreePath, error: &io::Error) -> Found {
-        let text = format!(
-            "cannot be read: {}; what it hides is not known, so its directory is left as it was",
-            trouble::told(error)
-        );
-        let problem = Problem::new(dir.join(SYNCIGNORE), text);
-        if trouble::may_pass(error) { Found::Passing(problem) } else { Found::Problem(problem) }
-    }
-
-    /// Reads the directory's rule file if it has one, and applies it to what is below. Answers whether it is new.
-    ///
-    /// # Errors
-    /// It cannot be read, and no earlier text of it is known.
-    fn take_rules(&self, visit: &mut Visit, has_file: bool, batch: &mut Batch<'_, '_>) -> io::Result<bool> {
-        if !self.rules.own {
-            return Ok(false);
-        }
-        let path = &visit.here.path;
-        let known = self.rules.texts.get(path);
-        let text = if has_file {
-            match read_text(&visit.dir, SYNCIGNORE) {
-                Ok(text) => Some(text),
-                Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::InvalidInput => None,
-                // Its own row gets the problem; until it can be read the known rules hold.
-                Err(_) if known.is_some() => return Ok(false),
-                Err(error) => return Err(error),
-            }
-        } else {
-            None
-        };
-        if text.as_ref() == known {
-            return Ok(false);
-        }
-        let rules = self.rules.with_text(&visit.rules, path, text.as_deref());
-        batch.push(Found::Rule { dir: path.clone(), text, applied: rules.is_some() });
-        if let Some(rules) = rules {
-            visit.rules = Arc::new(rules);
-        }
-        Ok(true)
-    }
-
-    /// Whether a directory has a rule file of which nothing is known yet.
-    fn has_unknown_rules(&self, dir: &Dir, path: &TreePath) -> bool {
-        self.rules.own && !self.rules.texts.contains_key(path) && dir.stat(SYNCIGNORE).is_ok()
-    }
-
-    /// Whether a directory is the other end: a target of this share, or the share of this target. Taking it in would put the
-    /// tree into itself, or make a pull take the share apart.
-    ///
-    /// # Errors
-    /// That cannot be told now.
-    fn is_other_end(&self, dir: &Dir) -> io::Result<bool> {
-        let (name, other) = match (self.rules.own, &self.target_of) {
-            (true, _) => (TARGET_OF, self.index.share_id().to_hex()),
-            (false, Some(share)) => (SHARE_ID, share.clone()),
-            (false, None) => return Ok(false),
-        };
-        match dir.open_dir(STATE_DIR).and_then(|state| read_text(&state, name)) {
-            Ok(text) => Ok(text.trim() == other),
-            Err(error) if trouble::may_pass(&error) => Err(error),
-            Err(_) => Ok(false),
-        }
     }
 
     fn run_places<'s>(&'s self, tasks: &rayon::Scope<'s>, places: &[Dirty]) -> Result<(), LookError> {
