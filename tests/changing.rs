@@ -22,8 +22,10 @@ const PATH: &str = "the file";
 /// Packed with others; on its own; with most of it already in the target.
 const SHAPES: [Shape; 3] = [Shape::Bytes(3_000), Shape::Bytes(1_700_000), Shape::Mostly(1_700_000)];
 
-/// What is done to it.
-const CHANGES: [(&str, fn(&Tree, Shape)); 8] = [
+/// What is done to it in a tree.
+type Change = fn(&Tree, Shape);
+
+const CHANGES: [(&str, Change); 8] = [
     ("other content", |tree, shape| drop(tree.file(PATH, contents(PATH, 9, shape)))),
     ("saved by a rename", |tree, shape| tree.save(PATH, contents(PATH, 9, shape))),
     ("grown", |tree, shape| tree.append(PATH, contents(PATH, 9, shape))),

@@ -92,7 +92,7 @@ fn each_of_several_files_goes_on_whichever_side_ended() {
     for fails in [Fails::Agent, Fails::Daemon] {
         let lab = Lab::new();
         for file in 0..FILES {
-            lab.share.bytes(&format!("large {file}"), EACH as usize, 10 + file);
+            lab.share.bytes(format!("large {file}"), EACH as usize, 10 + file);
         }
         let mut daemon = lab.daemon();
         let proxy = slow_line(&daemon);

@@ -142,8 +142,9 @@ fn a_target_that_is_removed_in_the_middle_of_a_pull_is_told_and_not_made_again()
         });
         remove_all(&lab.path(gone));
         let finished = pull.finish(PATIENCE);
-        let code = if gone == "target" { 4 } else { 1 };
-        common::expect_code(&finished, code);
+        // Nothing is removed at once: that `.syncd` is gone may be noticed before the target is.
+        let expected: &[i32] = if gone == "target" { &[4, 1] } else { &[1] };
+        assert!(finished.code.is_some_and(|code| expected.contains(&code)), "{finished:?}");
         assert_clear(&finished.stderr, &["error: ", "\nhint: ", "mount"]);
         assert!(!lab.path(gone).exists(), "{gone} was made again by a run that had lost it");
         agent.pull().expect(0);
