@@ -1,6 +1,6 @@
 //! Real trouble: few open files, a target or its state directory that is removed in the middle of something.
 
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "the trees are the test's own")]
+#![expect(clippy::disallowed_methods, reason = "the trees are the test's own")]
 
 mod common;
 
