@@ -11,23 +11,11 @@ mod common;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    process::Command,
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
 };
 
-use common::{Lab, SHARE, SYNC_AGENT};
-use sync_testkit::{
-    crash::{self, Versions},
-    programs::{Agent, Daemon, Outcome, PATIENCE},
-    tree::{Tree, same},
-};
+use common::scene::{self, Scene};
+use sync_testkit::{programs::PATIENCE, tree::Tree};
 use sync_tree::probe::{FAILPOINT, Op, OpKind, TRACE};
-
-/// What a pull may receive beyond missing content: the feed, headers, the answers to wants.
-const TALK_BYTES: u64 = 32 * 1024;
 
 const DURABILITIES: [&str; 3] = ["none", "batch", "file"];
 
@@ -37,57 +25,28 @@ const AREAS: usize = 10;
 /// How often a point is tried that a run went by: how files are batched, and so how they are flushed, depends on when they come.
 const TRIES: usize = 4;
 
-/// Two versions of a share and a target that has the first, with edits of its own. Each case works on a copy of it.
-struct Scene {
-    lab: Lab,
-    daemon: Daemon,
-    versions: Versions,
-    next: AtomicUsize,
-}
+/// A scene whose runs are killed.
+struct Crashes(Scene);
 
-impl Scene {
-    fn new() -> Self {
-        let lab = Lab::new();
-        crash::first(&lab.share);
-        let daemon = lab.daemon();
-        lab.agent_into(&daemon.url(), "template").pull().expect(0);
-        let first = lab.share.snapshot();
-        crash::edit(&lab.tree("template"));
-        let witness = lab.agent_into(&daemon.url(), "witness");
-        crash::second(&lab.share, || drop(witness.pull().expect(0)));
-        let versions = Versions::new(first, lab.share.snapshot());
-        // From here on the share stays as it is, so runs that are killed at the same step do the same.
-        witness.pull().expect(0);
-        Self { lab, daemon, versions, next: AtomicUsize::new(0) }
-    }
-
+impl Crashes {
     /// A target of the first version, with edits; if `ended` names a point, a run has ended there.
     fn target(&self, durability: &str, ended: Option<&str>) -> Tree {
-        let from = self.lab.path("template");
-        let to = self.lab.path(&format!("case {}", self.next.fetch_add(1, Ordering::Relaxed)));
-        let copied = Command::new("cp").arg("-a").args([&from, &to]).status();
-        assert!(copied.is_ok_and(|status| status.success()), "cp failed");
-        let target = Tree::at(to);
+        let target = self.0.target();
         if let Some(point) = ended {
-            let agent = self.agent(&target, durability).env(FAILPOINT, point);
+            let agent = self.0.agent(&target, durability).env(FAILPOINT, point);
             let ended = agent.start(&["pull"]).finish(PATIENCE);
             assert_eq!(ended.code, None, "{point} was not reached");
         }
         target
     }
 
-    fn agent(&self, target: &Tree, durability: &str) -> Agent {
-        let agent = Agent::new(SYNC_AGENT, &self.daemon.url(), SHARE, target.root());
-        agent.args(["--durability", durability])
-    }
-
     /// The steps of a pull into such a target, with how often each came.
     fn trace(&self, durability: &str, ended: Option<&str>) -> BTreeMap<String, usize> {
         let target = self.target(durability, ended);
         let file = target.root().with_extension("trace");
-        let agent = self.agent(&target, durability).env(TRACE, &file);
+        let agent = self.0.agent(&target, durability).env(TRACE, &file);
         agent.pull().expect(0);
-        self.check_end(&target).unwrap_or_else(|error| panic!("{durability}: {error}"));
+        self.0.check_end(&target).unwrap_or_else(|error| panic!("{durability}: {error}"));
         let mut steps = BTreeMap::new();
         for line in fs::read_to_string(file).unwrap().lines() {
             *steps.entry(line.to_owned()).or_default() += 1;
@@ -100,11 +59,10 @@ impl Scene {
         let mut said = String::new();
         for _ in 0..TRIES {
             let target = self.target(durability, ended);
-            let agent = self.agent(&target, durability).env(FAILPOINT, point);
+            let agent = self.0.agent(&target, durability).env(FAILPOINT, point);
             let ended = agent.start(&["pull"]).finish(PATIENCE);
             if ended.code.is_none() {
-                self.versions.check(target.root())?;
-                self.versions.check_own(target.root())?;
+                self.0.check_between(&target)?;
                 return Ok(target);
             }
             said = format!("exit code {:?}\n{}", ended.code, ended.stderr);
@@ -112,61 +70,20 @@ impl Scene {
         Err(format!("the point was not reached: {said}"))
     }
 
-    /// The next pull ends equal and is content with what is there.
-    fn go_on(&self, target: &Tree, durability: &str) -> Result<(), String> {
-        let missing = self.versions.missing_bytes(target.root());
-        let outcome = Outcome::read(self.agent(target, durability).start(&["pull"]).finish(PATIENCE));
-        if outcome.code != Some(0) {
-            return Err(format!("exit code {:?}\n{}\n{}", outcome.code, outcome.stdout, outcome.stderr));
-        }
-        let received = outcome.count("bytes_received");
-        if received > missing + TALK_BYTES {
-            return Err(format!("{received} bytes were received where {missing} were missing"));
-        }
-        self.check_end(target)
-    }
-
-    fn check_end(&self, target: &Tree) -> Result<(), String> {
-        same(self.lab.share.root(), target.root(), Default::default())?;
-        self.versions.check_trash(target)?;
-        let mut untidy = self.versions.untidy(target);
-        // Of two that cross each other one may be in its new place already; the other cannot go back then.
-        untidy.retain(|path| !path.0.starts_with(b"swap "));
-        if untidy.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("the share's own versions in the trash: {untidy:?}"))
-        }
-    }
-
-    /// Ends a pull at all these points, several at a time, and fails with all that went wrong.
+    /// Ends a pull at all these points.
     fn matrix(&self, durability: &str, ended: Option<&str>, points: &BTreeSet<String>) {
-        let points: Mutex<Vec<_>> = Mutex::new(points.iter().collect());
-        let failures = Mutex::new(Vec::new());
-        std::thread::scope(|scope| {
-            for _ in 0..3 {
-                scope.spawn(|| {
-                    while let Some(point) = { points.lock().unwrap().pop() } {
-                        let case = self.end_at(durability, ended, point);
-                        let ended = case.and_then(|target| {
-                            self.go_on(&target, durability)?;
-                            // Read-only directories in it do not stop its owner here, and may stop the test's end.
-                            target.placed("read only").mode(0o755);
-                            fs::remove_dir_all(target.root()).map_err(|error| error.to_string())
-                        });
-                        // Which way a batch is flushed may differ each time; that both ways are reached is asserted in the end.
-                        let by_chance = |error: &String| {
-                            point.contains(" sync-") && error.starts_with("the point was not")
-                        };
-                        if let Some(error) = ended.err().filter(|error| !by_chance(error)) {
-                            failures.lock().unwrap().push(format!("{durability}, {point}: {error}"));
-                        }
-                    }
-                });
-            }
-        });
-        let failures = failures.into_inner().unwrap();
-        assert!(failures.is_empty(), "{} points failed:\n{}", failures.len(), failures.join("\n"));
+        let judge = |point: &&String| {
+            let target = match self.end_at(durability, ended, point) {
+                // Which way a batch is flushed may differ each time; that both ways are reached is asserted in the end.
+                Err(error) if point.contains(" sync-") && error.starts_with("the point was not") => {
+                    return Ok(());
+                }
+                target => target?,
+            };
+            self.0.go_on(&target, durability)?;
+            scene::discard(&target)
+        };
+        scene::judge_all(points, |point| format!("{durability}, {point}"), judge);
     }
 }
 
@@ -184,7 +101,7 @@ fn points_of(steps: &BTreeMap<String, usize>) -> BTreeSet<String> {
 
 #[test]
 fn killed_at_every_step() {
-    let scene = Scene::new();
+    let scene = Crashes(Scene::new());
     let (mut reached, mut areas) = (BTreeSet::new(), BTreeSet::new());
     for durability in DURABILITIES {
         let steps = scene.trace(durability, None);
@@ -205,7 +122,7 @@ fn killed_at_every_step() {
 
 #[test]
 fn killed_again_while_recovering() {
-    let scene = Scene::new();
+    let scene = Crashes(Scene::new());
     for (point, own) in [
         ("after rename-new tree>moves 2", &["rename-new moves>tree", "remove-file moves"][..]),
         ("after exchange swap>tree 1", &["remove-file swap"]),

@@ -1,6 +1,10 @@
 //! What the end-to-end tests share: a laboratory with one share, and the words to check what a command reported.
 #![allow(dead_code, reason = "every test program includes this file and uses its own part of it")]
 
+#[cfg(feature = "failpoints")]
+#[expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "the trees are the test's own")]
+pub(crate) mod scene;
+
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use sync_testkit::{

@@ -4,7 +4,7 @@ use std::{process::ExitCode as ProcessExit, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use sync_cli::{
-    ExitCode, Loaded, error_chain, logging,
+    Advise as _, ExitCode, Loaded, error_chain, logging,
     signals::{ENDED_BY_FORCE, signals},
 };
 use tokio::{runtime::Runtime, sync::mpsc};
@@ -22,6 +22,9 @@ use crate::{
 
 /// How long threads that are stuck in a read or write have once everything else has ended.
 const RUNTIME_ENDS_WITHIN: Duration = Duration::from_millis(500);
+
+/// What to do where not even threads can be started.
+const FEWER_LIMITS: &str = "let it have more files open (ulimit -n) and more threads (ulimit -u)";
 
 /// Runs `sync-agent` with the arguments and the environment of this process.
 #[must_use]
@@ -76,7 +79,7 @@ fn with_logging(
 }
 
 fn with_runtime(command: &AgentCommand, invocation: &Invocation) -> ExitCode {
-    let runtime = match Runtime::new().context("Cannot start threads") {
+    let runtime = match Runtime::new().advise(FEWER_LIMITS).context("Cannot start threads") {
         Ok(runtime) => runtime,
         Err(error) => return commands::failed_early(command, &invocation.console, &Failure::other(error)),
     };

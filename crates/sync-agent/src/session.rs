@@ -10,9 +10,8 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use sync_cli::report::message_of;
-use sync_core::{Halt, Problem, ShareId, TreePath};
+use sync_core::{Halt, ShareId};
 use sync_locations::{ConnectOptions, Location, LocationError, RemoteSyncd};
-use sync_tree::{apply::ApplyError, index::IndexError, look::LookError};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +21,8 @@ use crate::{
     engine::{Done, Engine, EngineError, Phase, PullMode, Reporter, Summary},
     failure::advised,
 };
+
+use passing::passing;
 
 /// A future of this thread.
 pub(crate) type Soon<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -163,6 +164,8 @@ pub(crate) struct Session<'a> {
     /// What was done over all of them.
     pub done: Done,
     work: Option<(ShareId, Box<dyn Work>)>,
+    /// Whether the target could be worked on once.
+    was_open: bool,
 }
 
 /// Losses in a row, and when the first was.
@@ -186,7 +189,7 @@ impl<'a> Session<'a> {
     ) -> Self {
         let cancel = CancellationToken::new();
         let (share, received, done, work) = (None, 0, Done::default(), None);
-        Self { dial, open, patience, talk, cancel, share, received, done, work }
+        Self { dial, open, patience, talk, cancel, share, received, done, work, was_open: false }
     }
 
     /// Does a job, over as many connections as it takes.
@@ -233,10 +236,8 @@ impl<'a> Session<'a> {
         let mut dialed = self.dial_first().await?;
         let mut losses = None;
         loop {
-            self.open_for(&dialed)?;
             let began = Instant::now();
-            let with = self.with(&dialed);
-            let error = match self.work().follow(&with).await {
+            let error = match self.follow_over(&dialed).await {
                 Ok(()) => LocationError::Cut { source: "the feed ended".into() },
                 // Another share's target stays one.
                 Err(error @ EngineError::Halt(Halt::OtherShare { .. })) => return Err(error),
@@ -246,8 +247,11 @@ impl<'a> Session<'a> {
                     continue;
                 }
                 // Somebody makes room, or gives the disk back: that is waited for like a halt.
-                Err(error) if let Some(problem) = passing(&error) => {
-                    self.talk.problem(&problem);
+                Err(error) if let Some(passing) = passing(&error, self.was_open) => {
+                    self.talk.problem(&passing.problem);
+                    if passing.reopen {
+                        self.work = None;
+                    }
                     self.unless_cancelled(sleep(self.patience.halt)).await?;
                     continue;
                 }
@@ -262,6 +266,12 @@ impl<'a> Session<'a> {
             let losses = renewed(&mut losses, None, began.elapsed(), bytes);
             dialed = self.dial_again(losses, error).await?;
         }
+    }
+
+    async fn follow_over(&mut self, dialed: &Dialed) -> Result<(), EngineError> {
+        self.open_for(dialed)?;
+        let with = self.with(dialed);
+        self.work().follow(&with).await
     }
 
     fn with(&self, dialed: &Dialed) -> With {
@@ -282,6 +292,7 @@ impl<'a> Session<'a> {
             // The old one holds the lock.
             self.work = None;
             self.work = Some((dialed.share_id, (self.open)(dialed)?));
+            self.was_open = true;
         }
         Ok(())
     }
@@ -348,29 +359,6 @@ impl<'a> Session<'a> {
     }
 }
 
-/// What ends a pull, and is worth waiting for while following: somebody can put it right meanwhile.
-fn passing(error: &EngineError) -> Option<Problem> {
-    let (path, advice) = match error {
-        EngineError::Apply(error @ ApplyError::Full { .. }) => (error.path().clone(), MAKE_ROOM),
-        EngineError::Apply(error @ ApplyError::ReadOnly { .. }) => {
-            (error.path().clone(), "remount it for writing; following then goes on by itself")
-        }
-        // The notes are on the same disk, unless they have a place of their own.
-        EngineError::Index(IndexError::Database { source })
-        | EngineError::Look(LookError::Index(IndexError::Database { source }))
-            if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) =>
-        {
-            let text = format!("The disk is full: cannot write down what is done ({MAKE_ROOM})");
-            return Some(Problem::new(TreePath::root(), text));
-        }
-        _ => return None,
-    };
-    Some(Problem::new(path, format!("{error} ({advice})")))
-}
-
-const MAKE_ROOM: &str =
-    "free some space: .syncd/trash holds what was replaced; following then goes on by itself";
-
 /// The row that a loss belongs to: a new one after a good connection.
 fn renewed(row: &mut Option<Losses>, patience: Option<Duration>, held: Duration, bytes: u64) -> &mut Losses {
     if held >= GOOD_FOR || bytes >= GOOD_BYTES {
@@ -394,5 +382,6 @@ pub(crate) async fn within_reason<T>(
     timeout(most, run).await.ok()
 }
 
+mod passing;
 #[cfg(test)]
 mod tests;

@@ -61,6 +61,8 @@ fn run(cli: &DaemonCli) -> anyhow::Result<()> {
     }
     sync_tree::platform::raise_open_files()
         .unwrap_or_else(|error| tracing::debug!(%error, "the limit of open files stays as it is"));
+    #[cfg(feature = "failpoints")]
+    sync_tree::probe::arm(|name| std::env::var(name).ok()).expect("the tester's variables are right");
     match &cli.command {
         None => serve(settings),
         Some(DaemonCommand::Check) => check(&settings),
@@ -123,7 +125,9 @@ fn accept(settings: &DaemonSettings, name: &str) -> anyhow::Result<()> {
 fn serve(settings: DaemonSettings) -> anyhow::Result<()> {
     settings.require_share()?;
     use_threads(settings.threads);
-    let runtime = Runtime::new().context("Cannot start threads")?;
+    let runtime = Runtime::new()
+        .advise("let it have more files open (ulimit -n) and more threads (ulimit -u)")
+        .context("Cannot start threads")?;
     let served = runtime.block_on(serve_until_signal(settings));
     // Reads that hang on a dead disk do not keep the process.
     runtime.shutdown_timeout(RUNTIME_ENDS_WITHIN);

@@ -111,6 +111,12 @@ impl Versions {
         Self { first, second, allowed }
     }
 
+    /// Whether a version, or an edit, has this path.
+    #[must_use]
+    pub fn knows(&self, path: &str) -> bool {
+        self.allowed.contains_key(&path.into())
+    }
+
     /// Every path holds one of its complete versions, and what was only replaced is there.
     ///
     /// # Errors

@@ -31,7 +31,7 @@ pub const SETTLED_MS: u32 = 100;
 const BUFFER_BYTES: usize = 256 * 1024;
 
 /// The file in the state directory whose change tells the time.
-const CLOCK_FILE: &str = "clock";
+pub(crate) const CLOCK_FILE: &str = "clock";
 
 /// What reading gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,7 +160,8 @@ impl FsClock {
     /// The file system failed, or has become read-only.
     pub fn now(&self) -> io::Result<Time> {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        futimens(&self.file, &Timestamps { last_access: now, last_modification: now })?;
+        let now = Timestamps { last_access: now, last_modification: now };
+        probed!(SetTimes { file: &self.file } => futimens(&self.file, &now).map_err(io::Error::from))?;
         let now = stat_file(&self.file)?.ctime;
         *self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = now;
         Ok(now)

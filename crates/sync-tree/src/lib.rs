@@ -24,4 +24,5 @@ pub mod rooted;
 pub mod rules;
 pub mod serve;
 pub mod state;
+pub mod trouble;
 mod watch;

@@ -15,7 +15,10 @@ use rustix::{
 };
 use sync_core::Hint;
 
-use crate::rooted::{Dir, stat_file};
+use crate::{
+    rooted::{Dir, stat_file},
+    trouble,
+};
 
 /// How often [`Lock::acquire`] steps back for those who only look. They hold the lock for microseconds.
 const MAX_ATTEMPTS: u32 = 1000;
@@ -43,7 +46,8 @@ impl Hint for LockError {
     fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::Held { .. } => "wait until it is done, or end it first",
-            Self::Io { .. } => "check the permissions of the state directory and the space on its disk",
+            Self::Io { source, .. } => trouble::advice(source)
+                .unwrap_or("check the permissions of the state directory and the space on its disk"),
         })
     }
 }

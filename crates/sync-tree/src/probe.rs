@@ -1,4 +1,4 @@
-//! Every call that changes a tree or its state, and every one that reads files, announces itself here first. A test may listen,
+//! Every call that changes a tree or its state, and every one that reads it, announces itself here first. A test may listen,
 //! refuse the call with an error of its choice, or end the process there.
 //!
 //! Without the feature `failpoints` (and outside of this crate's own tests) there is nothing of this: [`probed!`] is then the
@@ -38,7 +38,12 @@ compile_error!("failpoints are for tests: a release build must not have them");
 #[path = "probe/failpoint.rs"]
 mod failpoint;
 #[cfg(any(test, feature = "failpoints"))]
+#[path = "probe/fault.rs"]
+mod fault;
+#[cfg(any(test, feature = "failpoints"))]
 #[path = "probe/listening.rs"]
 mod listening;
 #[cfg(any(test, feature = "failpoints"))]
-pub use failpoint::{FAILPOINT, TRACE, arm};
+pub use failpoint::{ALL_TRACE, FAILPOINT, TRACE, arm};
+#[cfg(any(test, feature = "failpoints"))]
+pub use fault::{FAULT, SWITCH};

@@ -20,10 +20,7 @@ use std::{
 };
 
 use rusqlite::Connection;
-use rustix::{
-    buffer::spare_capacity,
-    io::{Errno, pread},
-};
+use rustix::{buffer::spare_capacity, io::pread};
 use sync_core::{Chunk, Content, Digest, Hint, Node, NodeId, TreePath, chunk::is_taken_apart};
 
 use crate::{
@@ -31,11 +28,15 @@ use crate::{
     hash::{Identity, hash_file},
     index::{IndexError, IndexedNode},
     live::{LiveTree, Site, Suspects},
+    platform::files_to_hold,
+    probe::probed,
     rooted::{Dir, Stat, StatKind, stat_file},
+    trouble,
 };
 
-/// Directories that are held open for the files in them.
+/// Directories that are held open for the files in them: so many, or this part of the files that the process may have open.
 const MOST_HANDLES: usize = 256;
+const HANDLES_PART: usize = 8;
 
 /// Why a file cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +71,9 @@ impl Hint for ServeError {
         match self {
             Self::NoSuchNode | Self::Changed => Some("read the feed on: it tells the newer state"),
             Self::NotAFile => None,
-            Self::Unreadable { .. } => Some("check the permissions of the file on the server"),
+            Self::Unreadable { source, .. } => {
+                trouble::advice(source).or(Some("check the permissions of the file on the server"))
+            }
             Self::TooLarge => Some("fetch it on its own"),
             Self::Index(error) => error.hint(),
         }
@@ -95,8 +98,9 @@ impl Handles {
 
     fn put(&self, id: NodeId, dir: Dir) {
         let now = self.uses.fetch_add(1, Ordering::Relaxed);
+        let most = files_to_hold(MOST_HANDLES, HANDLES_PART);
         let mut dirs = self.lock();
-        if dirs.len() >= MOST_HANDLES
+        if dirs.len() >= most
             && let Some(oldest) = dirs.iter().min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id)
         {
             dirs.remove(&oldest);
@@ -279,11 +283,12 @@ fn append_first(file: &File, size: u64, out: &mut Vec<u8>) -> io::Result<bool> {
     out.reserve(size);
     let mut at = 0;
     while out.len() < end {
-        match pread(file, spare_capacity(out), at) {
+        let mut read = || pread(file, spare_capacity(out), at).map_err(io::Error::from);
+        match probed!(Read { file: file, at: at } => read()) {
             Ok(0) => return Ok(false),
             Ok(count) => at += count as u64,
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     // There was room for more, and it may have grown.
@@ -336,6 +341,12 @@ impl std::fmt::Debug for Known {
 }
 
 impl ServedFile {
+    /// Where it is in the tree.
+    #[must_use]
+    pub fn path(&self) -> &TreePath {
+        &self.path
+    }
+
     /// Reads from an offset, up to the entry's size; 0 at its end. What was appended since is not part of the entry.
     ///
     /// # Errors
@@ -345,7 +356,7 @@ impl ServedFile {
         let want = left.min(buf.len());
         let part = &mut buf[..want];
         let count = loop {
-            match self.file.read_at(part, offset) {
+            match probed!(Read { file: &self.file, at: offset } => self.file.read_at(part, offset)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => break other?,
             }

@@ -24,6 +24,7 @@ use sync_core::{Digest, Hint, name::STATE_DIR};
 use crate::{
     platform,
     rooted::{Dir, Root, StatKind},
+    trouble,
 };
 
 /// Only we look into it: it holds deleted files and half-written ones.
@@ -127,9 +128,8 @@ impl Hint for StateError {
             Self::NotADirectory { .. } => "move it away: that name belongs to syncd",
             Self::OtherOwner { .. } => "run as that user, or choose another place with state_dir",
             Self::Homeless { .. } => "set state_dir to a directory that this user may write",
-            Self::Io { .. } => {
-                "check its permissions and the space on its disk, or choose another place with state_dir"
-            }
+            Self::Io { source, .. } => trouble::advice(source)
+                .unwrap_or("check its permissions, or choose another place with state_dir"),
         })
     }
 }

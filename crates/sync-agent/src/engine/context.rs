@@ -3,13 +3,17 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use sync_core::{Content, Node, NodeId, TreePath};
 use sync_tree::{
     apply::{Applier, ApplyError, Durability, Expect, Place, WorkDir},
     hash::Identity,
+    platform::files_to_hold,
     rooted::{Dir, Root},
 };
 
@@ -23,8 +27,29 @@ pub(super) struct Context {
     pub store: Store,
     pub durability: Durability,
     pub concurrency: usize,
+    pub trouble: Trouble,
     /// Directories that were opened up to be worked in. They get their mode back, or their final one, in the end.
     pub opened: Mutex<BTreeMap<TreePath, WorkDir>>,
+}
+
+/// So many places in a row, that all fail because the disk or the system is in trouble, end a run. Each of them was perhaps
+/// fetched for nothing, and a list of all files helps nobody.
+const MOST_IN_TROUBLE: usize = 64;
+
+/// Counts places that fail for a reason that is not their own.
+#[derive(Debug, Default)]
+pub(super) struct Trouble(AtomicUsize);
+
+impl Trouble {
+    /// A place was changed.
+    pub(super) fn passed(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// Takes note of a failure. Answers whether going on makes no sense.
+    pub(super) fn is_too_much(&self, error: &ApplyError) -> bool {
+        error.is_trouble() && self.0.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_IN_TROUBLE
+    }
 }
 
 impl Context {
@@ -59,8 +84,10 @@ pub(super) struct Dirs<'a> {
     held: HashMap<TreePath, Dir>,
 }
 
-/// So many handles are held by one thread: plans are sorted by path, so few are enough.
+/// So many handles are held by one thread: plans are sorted by path, so few are enough. Of the files that the process may have
+/// open it is this part at most.
 const HELD: usize = 64;
+const HELD_PART: usize = 16;
 
 impl<'a> Dirs<'a> {
     pub(super) fn new(context: &'a Context) -> Self {
@@ -86,7 +113,7 @@ impl<'a> Dirs<'a> {
             .map_err(|source| ApplyError::of_place(path, "look at the directory", source))?
             .mode;
         let dir = if mode & 0o300 == 0o300 { dir } else { self.open_up(&above, name, path)? };
-        if self.held.len() >= HELD {
+        if self.held.len() >= files_to_hold(HELD, HELD_PART) {
             self.held.clear();
         }
         self.held.insert(path.clone(), dir.clone());

@@ -51,6 +51,22 @@ pub(super) fn one_for_each_place(problems: impl IntoIterator<Item = Problem>) ->
     problems.into_iter().filter(|problem| seen.insert(spot(problem))).collect()
 }
 
+/// Those of these directories below which none of the other problems is.
+pub(super) fn unexplained<'p>(dirs: &[Problem], others: impl Iterator<Item = &'p Problem>) -> Vec<Problem> {
+    if dirs.is_empty() {
+        return Vec::new();
+    }
+    let mut above = HashSet::new();
+    for problem in others {
+        let mut next = problem.path.parent();
+        while let Some(dir) = next.filter(|dir| !above.contains(dir)) {
+            next = dir.parent();
+            above.insert(dir);
+        }
+    }
+    dirs.iter().filter(|dir| !above.contains(&dir.path)).cloned().collect()
+}
+
 /// The files and links of the share among the places with problems.
 #[derive(Debug, Default)]
 pub(super) struct FailedFiles {

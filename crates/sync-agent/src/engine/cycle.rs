@@ -2,18 +2,21 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
 
 use sync_core::{
     CommitPoint, FeedEvent, Halt, Problem, RuleSet, TreePath,
+    name::STATE_DIR,
     plan::{Clear, Filling, Guard, Plan, Policy, Put, Record, Scope, Slot, gather, gather_all, plan},
 };
 use sync_locations::{ChangeStream, Location, LocationError};
 use sync_tree::{
-    apply::Durability,
-    look::{Dirty, LookLimits, NoObserver, Scope as LookScope},
+    apply::{ApplyError, Durability},
+    index::IndexError,
+    look::{Dirty, LookError, LookLimits, NoObserver, Scope as LookScope},
     rules::Rules,
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -22,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Engine, EngineError, Phase, PullMode, Reporter, Summary,
     base::{agree, drop_base},
-    counts::{Done, FailedFiles, one_for_each_place},
+    counts::{Done, FailedFiles, one_for_each_place, unexplained},
     now_secs,
     outcome::Outcome,
     phases::Phases,
@@ -67,20 +70,25 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<Summary, EngineError> {
         let run = Run { remote, reporter, cancel };
+        let pulled = self.pull_over(mode, &run).await;
+        pulled.map_err(|error| self.explained(error))
+    }
+
+    async fn pull_over(&mut self, mode: PullMode, run: &Run<'_>) -> Result<Summary, EngineError> {
         self.done = Done::default();
         self.announced = false;
-        self.catch_up_and_look(&run).await?;
+        self.catch_up_and_look(run).await?;
         if mode.dry_run {
-            let (_, plan) = self.plan(Policy::LeftWins, mode.full, &run)?;
-            return self.intended(&plan, &run);
+            let (_, plan) = self.plan(Policy::LeftWins, mode.full, run)?;
+            return self.intended(&plan, run);
         }
         if mode.full {
             self.store().distrust_everything()?;
-            let outcome = self.one_round(&run, Policy::LeftWinsAnew).await?;
+            let outcome = self.one_round(run, Policy::LeftWinsAnew).await?;
             self.look_at_stale(&outcome)?;
         }
-        self.rounds(&run).await?;
-        self.summary(&run, self.done)
+        self.rounds(run).await?;
+        self.summary(run, self.done)
     }
 
     /// Keeps the target equal for as long as one feed lasts.
@@ -94,7 +102,13 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<(), EngineError> {
         let run = Run { remote, reporter, cancel };
-        self.adopt_unrecorded(&run)?;
+        let followed = self.follow_over(&run).await;
+        followed.map_err(|error| self.explained(error))
+    }
+
+    async fn follow_over(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
+        let Run { remote, reporter, cancel } = *run;
+        self.adopt_unrecorded(run)?;
         let cursor = self.store().cursor()?;
         reporter.phase(Phase::Listing);
         let mut feed = remote.changes(cursor.as_ref(), true).await?;
@@ -125,11 +139,11 @@ impl Engine {
                 None => {}
             }
             if !self.first_look_done || scanned.elapsed() >= self.options.rescan {
-                self.look(&LookScope::Everything, false, &run)?;
+                self.look(&LookScope::Everything, false, run)?;
                 scanned = Instant::now();
             }
             caught_up = true;
-            self.settle_commit(&run).await?;
+            self.settle_commit(run).await?;
             // Nothing is waited for now; the next change would have to wait for it.
             in_place(|| self.store().index().make_searchable())?;
         }
@@ -314,23 +328,45 @@ impl Engine {
         Ok(self.store().take_local_changes()?)
     }
 
-    /// The target must still be the directory that was opened.
+    /// Whatever failed in a target that was removed, moved away or robbed of its state, that is the reason.
+    fn explained(&self, error: EngineError) -> EngineError {
+        if !matches!(error, EngineError::Apply(_) | EngineError::Index(_) | EngineError::Look(_)) {
+            return error;
+        }
+        match self.check_root() {
+            Ok(()) => naming(error, self.store().index().file()),
+            Err(reason) => reason,
+        }
+    }
+
+    /// The target must still be the directory that was opened, and `.syncd` in it.
     fn check_root(&self) -> Result<(), EngineError> {
         let root = &self.context.root;
         match root.path_identity() {
-            Ok(identity) if identity == root.identity() => Ok(()),
+            Ok(identity) if identity == root.identity() => self.check_state(),
             Ok(_) => Err(Halt::Target { reason: "another directory is in its place".to_owned() }.into()),
             Err(error) => Err(Halt::Target { reason: error.to_string() }.into()),
         }
     }
 
+    /// What is removed while it is held can still be written to, for nobody.
+    fn check_state(&self) -> Result<(), EngineError> {
+        let is_ours = match (self.context.root.dir().stat(STATE_DIR), self.work.stat_self()) {
+            (Ok(named), Ok(held)) => named.ino == held.ino,
+            (Err(error), _) => error.kind() != std::io::ErrorKind::NotFound,
+            // What is wrong then shows where it matters.
+            (Ok(_), Err(_)) => true,
+        };
+        if is_ours { Ok(()) } else { Err(ApplyError::Gone { path: TreePath::root() }.into()) }
+    }
+
     fn look_at_stale(&mut self, outcome: &Outcome) -> Result<(), EngineError> {
-        if outcome.stale.is_empty() {
+        if outcome.stale.is_empty() && outcome.put_back.is_empty() {
             return Ok(());
         }
         // Not only the place: what is in the way may be a directory above it.
         let mut places = HashSet::new();
-        for path in &outcome.stale {
+        for path in outcome.stale.iter().chain(&outcome.put_back) {
             places.insert(Dirty { path: path.clone(), deep: true });
             places.extend(
                 path.parent().filter(|above| !above.is_root()).map(|path| Dirty { path, deep: false }),
@@ -379,7 +415,8 @@ impl Engine {
                 }
                 false => "it changed again and again while it was being synced; pull again",
             };
-            failing.insert(path.clone(), Problem::new(path.clone(), text));
+            // What is known to be wrong there says more.
+            failing.entry(path.clone()).or_insert_with(|| Problem::new(path.clone(), text));
         }
     }
 
@@ -390,6 +427,7 @@ impl Engine {
     /// Plans what is pending and carries it out.
     async fn one_round(&mut self, run: &Run<'_>, policy: Policy) -> Result<Outcome, EngineError> {
         self.check_root()?;
+        self.context.trouble.passed();
         let round = match self.store().filling()? {
             Some(filling) if policy == Policy::LeftWins => self.filling_round(run, filling).await,
             _ => self.planned_round(run, policy).await,
@@ -397,7 +435,10 @@ impl Engine {
         // What is in place and could not be written down is the share's all the same, see `adopt_unrecorded`.
         self.cut_off |= matches!(round, Err(EngineError::Index(_)));
         let (scope, deletions, outcome) = round?;
-        self.forget_solved(&scope, &outcome);
+        if !outcome.problems.is_empty() {
+            self.check_root()?;
+        }
+        self.forget_solved(&scope, &outcome)?;
         self.store().settled(&scope, &outcome.left_remote)?;
         self.store().keep_local_pending(&outcome.left_local)?;
         self.store().local_is_known()?;
@@ -537,20 +578,23 @@ impl Engine {
     }
 
     /// Problems of places that were planned anew are replaced by what came of that.
-    fn forget_solved(&self, scope: &Scope, outcome: &Outcome) {
+    fn forget_solved(&self, scope: &Scope, outcome: &Outcome) -> Result<(), EngineError> {
+        let unread = self.store().index().problems()?;
+        let kept = unexplained(&outcome.not_empty, outcome.problems.iter().chain(&unread));
         let mut failing = self.failing();
         if matches!(scope, Scope::Everything)
             || self.store().pending_count().is_ok_and(|pending| pending == 0)
         {
             failing.clear();
         }
-        for problem in &outcome.problems {
+        for problem in outcome.problems.iter().chain(&kept) {
             failing.insert(problem.path.clone(), problem.clone());
         }
         // All that failed is pending again and planned in the next round: what solved itself is forgotten then.
         if outcome.problems.is_empty() && outcome.left_remote.is_empty() && outcome.left_local.is_empty() {
             failing.clear();
         }
+        Ok(())
     }
 
     /// Everything that is wrong with single paths, here and on the server.
@@ -622,6 +666,17 @@ impl Engine {
         let bytes_total = possible().filter(|put| matches!(put, Put::File { .. })).map(size_of).sum();
         let synced = possible().count() as u64 + renamed;
         self.summary(run, Done { synced, deleted: plan.deletions(), renamed, bytes_total })
+    }
+}
+
+/// The error, with the database that it is about.
+fn naming(error: EngineError, database: &Path) -> EngineError {
+    match error {
+        EngineError::Index(source @ IndexError::Database { .. })
+        | EngineError::Look(LookError::Index(source @ IndexError::Database { .. })) => {
+            EngineError::Database { path: database.to_owned(), source }
+        }
+        other => other,
     }
 }
 

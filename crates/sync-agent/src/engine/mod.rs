@@ -44,9 +44,11 @@ use sync_tree::{
     look::{LookError, Looker, RulePolicy, SHARE_ID, TARGET_OF, small_text},
     rooted::Dir,
     state::{StateDir, StateError},
+    trouble::advice,
 };
 
 pub use counts::Done;
+pub(crate) use outcome::describe;
 pub use reporter::{AppliedOp, Phase, Reporter, Silent};
 pub use status::{StatusReport, status};
 pub use target::TargetError;
@@ -211,7 +213,7 @@ impl Hint for EngineError {
                 ..
             } => source.hint(),
             Self::Database { .. } => Some(
-                "look at its permissions and the space on its disk, or choose another place with --state-dir",
+                "look at its permissions, at the space on its disk and at how many files may be open (ulimit -n), or choose another place with --state-dir",
             ),
             Self::Digest => Some("restart the daemon; if it stays so, please report it"),
             Self::Cancelled | Self::Broken { .. } => None,
@@ -228,8 +230,8 @@ fn state_hint(error: &StateError) -> Option<&'static str> {
         }
         StateError::OtherOwner { .. } => Some("run as that user, or choose another --state-dir"),
         StateError::Homeless { .. } => Some("name a directory that this user may write with --state-dir"),
-        StateError::Io { .. } => {
-            Some("check its permissions and the space on its disk, or choose another --state-dir")
+        StateError::Io { source, .. } => {
+            advice(source).or(Some("check its permissions, or choose another --state-dir"))
         }
         StateError::NotADirectory { .. } => error.hint(),
     }
@@ -301,6 +303,7 @@ impl Engine {
             store,
             durability: options.durability,
             concurrency: options.concurrency,
+            trouble: context::Trouble::default(),
             opened: Mutex::default(),
         };
         Ok(Self {

@@ -17,9 +17,13 @@ pub(super) struct Outcome {
     pub bytes_total: u64,
     /// Places that cannot be as they should be.
     pub problems: Vec<Problem>,
+    /// Directories that hold something. That is a problem of their own only if nothing below has one.
+    pub not_empty: Vec<Problem>,
     /// Places that were not what the plan saw: they are looked at and planned again.
     pub stale: Vec<TreePath>,
-    /// Those of them for which other bytes came than were announced.
+    /// Directories to which something was put back: they are looked at, which is no reason to plan again.
+    pub put_back: Vec<TreePath>,
+    /// Those of the stale ones for which other bytes came than were announced.
     pub garbled: HashSet<TreePath>,
     /// Files that the share had no more when they were fetched: the feed tells what they are now.
     pub changed: Vec<TreePath>,
@@ -43,7 +47,11 @@ impl Outcome {
             if let Some(hint) = error.hint() {
                 text = format!("{text} ({hint})");
             }
-            self.problems.push(Problem::new(path.clone(), text));
+            let told = match error {
+                ApplyError::NotEmpty { .. } => &mut self.not_empty,
+                _ => &mut self.problems,
+            };
+            told.push(Problem::new(path.clone(), text));
         }
         self.keep(failed);
     }
@@ -76,7 +84,9 @@ impl Outcome {
         self.renamed += other.renamed;
         self.bytes_total += other.bytes_total;
         self.problems.extend(other.problems);
+        self.not_empty.extend(other.not_empty);
         self.stale.extend(other.stale);
+        self.put_back.extend(other.put_back);
         self.garbled.extend(other.garbled);
         self.changed.extend(other.changed);
         self.left_remote.extend(other.left_remote);
@@ -86,7 +96,7 @@ impl Outcome {
 }
 
 /// An error with its causes, in one line.
-pub(super) fn describe(error: &dyn std::error::Error) -> String {
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -48,15 +48,20 @@ impl<'a> Phases<'a> {
     /// Phases 1 to 3. Answers the captured files by the remote node that wants them.
     pub(super) fn before_files(&mut self, plan: &Plan) -> Result<HashMap<NodeId, Staged>, EngineError> {
         let captured = self.capture(&plan.captures)?;
-        let mut not_taken = HashSet::new();
+        let mut not_taken = HashMap::new();
+        let mut in_the_way = HashSet::new();
         let taken_out: Vec<_> = plan.clear.iter().filter_map(taken_out).collect();
         if !taken_out.is_empty() {
             self.context.applier.note_moves(&taken_out)?;
         }
         for clear in &plan.clear {
             let result = self.clear(clear);
-            if let (Err(_), Clear::TakeOut { remote, .. }) = (&result, clear) {
-                not_taken.insert(remote.id);
+            if let (Err(error), Clear::TakeOut { remote, .. }) = (&result, clear) {
+                let stale = matches!(error, EngineError::Apply(error) if is_stale(error));
+                not_taken.insert(remote.id, stale);
+                if !stale {
+                    in_the_way.insert(clear.path().clone());
+                }
             }
             self.settle(result, clear.path(), cleared_node(clear))?;
         }
@@ -65,12 +70,21 @@ impl<'a> Phases<'a> {
         self.dirs = Dirs::new(self.context);
         for build in &plan.build {
             let (Build::MakeDir { remote, .. } | Build::PutIn { remote, .. }) = build;
-            if not_taken.contains(&remote.id) {
+            match not_taken.get(&remote.id) {
                 // Its place here is looked at as well: what was to come may have gone there.
-                self.outcome.stale.push(build.path().clone());
-                continue;
+                Some(true) => {
+                    self.outcome.stale.push(build.path().clone());
+                    continue;
+                }
+                Some(false) => continue,
+                None => {}
             }
-            let result = self.build(build);
+            let blocked = in_the_way.contains(build.path());
+            let result = match blocked {
+                // Trying again would find the same.
+                true => Err(ApplyError::Blocked { path: build.path().clone() }.into()),
+                false => self.build(build),
+            };
             let failed = result.is_err();
             self.settle(result, build.path(), Failed::Remote(remote.id))?;
             if failed && let Build::PutIn { remote, from, .. } = build {
@@ -80,7 +94,10 @@ impl<'a> Phases<'a> {
                 if let Err(error) = self.context.applier.put_back(remote.id.0) {
                     tracing::warn!(path = %from, error = describe(&error), "waits in .syncd/staging until the next start");
                 }
-                self.outcome.stale.push(from.parent().unwrap_or_default());
+                self.outcome.put_back.push(from.parent().unwrap_or_default());
+                if !blocked {
+                    self.outcome.stale.push(from.clone());
+                }
             }
             if self.done.len() >= RECORD {
                 self.flush()?;
@@ -243,8 +260,13 @@ impl<'a> Phases<'a> {
         failed: Failed,
     ) -> Result<(), EngineError> {
         match result {
-            Ok(()) => Ok(()),
-            Err(EngineError::Apply(error)) if !error.is_fatal() => {
+            Ok(()) => {
+                self.context.trouble.passed();
+                Ok(())
+            }
+            Err(EngineError::Apply(error))
+                if !error.is_fatal() && !self.context.trouble.is_too_much(&error) =>
+            {
                 self.outcome.place_failed(&error, path, failed);
                 Ok(())
             }

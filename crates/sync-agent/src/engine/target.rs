@@ -10,7 +10,10 @@ use std::{
 };
 
 use sync_core::{Hint, name::STATE_DIR};
-use sync_tree::rooted::{Root, StatKind};
+use sync_tree::{
+    rooted::{Root, StatKind},
+    trouble,
+};
 
 /// Made and removed at once, to see whether files can be made.
 const PROBE: &str = "probe";
@@ -99,7 +102,7 @@ impl Hint for TargetError {
                 io::ErrorKind::PermissionDenied => {
                     "let this user read and write there, or choose another --target; verify and --dry-run write their notes there too"
                 }
-                _ => "look at that place, or choose another --target",
+                _ => trouble::advice(source).unwrap_or("look at that place, or choose another --target"),
             },
         })
     }

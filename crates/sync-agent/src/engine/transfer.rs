@@ -132,7 +132,7 @@ impl Shared {
     }
 
     fn place_failed(&self, error: ApplyError, put: &Put) {
-        if error.is_fatal() {
+        if error.is_fatal() || self.context.trouble.is_too_much(&error) {
             return self.fail(EngineError::Apply(error));
         }
         self.outcome().place_failed(&error, put.path(), Failed::Remote(put.remote().id));
@@ -690,6 +690,7 @@ impl<'a> Worker<'a> {
     }
 
     fn placed(&self, put: &Put, op: AppliedOp) {
+        self.shared.context.trouble.passed();
         let mut outcome = self.shared.outcome();
         outcome.synced += 1;
         if op != AppliedOp::Metadata {

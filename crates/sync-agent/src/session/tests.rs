@@ -4,8 +4,10 @@ use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Mutex};
 
 use sync_core::Problem;
 use sync_locations::Memory;
+use sync_tree::{apply::ApplyError, look::LookError};
 
 use super::*;
+use crate::engine::TargetError;
 
 /// What happens next, and what happened.
 #[derive(Default)]
@@ -278,9 +280,39 @@ fn following_waits_for_a_disk_and_says_what_to_do() {
         ]
     );
     assert_eq!(*stage.script.jobs.borrow(), 4);
-    // What nobody can put right meanwhile ends it.
-    let corrupt = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(11), None);
-    assert!(Stage::new([], [EngineError::Index(corrupt.into())]).follow().is_err());
+    assert_eq!(stage.script.opened.borrow().len(), 1);
+}
+
+#[test]
+fn following_waits_for_a_failing_disk_and_opens_anew_what_was_lost() {
+    let path = || sync_core::TreePath::new("a/b").unwrap();
+    let (io, many) = (5, 24);
+    let os = std::io::Error::from_raw_os_error;
+    let failed = |errno| ApplyError::Io { path: path(), action: "flush directories", source: os(errno) };
+    let broken = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(10), Some("disk I/O error".into()));
+    let root = LookError::Root { path: "/t".into(), source: os(io) };
+    for (error, opened, words) in [
+        (EngineError::Apply(failed(io)), 1, "the disk may be failing"),
+        (EngineError::Apply(failed(many)), 1, "ulimit -n"),
+        (EngineError::Look(root), 1, "the disk may be failing"),
+        (EngineError::Apply(ApplyError::Gone { path: path() }), 2, "made anew"),
+        (EngineError::Index(broken.into()), 2, "disk I/O error"),
+    ] {
+        let stage = Stage::new([], [error]);
+        assert!(stage.follow().is_ok());
+        let heard = stage.heard();
+        assert!(heard[1].contains(words) && heard[1].contains("goes on by itself"), "{heard:?}");
+        assert_eq!(
+            (*stage.script.jobs.borrow(), stage.script.opened.borrow().len()),
+            (2, opened),
+            "{heard:?}"
+        );
+    }
+    // Nobody can put these right meanwhile.
+    let held = TargetError::Held { target: "/t".into(), pid: None };
+    for error in [EngineError::Target(held), EngineError::Broken { reason: "a bug".into() }] {
+        assert!(Stage::new([], [error]).follow().is_err());
+    }
 }
 
 #[test]

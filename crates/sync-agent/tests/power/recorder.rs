@@ -148,7 +148,8 @@ impl State {
             Op::SetMode | Op::SetTimes => self.set(call),
             Op::Commit => self.committed(call, images),
             Op::SyncFile | Op::SyncDir | Op::SyncFs | Op::SyncIndex => self.flushed(call),
-            Op::OpenFile | Op::OpenDir | Op::List | Op::Read | Op::Checked | Op::Taken => {}
+            Op::OpenFile | Op::OpenDir | Op::List | Op::Read | Op::Stat | Op::ReadLink | Op::Query => {}
+            Op::Checked | Op::Taken => {}
         }
     }
 

@@ -1,6 +1,6 @@
 //! What goes wrong in a request, and the one place where it becomes a gRPC status.
 
-use sync_core::NameError;
+use sync_core::{Hint as _, NameError};
 use sync_tree::{index::IndexError, serve::ServeError};
 use tonic::Status;
 
@@ -23,8 +23,6 @@ pub(super) enum RequestError {
     Serve(#[from] ServeError),
     #[error(transparent)]
     Index(#[from] IndexError),
-    #[error("Cannot read {path}")]
-    Read { path: String, source: std::io::Error },
     #[error("The server is shutting down")]
     Stopping,
 }
@@ -36,13 +34,12 @@ impl From<RequestError> for Status {
             RequestError::NoSuchShare(_) | RequestError::NoSuchPath => Status::not_found(message),
             RequestError::Malformed { .. } | RequestError::Path { .. } => Status::invalid_argument(message),
             RequestError::Scanning | RequestError::Stopping => Status::unavailable(message),
-            RequestError::Serve(error) => serve_status(&error, message),
+            RequestError::Serve(error) => serve_status(&error, refusal(&error)),
             RequestError::Index(_) => {
                 // The client cannot do anything about it; the operator must hear of it.
                 tracing::error!(%message, "the index of a share cannot be used");
                 Status::internal(message)
             }
-            RequestError::Read { .. } => Status::unknown(message),
         }
     }
 }
@@ -54,6 +51,14 @@ fn serve_status(error: &ServeError, message: String) -> Status {
         ServeError::Changed | ServeError::TooLarge => Status::failed_precondition(message),
         ServeError::Unreadable { .. } => Status::unknown(message),
         ServeError::Index(_) => Status::internal(message),
+    }
+}
+
+/// What a client is told of a file that it does not get: whoever reads it may have to ask somebody at the server to act.
+pub(super) fn refusal(error: &ServeError) -> String {
+    match error.hint() {
+        Some(hint) if matches!(error, ServeError::Unreadable { .. }) => format!("{} ({hint})", told(error)),
+        _ => told(error),
     }
 }
 

@@ -198,7 +198,7 @@ fn read_full(file: &mut ServedFile, mut offset: u64, mut buffer: &mut [u8]) -> R
         let read = match file.read_at(offset, buffer) {
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
-            Err(source) => return Err(RequestError::Read { path: file.node.name.to_string(), source }),
+            Err(source) => return Err(ServeError::Unreadable { path: file.path().clone(), source }.into()),
         };
         if read == 0 {
             // Shorter than the index says.

@@ -192,5 +192,5 @@ fn refusal(error: ServeError) -> Result<v1::FetchError, RequestError> {
         ServeError::TooLarge => v1::FetchErrorReason::TooLarge,
         ServeError::Index(_) => return Err(error.into()),
     };
-    Ok(v1::FetchError { reason: reason.into(), message: told(&error) })
+    Ok(v1::FetchError { reason: reason.into(), message: super::errors::refusal(&error) })
 }

@@ -87,6 +87,12 @@ impl DaemonSpec {
         Daemon { spec: self, process, address }
     }
 
+    /// Starts it and waits for nothing.
+    #[must_use]
+    pub fn launch_only(&self) -> Process {
+        self.launch().start()
+    }
+
     /// Runs a daemon that is expected to end by itself, such as one that cannot start.
     #[must_use]
     #[track_caller]

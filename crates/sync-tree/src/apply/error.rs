@@ -3,7 +3,9 @@
 use std::io;
 
 use rustix::io::Errno;
-use sync_core::{Hint, TreePath};
+use sync_core::{Hint, TreePath, name::STATE_DIR};
+
+use crate::trouble;
 
 /// Why a place was not changed. It then holds what it held before, unless the variant says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -21,13 +23,13 @@ pub enum ApplyError {
         path: TreePath,
     },
     /// There is no space left, or no quota.
-    #[error("The disk is full: cannot write {path}")]
+    #[error("The disk is full: cannot write {}", shown(path))]
     Full {
         /// The place.
         path: TreePath,
     },
     /// The file system refuses all changes.
-    #[error("The file system is read-only: cannot change {path}")]
+    #[error("The file system is read-only: cannot change {}", shown(path))]
     ReadOnly {
         /// The place.
         path: TreePath,
@@ -39,7 +41,7 @@ pub enum ApplyError {
         path: TreePath,
     },
     /// This user may not change the place.
-    #[error("Not allowed to change {path}: cannot {action}")]
+    #[error("Not allowed to change {}: cannot {action}", shown(path))]
     Denied {
         /// The place.
         path: TreePath,
@@ -60,8 +62,14 @@ pub enum ApplyError {
         /// The place.
         path: TreePath,
     },
+    /// What is in the place could not be moved to where it belongs, so nothing can be moved here.
+    #[error("What is in the place of {path} could not be moved away")]
+    Blocked {
+        /// The place.
+        path: TreePath,
+    },
     /// Anything else.
-    #[error("Cannot {action} ({path})")]
+    #[error("Cannot {action} ({})", shown(path))]
     Io {
         /// The place.
         path: TreePath,
@@ -79,6 +87,12 @@ impl ApplyError {
         matches!(self, Self::Full { .. } | Self::ReadOnly { .. } | Self::Gone { .. })
     }
 
+    /// Whether it says nothing about the place: the disk or the system is in trouble, and other places fail as well.
+    #[must_use]
+    pub fn is_trouble(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if trouble::may_pass(source))
+    }
+
     /// The place that the error is about; the root if it is about staging itself.
     #[must_use]
     pub fn path(&self) -> &TreePath {
@@ -90,6 +104,7 @@ impl ApplyError {
             | Self::Gone { path }
             | Self::Denied { path, .. }
             | Self::NotEmpty { path }
+            | Self::Blocked { path }
             | Self::CrossDevice { path }
             | Self::Io { path, .. } => path,
         }
@@ -106,6 +121,7 @@ impl ApplyError {
             | Self::Gone { path }
             | Self::Denied { path, .. }
             | Self::NotEmpty { path }
+            | Self::Blocked { path }
             | Self::CrossDevice { path }
             | Self::Io { path, .. } => path,
         };
@@ -151,6 +167,11 @@ impl ApplyError {
     }
 }
 
+/// Staging does not know what it works for.
+fn shown(path: &TreePath) -> &str {
+    if path.is_root() { STATE_DIR } else { path.as_str() }
+}
+
 impl Hint for ApplyError {
     fn hint(&self) -> Option<&'static str> {
         Some(match self {
@@ -162,7 +183,8 @@ impl Hint for ApplyError {
             Self::Denied { .. } => "give this user the permission, or run as the owner of the target",
             Self::NotEmpty { .. } => "it holds files that are ignored or newer than the scan; they are kept",
             Self::CrossDevice { .. } => "sync that file system as a target of its own",
-            Self::Io { .. } => return None,
+            Self::Blocked { .. } => "put right what is told of that, then sync again",
+            Self::Io { source, .. } => return trouble::advice(source),
         })
     }
 }

@@ -10,7 +10,10 @@ use std::{
 
 use sync_core::TreePath;
 
-use crate::rooted::{Dir, write_file_at};
+use crate::{
+    probe::probed,
+    rooted::{Dir, write_file_at},
+};
 
 const SUFFIX: &str = ".from";
 const HEADER: &[u8] = b"syncd-from 1\n";
@@ -36,11 +39,18 @@ pub(super) fn write(dir: &Dir, name: &str, path: &TreePath) -> io::Result<File> 
 }
 
 /// Where `name` in `dir` came from, if that is known.
-pub(super) fn read(dir: &Dir, name: &str) -> Option<TreePath> {
+///
+/// # Errors
+/// There may be a note, and it cannot be read now.
+pub(super) fn read(dir: &Dir, name: &str) -> io::Result<Option<TreePath>> {
+    let note = match dir.open_file(&note_name(name)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
     let mut bytes = Vec::new();
-    dir.open_file(&note_name(name)).ok()?.take(MAX_NOTE_BYTES).read_to_end(&mut bytes).ok()?;
-    let path = std::str::from_utf8(bytes.strip_prefix(HEADER)?).ok()?;
-    TreePath::new(path).ok().filter(|path| !path.is_root())
+    probed!(Read { file: &note, at: 0 } => (&note).take(MAX_NOTE_BYTES).read_to_end(&mut bytes))?;
+    let path = bytes.strip_prefix(HEADER).and_then(|path| std::str::from_utf8(path).ok());
+    Ok(path.and_then(|path| TreePath::new(path).ok()).filter(|path| !path.is_root()))
 }
 
 /// Removes the note. It may be missing; one that stays is removed at the next start.

@@ -55,7 +55,7 @@ impl Applier {
         let failed = |source| ApplyError::of_state("write into .syncd/staging", source).about(at.path);
         check_present(at, expect)?;
         let name = key.to_string();
-        if journal::read(&self.moves, &name).as_ref() != Some(at.path) {
+        if !matches!(journal::read(&self.moves, &name), Ok(Some(from)) if from == *at.path) {
             self.note_moves(&[(key, at.path)])?;
         }
         self.checked();
@@ -100,11 +100,14 @@ impl Applier {
     /// # Errors
     /// Neither is possible. It waits on.
     pub fn put_back(&self, key: u64) -> Result<Recovered, ApplyError> {
-        self.return_move(&key.to_string())
+        let name = key.to_string();
+        // A note that cannot be read now can perhaps be read at the next start.
+        let known = journal::read(&self.moves, &name)
+            .map_err(|source| ApplyError::of_state("find out where it was", source))?;
+        self.return_move(&name, known)
     }
 
-    pub(super) fn return_move(&self, name: &str) -> Result<Recovered, ApplyError> {
-        let known = journal::read(&self.moves, name);
+    pub(super) fn return_move(&self, name: &str, known: Option<TreePath>) -> Result<Recovered, ApplyError> {
         if let Some(path) = &known
             && let Ok((dir, last)) = self.root.open_parent(path)
             && carry(&self.moves, name, &dir, &last).is_ok()

@@ -80,11 +80,11 @@ impl Applier {
         let mut found: Vec<(Option<TreePath>, String)> = waiting(&self.moves)
             .map_err(state_failed)?
             .into_iter()
-            .map(|name| (journal::read(&self.moves, &name), name))
+            .map(|name| (known(&self.moves, &name), name))
             .collect();
         // Parents before what was in them.
         found.sort_by_key(|(path, _)| path.as_ref().map(TreePath::depth));
-        found.into_iter().map(|(_, name)| self.return_move(&name)).collect()
+        found.into_iter().map(|(path, name)| self.return_move(&name, path)).collect()
     }
 
     fn recover_swap(&self) -> Result<Vec<Recovered>, ApplyError> {
@@ -96,7 +96,7 @@ impl Applier {
             } else if is_to_be_deleted(&name, &stat) {
                 self.swap.remove_file(&name).map_err(state_failed)?;
             } else {
-                let known = journal::read(&self.swap, &name);
+                let known = known(&self.swap, &name);
                 recovered.push(self.recover_to_trash(&self.swap, &name, known)?);
             }
         }
@@ -122,6 +122,14 @@ fn waiting(dir: &Dir) -> io::Result<Vec<String>> {
     let mut names = all_names(dir)?;
     names.retain(|name| !journal::is_note(name));
     Ok(names)
+}
+
+/// Where it came from, if its note can be read: one that never can again must not keep every run from starting.
+fn known(dir: &Dir, name: &str) -> Option<TreePath> {
+    journal::read(dir, name).unwrap_or_else(|error| {
+        tracing::warn!(name, %error, "where it came from cannot be read; it goes to the trash");
+        None
+    })
 }
 
 /// What the notes were about is settled, or never came.

@@ -55,13 +55,34 @@ impl Trash {
 
     /// Moves what is at `name` in `dir` to this run's directory, as `path`.
     pub(super) fn take(&self, dir: &Dir, name: &str, path: &TreePath) -> io::Result<()> {
-        match self.try_take(dir, name, path) {
+        let taken = match self.try_take(dir, name, path) {
             // Somebody emptied the trash under our feet, or there is nothing to take: then it fails again.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 *self.lock() = Open::default();
                 self.try_take(dir, name, path)
             }
             other => other,
+        };
+        taken.inspect_err(|_| self.drop_empty(path))
+    }
+
+    /// Removes the directories that were made for something that did not come. Whoever was about to use one makes it again.
+    fn drop_empty(&self, path: &TreePath) {
+        *self.lock() = Open::default();
+        let Ok(run) = self.dir.open_dir(&self.run) else { return };
+        let mut above = vec![(self.dir.clone(), self.run.as_str())];
+        let (parent, mut at) = (path.parent().unwrap_or_default(), run);
+        for name in parent.names() {
+            let next = at.open_dir(name);
+            above.push((at, name));
+            match next {
+                Ok(next) => at = next,
+                Err(_) => break,
+            }
+        }
+        // What is not empty stays, and so does all above it.
+        for (dir, name) in above.into_iter().rev() {
+            let _ = dir.remove_dir(name);
         }
     }
 

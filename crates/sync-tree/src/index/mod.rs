@@ -93,8 +93,15 @@ impl Hint for IndexError {
             Self::Damaged { .. } => Some(
                 "start it again, or move that file away: a new one is made from what is on the disk, and nothing is lost",
             ),
+            Self::Database { source }
+                if source.sqlite_error_code() == Some(rusqlite::ErrorCode::CannotOpen) =>
+            {
+                Some(
+                    "check that the state directory is writable, and that the program may have enough files open (ulimit -n)",
+                )
+            }
             Self::Database { .. } | Self::Aside { .. } => {
-                Some("check that the state directory is writable and the disk is not full")
+                Some("check that the state directory is writable, and its disk neither full nor failing")
             }
             Self::TooNew { .. } => {
                 Some("run the newer version, or move the state directory away to start anew")
@@ -223,6 +230,12 @@ impl Index {
         })))
     }
 
+    /// The file that it is in.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.0.path
+    }
+
     /// The random identity made with the index.
     #[must_use]
     pub fn share_id(&self) -> ShareId {
@@ -292,7 +305,8 @@ impl Index {
     /// The database failed.
     pub fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, IndexError> {
         self.0.check()?;
-        let value = self.read_with(work);
+        let asked: rusqlite::Result<()> = probed!(Query { database: &self.0.path } => Ok(()));
+        let value = asked.and_then(|()| self.read_with(work));
         value.map_err(|error| self.0.damage(&error).unwrap_or_else(|| error.into()))
     }
 

@@ -64,7 +64,8 @@ impl Worker {
                 let path = site.root.path().display();
                 self.halt(Cause::Emptied, format!("all {files} files in {path} are gone"));
             }
-            LookError::Index(_) | LookError::Root { .. } => match site.check_root() {
+            LookError::Index(_) | LookError::Root { .. } | LookError::Clock { .. } => match site.check_root()
+            {
                 Err(reason) => self.halt(Cause::Root, reason),
                 Ok(()) if is_damage(error) => self.halt(Cause::Damaged, chain(error)),
                 Ok(()) => self.halt(Cause::Failed, chain(error)),

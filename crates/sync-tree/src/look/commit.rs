@@ -120,6 +120,10 @@ impl<'a> Committer<'a> {
             Found::Put(put) => self.put(tx, put)?,
             Found::Vanished { path, node, forgotten } => self.vanished.push((path, node, forgotten)),
             Found::Problem(problem) => self.problems.push(problem),
+            Found::Passing(problem) => {
+                self.revisit(problem.path.clone());
+                self.problems.push(problem);
+            }
             Found::Revisit(path) => self.revisit(path),
             Found::Skipped(path) => {
                 if self.report.skipped.len() < MAX_SKIPPED {

@@ -15,6 +15,7 @@
 
 mod claim;
 mod commit;
+mod enter;
 mod file;
 mod mounts;
 mod rules;
@@ -29,13 +30,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use sync_core::{Hint, Kind, NodeId, Problem, RuleSet, TreePath};
+use sync_core::{Hint, Kind, NodeId, Problem, RuleSet, TreePath, name::STATE_DIR};
 
 use crate::{
     described::Described,
-    hash::FsClock,
+    hash::{CLOCK_FILE, FsClock},
     index::{Head, Index, IndexError, IndexedNode},
     rooted::{Dir, Root},
+    trouble,
 };
 
 use mounts::Mounts;
@@ -205,6 +207,14 @@ pub enum LookError {
         /// Why.
         source: io::Error,
     },
+    /// The state directory cannot be written: the file system's clock is asked through a file in it.
+    #[error("Cannot write into {path}")]
+    Clock {
+        /// The file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 impl Hint for LookError {
@@ -215,7 +225,12 @@ impl Hint for LookError {
             }
             Self::Cancelled => None,
             Self::Index(error) => error.hint(),
-            Self::Root { .. } => Some("check that the directory exists and may be read"),
+            Self::Root { source, .. } => {
+                trouble::advice(source).or(Some("check that the directory exists and may be read"))
+            }
+            Self::Clock { source, .. } => {
+                trouble::advice(source).or(Some("check that this user may write there"))
+            }
         }
     }
 }
@@ -267,8 +282,7 @@ impl Looker {
     /// The index cannot be read.
     pub fn new(root: Root, state: &Dir, index: Index, policy: RulePolicy) -> Result<Self, LookError> {
         let mounts = Mounts::new(index.mounts()?);
-        let clock = FsClock::open(state)
-            .map_err(|source| LookError::Root { path: root.path().display().to_string(), source })?;
+        let clock = FsClock::open(state).map_err(|source| clock_error(&root, source))?;
         let memory = Mutex::new(Memory { restless: HashMap::new(), mounts });
         let target_of = small_text(state, TARGET_OF);
         Ok(Self { root, clock, index, policy, target_of, memory, described: None })
@@ -336,6 +350,11 @@ impl Looker {
     }
 }
 
+fn clock_error(root: &Root, source: io::Error) -> LookError {
+    let path = root.path().join(STATE_DIR).join(CLOCK_FILE);
+    LookError::Clock { path: path.display().to_string(), source }
+}
+
 /// What the walkers found, on its way to the committer.
 #[derive(Debug)]
 enum Found {
@@ -345,6 +364,8 @@ enum Found {
     Vanished { path: TreePath, node: Box<IndexedNode>, forgotten: bool },
     /// A path cannot be read.
     Problem(Problem),
+    /// The same, for a reason that may pass without any event.
+    Passing(Problem),
     /// A place should be looked at again.
     Revisit(TreePath),
     /// A socket, device or FIFO.

@@ -10,6 +10,7 @@ use sync_core::{RuleFile, RuleSet, TreePath};
 use super::{LookError, RulePolicy, RuleTexts};
 use crate::{
     index::Index,
+    probe::probed,
     rooted::{Dir, Root},
     rules::{BadLine, MAX_SET_BYTES, Rules, SYNCIGNORE, cost},
 };
@@ -101,6 +102,6 @@ pub fn small_text(dir: &Dir, name: &str) -> Option<String> {
 pub(super) fn read_text(dir: &Dir, name: &str) -> std::io::Result<String> {
     let file = dir.open_file(name)?;
     let mut bytes = Vec::new();
-    file.take(MAX_RULE_BYTES).read_to_end(&mut bytes)?;
+    probed!(Read { file: &file, at: 0 } => (&file).take(MAX_RULE_BYTES).read_to_end(&mut bytes))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

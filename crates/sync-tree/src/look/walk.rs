@@ -11,17 +11,16 @@ use std::{
 
 use crossbeam_channel::Sender;
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
-use sync_core::{
-    Content, Entry, Kind, Name, NameError, Node, NodeId, Problem, Time, TreePath, name::STATE_DIR,
-};
+use sync_core::{Content, Entry, Kind, Name, NameError, Node, NodeId, Problem, Time, TreePath};
 
 use super::{
     Dirty, Found, Here, LookError, LookLimits, LookObserver, LookReport, Looker, Memory, Places, Put, Scope,
     claim::Claim,
+    clock_error,
     commit::{Committer, is_root},
     file::{Reader, Seen, Trust, carried_mode, is_as_known, look_at_link},
     mounts::{Boundary, Mounts},
-    rules::{LookRules, read_text, small_text},
+    rules::LookRules,
 };
 use crate::{
     described::Described,
@@ -29,6 +28,7 @@ use crate::{
     index::{Index, IndexError, IndexedNode},
     rooted::{Dir, RawDirEntry, Root, Stat, StatKind},
     rules::{Rules, SYNCIGNORE},
+    trouble,
 };
 
 /// Batches between the walkers and the committer: one for each directory, so this bounds memory by directory size.
@@ -56,7 +56,7 @@ pub(super) fn look(
     limits: &LookLimits,
 ) -> Result<LookReport, LookError> {
     let rules = LookRules::load(&looker.policy, &looker.index)?;
-    let began = looker.clock.now().map_err(|source| root_error(&looker.root, source))?;
+    let began = looker.clock.now().map_err(|source| clock_error(&looker.root, source))?;
     let (found, batches) = crossbeam_channel::bounded(BATCHES_AHEAD);
     let walker = Walker {
         root: &looker.root,
@@ -68,6 +68,7 @@ pub(super) fn look(
         rules: &rules,
         target_of: looker.target_of.clone(),
         described: looker.described.as_deref(),
+        troubled: troubled(&looker.index, scope)?,
         stop: AtomicBool::new(false),
         claimed: Mutex::new(HashSet::new()),
         found,
@@ -92,8 +93,10 @@ pub(super) struct Walker<'a> {
     mounts: Mounts,
     accept: bool,
     trust: Trust,
-    rules: &'a LookRules,
-    target_of: Option<String>,
+    pub(super) rules: &'a LookRules,
+    pub(super) target_of: Option<String>,
+    /// Places that could not be read, if only some are looked at.
+    troubled: HashSet<TreePath>,
     described: Option<&'a Described>,
     stop: AtomicBool,
     /// Nodes that were found in a new place: each can be found only once.
@@ -102,23 +105,23 @@ pub(super) struct Walker<'a> {
 }
 
 /// A directory that is to be walked.
-struct Visit {
-    here: Here,
-    dir: Dir,
+pub(super) struct Visit {
+    pub(super) here: Here,
+    pub(super) dir: Dir,
     dev: u64,
     /// Whether the index may know something in it.
     existed: bool,
-    rules: Arc<Rules>,
+    pub(super) rules: Arc<Rules>,
 }
 
 /// What is being collected in one directory.
-struct Batch<'w, 'a> {
+pub(super) struct Batch<'w, 'a> {
     walker: &'w Walker<'a>,
     items: Vec<Found>,
 }
 
 impl Batch<'_, '_> {
-    fn push(&mut self, found: Found) {
+    pub(super) fn push(&mut self, found: Found) {
         self.items.push(found);
         if self.items.len() >= BATCH {
             self.flush();
@@ -196,11 +199,11 @@ impl<'a> Walker<'a> {
             Err(error) => return self.send(vec![self.unreadable(visit.here.path.clone(), &error)]),
         };
         let mut batch = Batch { walker: self, items: Vec::new() };
-        self.take_rules(
-            &mut visit,
-            listing.iter().any(|raw| *raw.name == *SYNCIGNORE.as_bytes()),
-            &mut batch,
-        );
+        let has_rules = listing.iter().any(|raw| *raw.name == *SYNCIGNORE.as_bytes());
+        if let Err(error) = self.take_rules(&mut visit, has_rules, &mut batch) {
+            batch.push(self.unruled(&visit.here.path, &error));
+            return batch.flush();
+        }
         let (listing, old) = match self.news(&visit, listing) {
             Ok(news) => news,
             Err(error) => return self.send(vec![Found::Broken(error.into())]),
@@ -424,8 +427,9 @@ impl<'a> Walker<'a> {
         batch: &mut Batch<'_, '_>,
     ) -> Option<Visit> {
         let Known { place, known } = place;
-        let dir = match visit.dir.open_dir(&place.name) {
-            Ok(dir) => dir,
+        let opened = visit.dir.open_dir(&place.name);
+        let (dir, is_other_end) = match opened.and_then(|dir| Ok((self.is_other_end(&dir)?, dir))) {
+            Ok((is_other_end, dir)) => (dir, is_other_end),
             Err(error) if is_gone(&error) => {
                 batch.push(Found::Revisit(place.path));
                 return None;
@@ -438,7 +442,7 @@ impl<'a> Walker<'a> {
                 return None;
             }
         };
-        if self.is_other_end(&dir) {
+        if is_other_end {
             if let Some(node) = known {
                 let (path, node) = (place.path.clone(), Box::new(node));
                 batch.push(Found::Vanished { path, node, forgotten: true });
@@ -556,46 +560,8 @@ impl<'a> Walker<'a> {
         if is_gone(error) {
             return Found::Revisit(path);
         }
-        Found::Problem(Problem::new(path, format!("cannot be read: {error}")))
-    }
-
-    /// Reads the directory's rule file if it has one, and applies it to what is below. Answers whether it is new.
-    fn take_rules(&self, visit: &mut Visit, has_file: bool, batch: &mut Batch<'_, '_>) -> bool {
-        if !self.rules.own {
-            return false;
-        }
-        let path = &visit.here.path;
-        let known = self.rules.texts.get(path);
-        let text = if has_file {
-            match read_text(&visit.dir, SYNCIGNORE) {
-                Ok(text) => Some(text),
-                Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::InvalidInput => None,
-                // Its own row gets the problem; until it can be read the known rules hold.
-                Err(_) => return false,
-            }
-        } else {
-            None
-        };
-        if text.as_ref() == known {
-            return false;
-        }
-        let rules = self.rules.with_text(&visit.rules, path, text.as_deref());
-        batch.push(Found::Rule { dir: path.clone(), text, applied: rules.is_some() });
-        if let Some(rules) = rules {
-            visit.rules = Arc::new(rules);
-        }
-        true
-    }
-
-    /// Whether a directory is the other end: a target of this share, or the share of this target. Taking it in would put the
-    /// tree into itself, or make a pull take the share apart.
-    fn is_other_end(&self, dir: &Dir) -> bool {
-        let Ok(state) = dir.open_dir(STATE_DIR) else { return false };
-        if self.rules.own {
-            small_text(&state, TARGET_OF).is_some_and(|share| share == self.index.share_id().to_hex())
-        } else {
-            self.target_of.is_some() && small_text(&state, SHARE_ID) == self.target_of
-        }
+        let problem = Problem::new(path, format!("cannot be read: {}", trouble::told(error)));
+        if trouble::may_pass(error) { Found::Passing(problem) } else { Found::Problem(problem) }
     }
 
     fn run_places<'s>(&'s self, tasks: &rayon::Scope<'s>, places: &[Dirty]) -> Result<(), LookError> {
@@ -614,8 +580,10 @@ impl<'a> Walker<'a> {
                 continue;
             }
             // A directory may have become a target since it was listed; then it is its own place that changed.
-            let known =
-                self.known_dir(&parent)?.filter(|(dir, _)| parent.is_root() || !self.is_other_end(dir));
+            // Where that cannot be told, it is what it was.
+            let known = self
+                .known_dir(&parent)?
+                .filter(|(dir, _)| parent.is_root() || !self.is_other_end(dir).unwrap_or(false));
             if let Some((dir, here)) = known {
                 self.look_at_names(tasks, dir, here, names)?;
             } else if let Some((above, name)) = parent.split() {
@@ -662,7 +630,18 @@ impl<'a> Walker<'a> {
         };
         let mut visit = self.start(here, dir, own_stat.dev);
         let mut batch = Batch { walker: self, items: Vec::new() };
-        if names.contains_key(SYNCIGNORE) && self.take_rules(&mut visit, true, &mut batch) {
+        let ask_rules =
+            names.contains_key(SYNCIGNORE) || self.has_unknown_rules(&visit.dir, &visit.here.path);
+        let taken = if ask_rules { self.take_rules(&mut visit, true, &mut batch) } else { Ok(false) };
+        let has_new_rules = match taken {
+            Ok(new) => new,
+            Err(error) => {
+                batch.push(self.unruled(&visit.here.path, &error));
+                batch.flush();
+                return Ok(());
+            }
+        };
+        if has_new_rules {
             // New rules may hide or show anything below.
             batch.push(Found::Covered { path: visit.here.path.clone(), deep: true });
             self.put_dir_itself(&visit.here, &own_stat, &mut batch)?;
@@ -681,6 +660,8 @@ impl<'a> Walker<'a> {
             let seen = visit.dir.stat(&place.name);
             let found_dir = self.place(&visit, Known { place, known }, seen, &mut batch);
             // A directory that was there before and is the same one holds what it held, unless somebody said otherwise.
+            // One that could not be read has to be.
+            let deep = deep || self.troubled.contains(&path);
             let enter = found_dir.filter(|dir| deep || !self.is_same_dir(known_dir.as_ref(), &dir.dir));
             batch.push(Found::Covered { path, deep: deep || enter.is_some() || known_dir.is_none() });
             below.extend(enter);
@@ -759,6 +740,14 @@ fn dir_sight(stat: &Stat) -> Sight {
     // A directory's ctime moves with everything in it and vouches for nothing; only the inode counts.
     let identity = Identity { ino: stat.ino, size: 0, mtime: stat.mtime, ctime: Time::default() };
     Sight { entry, identity, vouched: true }
+}
+
+/// The places with problems, where not all of them are looked at anyway.
+fn troubled(index: &Index, scope: &Scope) -> Result<HashSet<TreePath>, LookError> {
+    match scope {
+        Scope::Everything => Ok(HashSet::new()),
+        Scope::Places(_) => Ok(index.problems()?.into_iter().map(|problem| problem.path).collect()),
+    }
 }
 
 /// Whether an error says that a name is not there.

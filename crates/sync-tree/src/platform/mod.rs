@@ -82,6 +82,12 @@ pub(crate) fn most_open_files() -> Option<usize> {
     usize::try_from(getrlimit(Resource::Nofile).current?).ok()
 }
 
+/// How many files may be kept open to save opening them again: this many, or a part of what the process may have open.
+#[must_use]
+pub fn files_to_hold(wanted: usize, part: usize) -> usize {
+    most_open_files().map_or(wanted, |most| wanted.min((most / part).max(1)))
+}
+
 /// Lets this process have as many files open as its user may allow it. The usual first limit of 1,024 is there for programs
 /// that use `select`, and is soon reached by a server with many clients.
 ///

@@ -1,4 +1,4 @@
-//! Ends the process at one call, as a crash would. For the programs themselves.
+//! Ends the process at one call, as a crash would, and writes down which calls there are. For the programs themselves.
 
 use std::{
     io::{self, Write},
@@ -12,7 +12,7 @@ use std::{
 
 use rustix::process::{Signal, getpid, kill_process};
 
-use super::{Call, OpKind, Probe, install};
+use super::{Call, FAULT, OpKind, Probe, SWITCH, fault::Faults, install};
 
 /// The variable that names a point: `SIDE OP AREA COUNT`, for example `after exchange swap>tree 2`.
 pub const FAILPOINT: &str = "SYNCD_FAILPOINT";
@@ -20,11 +20,14 @@ pub const FAILPOINT: &str = "SYNCD_FAILPOINT";
 /// The variable that names a file, to which a line `SIDE OP AREA` is added for each point that is reached.
 pub const TRACE: &str = "SYNCD_FAILPOINT_TRACE";
 
-/// Reads both variables. Called once, when a program starts. A value that cannot be read ends the program: a test that
+/// The same, with the calls that read.
+pub const ALL_TRACE: &str = "SYNCD_FAULT_TRACE";
+
+/// Reads these variables, and [`FAULT`] with [`SWITCH`]. Called once, when a program starts. A value that cannot be read ends the program: a test that
 /// believes it has crashed it must not pass.
 ///
 /// # Errors
-/// The file cannot be made, or the point is none.
+/// The file cannot be made, or the point or the rules are none.
 pub fn arm(variable: impl Fn(&str) -> Option<String>) -> io::Result<()> {
     let everything = Path::new("/");
     if let Some(point) = variable(FAILPOINT) {
@@ -32,10 +35,17 @@ pub fn arm(variable: impl Fn(&str) -> Option<String>) -> io::Result<()> {
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("no point: {point}")))?;
         std::mem::forget(install(everything, Arc::new(point)));
     }
-    if let Some(path) = variable(TRACE) {
+    if let Some(text) = variable(FAULT) {
+        let switch = variable(SWITCH);
+        let faults = Faults::parse(&text, switch.as_deref().map(Path::new))
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("no faults: {text}")))?;
+        std::mem::forget(install(everything, Arc::new(faults)));
+    }
+    for (name, reads) in [(TRACE, false), (ALL_TRACE, true)] {
+        let Some(path) = variable(name) else { continue };
         #[expect(clippy::disallowed_methods, reason = "the tester names this path")]
-        let file = std::fs::File::create(path)?;
-        std::mem::forget(install(everything, Arc::new(Trace(Mutex::new(file)))));
+        let file = Mutex::new(std::fs::File::create(path)?);
+        std::mem::forget(install(everything, Arc::new(Trace { file, reads })));
     }
     Ok(())
 }
@@ -86,14 +96,22 @@ impl Probe for Failpoint {
 }
 
 #[derive(Debug)]
-struct Trace(Mutex<std::fs::File>);
+struct Trace {
+    file: Mutex<std::fs::File>,
+    reads: bool,
+}
 
 impl Trace {
     fn add(&self, side: &str, call: &Call<'_>) -> io::Result<()> {
-        if !matches!(call.op.kind(), OpKind::Changes | OpKind::Flushes) {
+        let is_meant = match call.op.kind() {
+            OpKind::Changes | OpKind::Flushes => true,
+            OpKind::Reads => self.reads,
+            OpKind::Moment => false,
+        };
+        if !is_meant {
             return Ok(());
         }
-        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         writeln!(file, "{side} {}", call.site())
     }
 }

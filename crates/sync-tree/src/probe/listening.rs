@@ -15,6 +15,7 @@ use std::{
     },
 };
 
+use rustix::io::Errno;
 use sync_core::name::STATE_DIR;
 
 use crate::index::IndexError;
@@ -106,6 +107,12 @@ ops! {
     List = "list" Reads,
     /// Bytes of a file.
     Read = "read" Reads,
+    /// A look at a name, or at an open directory.
+    Stat = "stat" Reads,
+    /// Where a symlink points.
+    ReadLink = "read-link" Reads,
+    /// A question to the index.
+    Query = "query" Reads,
     /// A place was checked; the call that changes it comes next.
     Checked = "checked" Moment,
     /// A rename is done; what it took is not settled yet.
@@ -209,6 +216,13 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// The path that it is about; of two, the one that comes first.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        let place = self.place();
+        if self.name.is_empty() { place } else { place.join(std::ffi::OsStr::from_bytes(self.name)) }
+    }
+
     /// What is done and in which parts of a target: the calls of one place in the program have one site, or very few.
     #[must_use]
     pub fn site(&self) -> String {
@@ -284,6 +298,8 @@ impl Made for crate::index::Head {}
 impl Made for u64 {}
 impl Made for usize {}
 impl Made for crate::rooted::Dir {}
+impl Made for crate::rooted::Stat {}
+impl Made for Box<[u8]> {}
 impl Made for Vec<crate::rooted::RawDirEntry> {}
 
 /// An error that can say that a call was refused.
@@ -298,15 +314,33 @@ impl Refused for io::Error {
     }
 }
 
+impl Refused for rusqlite::Error {
+    fn refused(error: io::Error) -> Self {
+        use rusqlite::ffi;
+        let code = match Errno::from_io_error(&error) {
+            Some(Errno::NOSPC | Errno::DQUOT) => ffi::SQLITE_FULL,
+            // What SQLite makes of it when the database is open already.
+            Some(Errno::ROFS) => ffi::SQLITE_IOERR_WRITE,
+            Some(Errno::MFILE | Errno::NFILE) => ffi::SQLITE_CANTOPEN,
+            _ => ffi::SQLITE_IOERR,
+        };
+        let source = ffi::Error::new(code);
+        // The words of the real one: `rusqlite` asks SQLite for them.
+        rusqlite::Error::SqliteFailure(source, Some(words_of(code).to_owned()))
+    }
+}
+
+fn words_of(code: std::ffi::c_int) -> &'static str {
+    match code {
+        rusqlite::ffi::SQLITE_FULL => "database or disk is full",
+        rusqlite::ffi::SQLITE_CANTOPEN => "unable to open database file",
+        _ => "disk I/O error",
+    }
+}
+
 impl Refused for IndexError {
     fn refused(error: io::Error) -> Self {
-        let code = match error.kind() {
-            io::ErrorKind::StorageFull => rusqlite::ffi::SQLITE_FULL,
-            io::ErrorKind::ReadOnlyFilesystem => rusqlite::ffi::SQLITE_READONLY,
-            _ => rusqlite::ffi::SQLITE_IOERR,
-        };
-        let source = rusqlite::ffi::Error::new(code);
-        rusqlite::Error::SqliteFailure(source, Some(error.to_string())).into()
+        rusqlite::Error::refused(error).into()
     }
 }
 

@@ -72,7 +72,7 @@ impl Dir {
     /// # Errors
     /// Nothing has that name, or it cannot be looked at.
     pub fn stat(&self, name: &str) -> io::Result<Stat> {
-        Ok(statat(&*self.0, one_name(name)?, AtFlags::SYMLINK_NOFOLLOW)?.into())
+        self.stat_raw(one_name(name)?.as_bytes())
     }
 
     /// Looks at a name that need not be UTF-8, without following it.
@@ -81,7 +81,8 @@ impl Dir {
     /// Like [`Dir::stat`].
     pub fn stat_raw(&self, name: &[u8]) -> io::Result<Stat> {
         check_name(name)?;
-        Ok(statat(&*self.0, name, AtFlags::SYMLINK_NOFOLLOW)?.into())
+        let look = || statat(&*self.0, name, AtFlags::SYMLINK_NOFOLLOW);
+        probed!(Stat { dir: &self.0, name: name } => look().map(Stat::from).map_err(io::Error::from))
     }
 
     /// Looks at this directory itself.
@@ -89,7 +90,7 @@ impl Dir {
     /// # Errors
     /// The file system failed.
     pub fn stat_self(&self) -> io::Result<Stat> {
-        Ok(fstat(&*self.0)?.into())
+        probed!(Stat { dir: &self.0 } => fstat(&*self.0).map(Stat::from).map_err(io::Error::from))
     }
 
     /// Lists every name in this directory but `.` and `..`, in no order. Lists of one handle may run side by side.
@@ -152,7 +153,12 @@ impl Dir {
     /// # Errors
     /// It is missing, or is no symlink (`InvalidInput`).
     pub fn read_link(&self, name: &str) -> io::Result<Box<[u8]>> {
-        Ok(readlinkat(&*self.0, one_name(name)?, Vec::new())?.into_bytes().into())
+        let name = one_name(name)?;
+        probed!(ReadLink { dir: &self.0, name: name } => self.link_text(name))
+    }
+
+    fn link_text(&self, name: &str) -> io::Result<Box<[u8]>> {
+        Ok(readlinkat(&*self.0, name, Vec::new())?.into_bytes().into())
     }
 
     /// Makes a new file, open for reading and writing. The umask is applied to `mode`.

@@ -165,5 +165,5 @@ pub fn sync_file(file: &File) -> io::Result<()> {
 /// # Errors
 /// The file system failed.
 pub fn stat_file(file: &File) -> io::Result<Stat> {
-    Ok(fstat(file)?.into())
+    probed!(Stat { file: file } => fstat(file).map(Stat::from).map_err(io::Error::from))
 }

@@ -115,3 +115,34 @@ fn old_runs_are_deleted_and_nothing_outside() {
     assert!(!target.path.join(".syncd/trash/young").exists());
     assert!(target.path.join(".syncd/trash").join(RUN).exists(), "this run's stays");
 }
+
+/// Refuses what would bring something into the trash.
+struct Closed;
+
+impl Probe for Closed {
+    fn before(&self, call: &Call<'_>) -> io::Result<()> {
+        let refused = call.op == Op::RenameNew && call.site().ends_with(">trash");
+        if refused { Err(rustix::io::Errno::ACCESS.into()) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn what_does_not_come_to_the_trash_leaves_no_directories_there() {
+    let target = target();
+    target.write("kept", "x");
+    target.write("a/b/f", "text");
+    {
+        let _closed = probe::install(&target.path, Arc::new(Closed));
+        let refused = target.remove("a/b/f", &target.expect("a/b/f"), Displaced::Trash);
+        assert!(matches!(refused, Err(ApplyError::Denied { .. })), "{refused:?}");
+        assert_eq!(fs::read_dir(target.path.join(".syncd/trash")).unwrap().count(), 0);
+    }
+    target.remove("kept", &target.expect("kept"), Displaced::Trash).unwrap();
+    {
+        let _closed = probe::install(&target.path, Arc::new(Closed));
+        target.remove("a/b/f", &target.expect("a/b/f"), Displaced::Trash).unwrap_err();
+    }
+    assert_eq!(target.trash(), pairs(&[("kept", "x")]), "only what is empty goes");
+    target.remove("a/b/f", &target.expect("a/b/f"), Displaced::Trash).unwrap();
+    assert_eq!(target.trash(), pairs(&[("a/b/f", "text"), ("kept", "x")]));
+}
