@@ -25,9 +25,10 @@ const USUAL_SECONDS: u64 = 16;
 /// Rounds of the second half after which what has not been used yet is.
 const WARM_UP: usize = 3;
 /// From there on neither program may have more than these on top. Descriptors come and go with connections that were cut and with
-/// what is being read; one that is lost in each round is found in a minute.
+/// what is being read, and the daemon holds up to 256 directories open that it serves files from; what is lost in each round is
+/// found in some minutes.
 const MORE_BYTES: u64 = 32 << 20;
-const MORE_FILES: usize = 40;
+const MORE_FILES: usize = 300;
 
 /// What a program uses.
 #[derive(Debug, Clone, Copy)]

@@ -80,22 +80,22 @@ type Digests = BTreeSet<[u8; 32]>;
 /// At so many moments of a trace it is looked whether all is there.
 const MOMENTS: usize = 100;
 
-/// Whatever of these contents was not safe at some moment, under any name.
+/// Whatever of these contents was not sure to be left by a cut, under any name, at some moment or, by the stricter rule that holds
+/// when a flush is over, at a commit.
 fn missing(trace: &Trace, own: &Digests) -> Vec<String> {
     let mut disk = trace.before.clone();
     let mut found = Vec::new();
-    for (at, event) in trace.events.iter().enumerate() {
+    for (at, event) in trace.events.iter().enumerate().filter(|_| !own.is_empty()) {
+        let left = match trace.images.iter().any(|image| image.since == at) {
+            true => disk.safe(),
+            false if at % (trace.events.len() / MOMENTS + 1) == 0 => disk.least(),
+            false => View::new(),
+        };
         disk.apply(event);
-        if own.is_empty() || at % (trace.events.len() / MOMENTS + 1) != 0 {
-            continue;
-        }
-        let safe: Digests = disk.safe().values().map(|held| *blake3::hash(&held.bytes).as_bytes()).collect();
-        let lost = own.difference(&safe).count();
-        if lost > 0 {
-            found.push(format!(
-                "after {at} of {}: {lost} files that only the target had may be lost",
-                trace.events.len()
-            ));
+        let there: Digests = left.values().map(|held| *blake3::hash(&held.bytes).as_bytes()).collect();
+        let lost = own.difference(&there).count();
+        if lost > 0 && !left.is_empty() {
+            found.push(format!("after {at} of {}: {lost} files of its own may be lost", trace.events.len()));
         }
     }
     found

@@ -1,6 +1,6 @@
 //! What files are made of, as far as it was found out and may be asked for again.
 //!
-//! What is kept takes at most [`MOST_BYTES`]. It is of a digest, so it is never out of date.
+//! What is kept has a bound. It is of a digest, so it is never out of date.
 
 use std::{
     collections::{BTreeMap, HashMap},

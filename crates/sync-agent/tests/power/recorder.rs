@@ -6,8 +6,9 @@ use std::{
     io,
     os::{fd::BorrowedFd, unix::fs::FileExt as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, ThreadId},
+    time::Duration,
 };
 
 use crate::states::copy_database;
@@ -57,7 +58,12 @@ struct State {
 pub(crate) struct Recorder {
     images: PathBuf,
     state: Mutex<State>,
+    /// Something was heard of.
+    heard: Condvar,
 }
+
+/// Far longer than a thread needs from a call to saying so.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Records what is done to a target, until it is told to stop.
 pub(crate) struct Recording {
@@ -88,7 +94,8 @@ impl Recording {
             flushes: Vec::new(),
         };
         let state = State { disk, trace, numbers, names: HashMap::new(), begun: HashMap::new() };
-        let recorder = Arc::new(Recorder { images: images.to_owned(), state: Mutex::new(state) });
+        let recorder =
+            Arc::new(Recorder { images: images.to_owned(), state: Mutex::new(state), heard: Condvar::new() });
         let installed = install(target, recorder.clone());
         Self { recorder, installed }
     }
@@ -118,7 +125,15 @@ impl Probe for Recorder {
 
     fn after(&self, call: &Call<'_>, made: Option<BorrowedFd<'_>>) {
         if matches!(call.op.kind(), OpKind::Changes | OpKind::Flushes) {
-            self.lock().take(call, made, &self.images);
+            let mut state = self.lock();
+            // A thread may work in a directory before the one that made it gets to say so.
+            while !state.knows(call) {
+                let waited = self.heard.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner);
+                assert!(!waited.1.timed_out(), "{call:?} in what nobody made");
+                state = waited.0;
+            }
+            state.take(call, made, &self.images);
+            self.heard.notify_all();
         }
     }
 }
@@ -151,6 +166,11 @@ impl State {
             Op::OpenFile | Op::OpenDir | Op::List | Op::Read | Op::Stat | Op::ReadLink | Op::Query => {}
             Op::Checked | Op::Taken => {}
         }
+    }
+
+    fn knows(&self, call: &Call<'_>) -> bool {
+        let handles = [call.in_dir(), call.of_file(), call.other().map(|(dir, _)| dir)];
+        handles.into_iter().flatten().all(|handle| self.numbers.contains_key(&stat(handle).st_ino))
     }
 
     fn add(&mut self, event: Event) {

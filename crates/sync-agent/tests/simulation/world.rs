@@ -350,11 +350,14 @@ impl World {
         assert!(trash.is_empty(), "the share's own versions are in the trash: {:?}", trash.keys());
     }
 
-    /// Nothing is left in staging.
+    /// Nothing is left in staging, but for notes of where something was that is in its place again: the next start removes them.
     pub(crate) fn judge_staging(&self) {
         let staging = try_snapshot(&self.target.path(".syncd/staging")).unwrap_or_default();
         let kept = ["swap", "moves", "partial"];
-        let is_left = |path: &[u8]| !kept.iter().any(|name| path == name.as_bytes());
+        let is_note = |path: &[u8]| {
+            path.strip_suffix(b".from").is_some_and(|of| !staging.keys().any(|there| *there.0 == *of))
+        };
+        let is_left = |path: &[u8]| !is_note(path) && !kept.iter().any(|name| path == name.as_bytes());
         let left: Vec<_> = staging.keys().filter(|path| is_left(&path.0)).collect();
         assert!(left.is_empty(), "left in staging: {left:?}");
     }

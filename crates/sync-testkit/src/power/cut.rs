@@ -82,6 +82,13 @@ impl Disk {
         cuts.into_values().collect()
     }
 
+    /// Everything as it is if all is lost that may be, but for what is there because something else is: [`Disk::safe`] relies on
+    /// less.
+    #[must_use]
+    pub fn least(&self) -> View {
+        self.left(&self.needs(), &BTreeSet::new(), Content::Old)
+    }
+
     /// Of each change of names, the earlier ones that are there if it is.
     fn needs(&self) -> Vec<Vec<usize>> {
         let mut last: HashMap<&Spot, usize> = HashMap::new();

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * Bytes are written in their order, so a file whose transfer is cut holds a first part of the whole and nothing else.
-//! * Memory is bounded: [`BLOCKS`] buffers, and as many pieces as lie between the threads.
+//! * Memory is bounded: a few buffers, and as many pieces as lie between the threads.
 
 use std::{fs::File, sync::Arc, thread};
 
