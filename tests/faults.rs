@@ -38,7 +38,7 @@ fn errors_of(op: Op) -> &'static [&'static str] {
         Op::Write | Op::SetLen | Op::Copy => &["ENOSPC", "EIO", "EROFS"],
         Op::SetMode | Op::SetTimes => &["EIO", "EROFS", "EPERM"],
         Op::Commit => &["ENOSPC", "EIO", "EROFS"],
-        Op::SyncFile | Op::SyncDir | Op::SyncFs => &["ENOSPC", "EIO"],
+        Op::SyncFile | Op::SyncDir | Op::SyncFs | Op::SyncIndex => &["ENOSPC", "EIO"],
         Op::OpenFile | Op::OpenDir => &["EIO", "EACCES", "EMFILE", "ESTALE"],
         Op::List | Op::Stat | Op::ReadLink => &["EIO", "EACCES", "ESTALE"],
         Op::Read => &["EIO"],
@@ -243,7 +243,7 @@ fn disturb(share: &Tree, rng: &mut Rng, round: u64) {
 
 #[test]
 fn following_outlives_trouble_of_every_sort() {
-    for seed in common::seeds(1..=1) {
+    for seed in sync_testkit::seeds::seeds(1..=1) {
         let lab = Lab::new();
         fill(&lab.share, 40);
         let daemon = lab.daemon();
