@@ -159,6 +159,17 @@ async fn a_pull_makes_equal_and_a_second_one_does_nothing() {
     assert_eq!((second.checked, second.synced, second.unchanged), (4, 0, 4), "{second:?}");
 }
 
+/// As a simulation runs it.
+#[tokio::test]
+async fn one_thread_is_enough_to_put_a_large_file_together() {
+    let pair = Pair::new();
+    pair.share.bytes("image", 20_000_000, 1);
+    pair.pull().await;
+    pair.share.append("image", vec![7; 1_000_000]);
+    let second = pair.pull().await;
+    assert!(second.bytes_received < 3_000_000, "{second:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn equal_files_that_are_there_already_are_adopted() {
     let pair = Pair::new();

@@ -18,9 +18,14 @@ use sync_tree::{
     apply::{ApplyError, Expect, StagedFile, pieces::Piece},
     chunks::chunk_file,
 };
-use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::mpsc::Sender;
 
-use super::{EngineError, context::Context, transfer::off_the_runtime};
+use super::{
+    EngineError,
+    context::Context,
+    threads,
+    transfer::{done_apart, off_the_runtime},
+};
 
 /// Copying must save at least this part of what is missing.
 const WORTH_PART: u64 = 8;
@@ -163,16 +168,11 @@ pub(super) async fn assemble(
     wanted: &Wanted,
     progress: impl Fn(u64),
 ) -> Result<StagedFile, EngineError> {
-    let (pieces, mut queue) = mpsc::channel(PIECES_AHEAD);
-    let append = off_the_runtime(move || staged.append_pieces(std::iter::from_fn(|| queue.blocking_recv())));
-    let line_up = async move {
-        let ended = line_up(&reuse, remote, wanted, &pieces, progress).await;
-        drop(pieces);
-        ended
-    };
-    let (staged, lined_up) = tokio::join!(append, line_up);
+    let line_up = |pieces| line_up(&reuse, remote, wanted, pieces, progress);
+    let (lined_up, staged) =
+        threads::hand_over(PIECES_AHEAD, line_up, |pieces| staged.append_pieces(pieces)).await;
     // If what is fetched breaks off, what came before it is kept for the next attempt.
-    lined_up.and(staged)
+    lined_up.and(done_apart(staged))
 }
 
 /// Ends early, and with success, if nobody takes the pieces any more: whoever took them says why.
@@ -180,7 +180,7 @@ async fn line_up(
     reuse: &Reuse,
     remote: &Arc<dyn Location>,
     wanted: &Wanted,
-    pieces: &Sender<Piece<Bytes>>,
+    pieces: Sender<Piece<Bytes>>,
     progress: impl Fn(u64),
 ) -> Result<(), EngineError> {
     let mut fetched = Fetched::new(remote, wanted, &reuse.steps);

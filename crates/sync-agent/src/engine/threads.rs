@@ -3,8 +3,14 @@
 //! With one thread everything happens in the same order each time, which is what a simulation needs: the same seed gives the
 //! same run. The programs have many.
 
+use std::iter;
+
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
+    sync::{
+        Semaphore,
+        mpsc::{self, Sender},
+    },
     task::{JoinError, JoinHandle, block_in_place, spawn_blocking},
 };
 
@@ -31,4 +37,25 @@ pub(super) fn start<T: Send + 'static>(work: impl Future<Output = T> + Send + 's
     }
     let runtime = Handle::current();
     spawn_blocking(move || runtime.block_on(work))
+}
+
+/// Lets `take` work, on a thread of its own, on what `make` sends, `ahead` at a time; with one thread, once all is sent.
+pub(super) async fn hand_over<P, M, T>(
+    ahead: usize,
+    make: impl FnOnce(Sender<P>) -> M,
+    take: impl FnOnce(&mut dyn Iterator<Item = P>) -> T + Send + 'static,
+) -> (M::Output, Result<T, JoinError>)
+where
+    P: Send + 'static,
+    M: Future,
+    T: Send + 'static,
+{
+    if is_alone() {
+        let (sender, mut queue) = mpsc::channel(Semaphore::MAX_PERMITS);
+        let made = make(sender).await;
+        return (made, Ok(take(&mut iter::from_fn(|| queue.try_recv().ok()))));
+    }
+    let (sender, mut queue) = mpsc::channel(ahead);
+    let taking = spawn_blocking(move || take(&mut iter::from_fn(|| queue.blocking_recv())));
+    tokio::join!(make(sender), taking)
 }

@@ -22,7 +22,7 @@ use tokio::{
         OwnedSemaphorePermit, Semaphore,
         mpsc::{self, Receiver, Sender, UnboundedReceiver, UnboundedSender},
     },
-    task::JoinSet,
+    task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -478,7 +478,11 @@ async fn fetch_part(
 pub(super) async fn off_the_runtime<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApplyError> + Send + 'static,
 ) -> Result<T, EngineError> {
-    let done = threads::apart(work).await;
+    done_apart(threads::apart(work).await)
+}
+
+/// What came of work on another thread.
+pub(super) fn done_apart<T>(done: Result<Result<T, ApplyError>, JoinError>) -> Result<T, EngineError> {
     Ok(done.map_err(|error| EngineError::Broken { reason: error.to_string() })??)
 }
 
