@@ -19,7 +19,10 @@ use sync_tree::{
     look::{Dirty, LookError, LookLimits, NoObserver, Scope as LookScope},
     rules::Rules,
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -112,17 +115,21 @@ impl Engine {
         let cursor = self.store().cursor()?;
         reporter.phase(Phase::Listing);
         let mut feed = remote.changes(cursor.as_ref(), true).await?;
-        let mut scanned = Instant::now();
+        let (mut scanned, mut settled) = (Instant::now(), Instant::now());
         let mut pause = FIRST_PAUSE;
         let mut caught_up = false;
         loop {
             let retry = caught_up && self.store().pending_count()? > 0;
-            let wait = if retry { pause } else { self.options.rescan.saturating_sub(scanned.elapsed()) };
+            // Signs of life come in between, so what is waited for is a time and not a silence.
+            let wait = match retry {
+                true => pause.saturating_sub(settled.elapsed()),
+                false => self.options.rescan.saturating_sub(scanned.elapsed()),
+            };
             let event = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Err(EngineError::Cancelled),
                 event = feed.next() => Some(event),
-                () = tokio::time::sleep(wait), if caught_up => None,
+                () = sleep(wait), if caught_up => None,
             };
             match event {
                 Some(None) => return Err(cut()),
@@ -146,6 +153,7 @@ impl Engine {
             self.settle_commit(run).await?;
             // Nothing is waited for now; the next change would have to wait for it.
             in_place(|| self.store().index().make_searchable())?;
+            settled = Instant::now();
         }
     }
 
@@ -393,7 +401,10 @@ impl Engine {
                 self.never_still(&outcome);
                 return Ok(());
             }
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = run.cancel.cancelled() => return Err(EngineError::Cancelled),
+                () = sleep(pause) => {}
+            }
             pause = (pause * 2).min(LONGEST_PAUSE);
             if !outcome.changed.is_empty() {
                 self.catch_up(run).await?;

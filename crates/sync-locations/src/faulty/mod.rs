@@ -71,6 +71,8 @@ pub enum Turn {
     End,
     /// A feed shows a sign of life.
     Heartbeat,
+    /// The same when nothing else came for so long.
+    Beat(Duration),
     /// A feed repeats its last nodes.
     Again,
     /// The answers come one by one, the last first; bytes come in two parts.

@@ -37,7 +37,7 @@ impl Line {
     async fn ready(&mut self) -> &Turn {
         if self.next.is_none() {
             let turn = self.script.meets(self.moment);
-            if let Turn::Late(time) = turn {
+            if let Turn::Late(time) | Turn::Beat(time) = turn {
                 self.late = Some(Box::pin(sleep(time)));
             }
             self.next = Some(turn);
@@ -87,7 +87,7 @@ impl Feed {
                 let Turn::Fail(error) = self.line.taken() else { return None };
                 return Some(Err(error));
             }
-            Turn::Heartbeat => {
+            Turn::Heartbeat | Turn::Beat(_) => {
                 self.line.taken();
                 return Some(Ok(FeedEvent::Heartbeat));
             }
