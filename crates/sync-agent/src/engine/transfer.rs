@@ -392,7 +392,7 @@ async fn fetch_large(
     let mut running = JoinSet::new();
     while let Some(item) = large.recv().await {
         while running.len() >= shared.context.concurrency.max(1) {
-            running.join_next().await;
+            unless_panicked(running.join_next().await);
         }
         if shared.stop.is_cancelled() {
             break;
@@ -400,7 +400,15 @@ async fn fetch_large(
         let (shared, remote, jobs) = (shared.clone(), remote.clone(), jobs.clone());
         running.spawn(async move { fetch_one_task(&shared, &remote, item, &jobs).await });
     }
-    while running.join_next().await.is_some() {}
+    while unless_panicked(running.join_next().await) {}
+}
+
+/// Answers whether a task ended. One that panicked has settled nothing.
+fn unless_panicked(ended: Option<Result<(), JoinError>>) -> bool {
+    match ended {
+        Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+        other => other.is_some(),
+    }
 }
 
 async fn fetch_one_task(shared: &Arc<Shared>, remote: &Arc<dyn Location>, item: Item, jobs: &Sender<Job>) {
