@@ -57,7 +57,11 @@ impl Engine {
         self.store().unset_verified()?;
         self.store().filling_begins()?;
         self.announce()?;
-        self.store().index().begin_bulk()?;
+        // What may be there already is searched for.
+        match filling.is_of_a_blank_side() {
+            true => self.store().index().begin_bulk()?,
+            false => self.store().index().make_searchable()?,
+        }
         self.fill_in_parts(run, filling).await
     }
 

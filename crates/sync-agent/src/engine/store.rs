@@ -425,14 +425,13 @@ impl Store {
             if get(db, keys::EVERYTHING)?.is_none() {
                 return Ok(None);
             }
-            // The target was blank when that began: what is in it came from this share, or since then.
-            if get(db, keys::FILLING)?.is_some() {
-                return Ok(Some(Filling::rest()));
-            }
             let agreed =
                 db.query_row("SELECT EXISTS (SELECT 1 FROM base)", [], |row| row.get::<_, bool>(0))?;
-            let is_empty = self.index.table().page(db, NodeId::ROOT, 1)?.is_empty();
-            Ok((!agreed && is_empty).then(Filling::blank))
+            if !agreed && self.index.table().page(db, NodeId::ROOT, 1)?.is_empty() {
+                return Ok(Some(Filling::blank()));
+            }
+            // The target was blank when that began: what is in it came from this share, or since then.
+            Ok(get(db, keys::FILLING)?.is_some().then(Filling::rest))
         })
     }
 
