@@ -5,14 +5,21 @@
 mod common;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use common::{Pair, options_for};
 use sync_agent::engine::{AppliedOp, Engine, EngineError, Phase, PullMode, Reporter, Silent, Summary};
 use sync_core::{Halt, TreePath};
-use sync_locations::{Location, Memory};
+use sync_locations::{
+    Faulty, Location, Memory,
+    faulty::{Call, Moment, Script, Turn},
+    memory::Edit,
+};
 use sync_testkit::{
     Scratch, eventually,
     ops::Chaos,
@@ -143,6 +150,116 @@ async fn what_the_share_replaced_is_no_trash_though_its_node_is_elsewhere_by_the
     assert!(pair.pull().await.equal);
     assert_eq!(target.read("log"), b"two");
     assert!(target.trash().is_empty(), "{:?}", target.trash());
+}
+
+/// The files of a share in memory, by number.
+fn numbered(edit: &mut Edit<'_>, dir: &str, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        edit.file(&format!("{dir}/{number}"), format!("content {number}"));
+    }
+}
+
+fn without(edit: &mut Edit<'_>, dir: &str, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        edit.remove(&format!("{dir}/{number}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_deleted_that_failed_later_counts_for_the_guard() {
+    let pair = Scripted::new();
+    pair.share.edit(|edit| numbered(edit, "d", 0..300));
+    pair.pull().await;
+    pair.share.edit(|edit| {
+        without(edit, "d", 0..140);
+        edit.file("new", "x");
+    });
+    pair.share.cut_fetch_after(0);
+    let cut = pair.try_pull(Arc::new(Silent)).await;
+    assert!(matches!(cut, Err(EngineError::Location(_))), "{cut:?}");
+    assert!(!pair.target.has("d/7") && pair.target.has("d/150"));
+    pair.share.edit(|edit| without(edit, "d", 140..220));
+    let halted = pair.try_pull(Arc::new(Silent)).await;
+    let deletions = match halted {
+        Err(EngineError::Halt(Halt::MassDelete { deletions, files: 300 })) => deletions,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(deletions, 220);
+    assert!(pair.target.has("d/150"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_appears_elsewhere_at_the_same_time_never_counts_for_the_guard() {
+    let pair = Scripted::new();
+    pair.share.edit(|edit| numbered(edit, "d", 0..300));
+    pair.pull().await;
+    // Other nodes with the same content, as after copying to another disk and back.
+    pair.share.edit(|edit| {
+        without(edit, "d", 0..250);
+        numbered(edit, "there", 0..250);
+    });
+    assert!(pair.pull().await.equal);
+    pair.share.edit(|edit| without(edit, "there", 0..30));
+    assert!(pair.pull().await.equal);
+}
+
+/// A feed that shows signs of life every second once it was caught up with.
+struct Beats(AtomicBool);
+
+impl Script for Beats {
+    fn meets(&self, moment: Moment) -> Turn {
+        let beats = self.0.load(Ordering::SeqCst);
+        if beats && moment.call == Call::Changes { Turn::Beat(Duration::from_secs(1)) } else { Turn::Pass }
+    }
+}
+
+impl Reporter for Beats {
+    fn caught_up(&self, _summary: &Summary) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_failed_is_tried_again_however_often_the_feed_shows_signs_of_life() {
+    let pair = Scripted::new();
+    pair.share.edit(|edit| edit.file("a", "content"));
+    pair.share.set_unreadable("a", Some("not now"));
+    let beats = Arc::new(Beats(false.into()));
+    let remote: Arc<dyn Location> = Arc::new(Faulty::new(Arc::new(pair.share.clone()), beats.clone()));
+    let mut engine = Engine::open(options_for(pair.target.root(), pair.share.share_id())).unwrap();
+    let (reporter, cancel): (Arc<dyn Reporter>, _) = (beats.clone(), CancellationToken::new());
+    let comes = async {
+        // By then it is tried less often than the signs come.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        pair.share.set_unreadable("a", None);
+        let began = tokio::time::Instant::now();
+        while !pair.target.has("a") && began.elapsed() < Duration::from_secs(60) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        cancel.cancel();
+    };
+    let (followed, ()) = tokio::join!(engine.follow(&remote, &reporter, &cancel), comes);
+    assert!(matches!(followed, Err(EngineError::Cancelled)), "{followed:?}");
+    assert_eq!(pair.target.read("a"), b"content");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_that_waits_before_it_tries_again_ends_when_it_is_asked_to() {
+    let pair = Scripted::new();
+    pair.share.edit(|edit| edit.file("a", "content"));
+    pair.share.set_changed("a", true);
+    let remote: Arc<dyn Location> = Arc::new(pair.share.clone());
+    let mut engine = Engine::open(options_for(pair.target.root(), pair.share.share_id())).unwrap();
+    let (reporter, cancel): (Arc<dyn Reporter>, _) = (Arc::new(Silent), CancellationToken::new());
+    let began = tokio::time::Instant::now();
+    let stop = async {
+        // In the longest of the pauses.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        cancel.cancel();
+    };
+    let (pulled, ()) = tokio::join!(engine.pull(&remote, PullMode::default(), &reporter, &cancel), stop);
+    assert!(matches!(pulled, Err(EngineError::Cancelled)), "{pulled:?}");
+    assert!(began.elapsed() < Duration::from_millis(4100), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

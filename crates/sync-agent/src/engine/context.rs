@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -28,6 +28,8 @@ pub(super) struct Context {
     pub durability: Durability,
     pub concurrency: usize,
     pub trouble: Trouble,
+    /// Something was put in place and could not be written down.
+    pub unrecorded: AtomicBool,
     /// Directories that were opened up to be worked in. They get their mode back, or their final one, in the end.
     pub opened: Mutex<BTreeMap<TreePath, WorkDir>>,
 }
@@ -53,6 +55,11 @@ impl Trouble {
 }
 
 impl Context {
+    /// Takes note that something that is in place will not be written down.
+    pub(super) fn leave_unrecorded(&self) {
+        self.unrecorded.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn opened(&self) -> MutexGuard<'_, BTreeMap<TreePath, WorkDir>> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -168,6 +168,7 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<Summary, EngineError> {
         let run = Run { remote, reporter, cancel };
+        self.adopt_unrecorded(&run)?;
         self.catch_up(&run).await?;
         self.look(&LookScope::Everything, true, &run)?;
         // The digests were made of what was just read. Where they are the same, so is all that is not known to be pending, and
@@ -215,6 +216,8 @@ impl Engine {
         if !self.cut_off {
             return Ok(());
         }
+        // A look records what it finds as if it were there to stay.
+        in_place(|| self.context.applier.flush_earlier())?;
         self.look(&LookScope::Everything, false, run)?;
         let slots = self.gather(&Scope::Everything, Policy::LeftWins)?;
         let allow = Guard { allow: true, ..Guard::default() };
@@ -444,8 +447,10 @@ impl Engine {
             _ => self.planned_round(run, policy).await,
         };
         // What is in place and could not be written down is the share's all the same, see `adopt_unrecorded`.
-        self.cut_off |= matches!(round, Err(EngineError::Index(_)));
-        let (scope, deletions, outcome) = round?;
+        self.cut_off |= self.context.unrecorded.swap(false, Ordering::Relaxed);
+        let forgiven = if self.options.allow_mass_delete { self.store().forgive_deletions() } else { Ok(()) };
+        let (scope, outcome) = round?;
+        forgiven?;
         if !outcome.problems.is_empty() {
             self.check_root()?;
         }
@@ -454,11 +459,6 @@ impl Engine {
         self.store().keep_local_pending(&outcome.left_local)?;
         self.store().local_is_known()?;
         self.store().first_run_is_over()?;
-        if self.options.allow_mass_delete {
-            self.store().forgive_deletions()?;
-        } else {
-            self.store().count_deletions(now_secs(), deletions)?;
-        }
         Ok(outcome)
     }
 
@@ -467,32 +467,31 @@ impl Engine {
         &mut self,
         run: &Run<'_>,
         filling: Filling,
-    ) -> Result<(Scope, u64, Outcome), EngineError> {
+    ) -> Result<(Scope, Outcome), EngineError> {
         let is_all = filling.is_of_a_blank_side();
         let mut outcome = self.fill(run, filling).await?;
         if is_all {
-            return Ok((Scope::Everything, 0, outcome));
+            return Ok((Scope::Everything, outcome));
         }
-        let (scope, deletions, rest) = self.planned_round(run, Policy::LeftWins).await?;
+        let (scope, rest) = self.planned_round(run, Policy::LeftWins).await?;
         outcome.merge(rest);
-        Ok((scope, deletions, outcome))
+        Ok((scope, outcome))
     }
 
-    /// Answers what was planned for, how many files that deletes, and what came of it.
+    /// Answers what was planned for, and what came of it.
     async fn planned_round(
         &mut self,
         run: &Run<'_>,
         policy: Policy,
-    ) -> Result<(Scope, u64, Outcome), EngineError> {
+    ) -> Result<(Scope, Outcome), EngineError> {
         let (scope, plan) = self.plan(policy, false, run)?;
         self.keep_records(&plan)?;
-        let deletions = plan.deletions();
         if plan.is_empty() {
-            return Ok((scope, deletions, Outcome::default()));
+            return Ok((scope, Outcome::default()));
         }
         self.store().unset_verified()?;
         self.announce()?;
-        Ok((scope, deletions, self.carry_out(plan, run).await?))
+        Ok((scope, self.carry_out(plan, run).await?))
     }
 
     /// Before anything is changed it is sure to be known, also after a power cut, that a run is on its way and where it was

@@ -30,7 +30,7 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -284,9 +284,6 @@ impl Engine {
         let applier = Applier::open(root.clone(), &work, apply_options(&options)?)?;
         let recovered = applier.recover()?;
         let cut_off = store.begin_run()?;
-        if cut_off {
-            applier.flush_earlier()?;
-        }
         for recovered in recovered {
             match recovered {
                 Recovered::PutBack { path } => {
@@ -304,6 +301,7 @@ impl Engine {
             durability: options.durability,
             concurrency: options.concurrency,
             trouble: context::Trouble::default(),
+            unrecorded: AtomicBool::new(false),
             opened: Mutex::default(),
         };
         Ok(Self {

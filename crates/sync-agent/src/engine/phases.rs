@@ -28,6 +28,8 @@ pub(super) struct Phases<'a> {
     done: Vec<Done>,
     unflushed: Unflushed,
     touched: HashSet<NodeId>,
+    /// See [`Plan::reused`].
+    reused: HashSet<NodeId>,
     pub outcome: Outcome,
 }
 
@@ -41,12 +43,19 @@ impl<'a> Phases<'a> {
             done: Vec::new(),
             unflushed: Unflushed::new(context.durability),
             touched: HashSet::new(),
+            reused: HashSet::new(),
             outcome: Outcome::default(),
         }
     }
 
     /// Phases 1 to 3. Answers the captured files by the remote node that wants them.
     pub(super) fn before_files(&mut self, plan: &Plan) -> Result<HashMap<NodeId, Staged>, EngineError> {
+        let result = self.clear_and_build(plan);
+        self.with_all_recorded(result)
+    }
+
+    fn clear_and_build(&mut self, plan: &Plan) -> Result<HashMap<NodeId, Staged>, EngineError> {
+        self.reused = plan.reused();
         let captured = self.capture(&plan.captures)?;
         let mut not_taken = HashMap::new();
         let mut in_the_way = HashSet::new();
@@ -118,6 +127,11 @@ impl<'a> Phases<'a> {
         finish: &[Finish],
         touched: &HashSet<NodeId>,
     ) -> Result<(), EngineError> {
+        let result = self.finish_all(finish, touched);
+        self.with_all_recorded(result)
+    }
+
+    fn finish_all(&mut self, finish: &[Finish], touched: &HashSet<NodeId>) -> Result<(), EngineError> {
         self.dirs = Dirs::new(self.context);
         self.touched.extend(touched);
         let mut todo: BTreeMap<TreePath, Node> =
@@ -188,13 +202,14 @@ impl<'a> Phases<'a> {
                 applier.remove(&at, &self.context.expect(local)?, displaced_to(*displaced))?;
                 self.outcome.deleted += 1;
                 self.reporter.applied(AppliedOp::Delete, path, None);
-                self.done.push(Done::Removed { local: local.clone() });
+                let lost = !self.reused.contains(&local.id);
+                self.done.push(Done::Removed { local: local.clone(), lost });
             }
             Clear::RemoveDir { path, local } => {
                 let Some(row) = self.context.store.index().node(local.id)? else { return Ok(()) };
                 applier.remove_dir(&at, row.identity.ino)?;
                 self.reporter.applied(AppliedOp::Delete, path, None);
-                self.done.push(Done::Removed { local: local.clone() });
+                self.done.push(Done::Removed { local: local.clone(), lost: false });
             }
             Clear::Move { from, to, local, remote } => {
                 let (to_dir, to_name) = self.dirs.parent(to)?;
@@ -274,12 +289,25 @@ impl<'a> Phases<'a> {
         }
     }
 
-    fn flush(&mut self) -> Result<(), EngineError> {
-        self.context.applier.flush(&mut self.unflushed)?;
-        if self.done.is_empty() {
-            return Ok(());
+    /// What succeeded is recorded before what failed is reported.
+    fn with_all_recorded<T>(&mut self, result: Result<T, EngineError>) -> Result<T, EngineError> {
+        if result.is_err()
+            && let Err(error) = self.flush()
+        {
+            tracing::debug!(error = describe(&error), "what was done before the failure is not recorded");
         }
-        let touched = record(&self.context.store, &std::mem::take(&mut self.done))?;
+        result
+    }
+
+    fn flush(&mut self) -> Result<(), EngineError> {
+        let done = std::mem::take(&mut self.done);
+        let flushed = self.context.applier.flush(&mut self.unflushed);
+        if done.is_empty() {
+            return Ok(flushed?);
+        }
+        let recorded =
+            flushed.map_err(EngineError::from).and_then(|()| Ok(record(&self.context.store, &done)?));
+        let touched = recorded.inspect_err(|_| self.context.leave_unrecorded())?;
         self.touched.extend(touched);
         Ok(())
     }

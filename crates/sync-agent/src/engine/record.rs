@@ -11,7 +11,8 @@ use sync_tree::{
 
 use super::{
     base::{agree, agree_anew, drop_base_of_local, local_of},
-    store::Store,
+    now_secs,
+    store::{Store, count_deletions},
 };
 
 /// One thing that was done.
@@ -23,8 +24,8 @@ pub(super) enum Done {
     Moved { remote: Node, local: Node, stat: Stat },
     /// A node waits in staging; its place is free for another.
     TakenOut { local: Node },
-    /// A node is gone.
-    Removed { local: Node },
+    /// A node is gone. What is lost counts for the guard against mass deletion.
+    Removed { local: Node, lost: bool },
 }
 
 /// Records a batch in one transaction. Answers the local directories in which something was changed.
@@ -34,6 +35,8 @@ pub(super) fn record(store: &Store, batch: &[Done]) -> Result<HashSet<NodeId>, I
         for done in batch {
             recorder.one(done)?;
         }
+        let lost = batch.iter().filter(|done| matches!(done, Done::Removed { lost: true, .. })).count();
+        count_deletions(recorder.tx.sql(), now_secs(), lost as u64)?;
         Ok::<_, IndexError>(recorder.touched)
     })?;
     Ok(touched)
@@ -53,7 +56,7 @@ impl Recorder<'_, '_> {
             Done::Present { remote, over, stat } => self.present(remote, *over, stat),
             Done::Moved { remote, local, stat } => self.moved(remote, local, stat),
             Done::TakenOut { local } => self.taken_out(local),
-            Done::Removed { local } => self.removed(local),
+            Done::Removed { local, .. } => self.removed(local),
         }
     }
 

@@ -386,22 +386,6 @@ impl Store {
         })
     }
 
-    /// Remembers deletions for the guard.
-    pub(crate) fn count_deletions(&self, now_secs: i64, deleted: u64) -> Result<(), IndexError> {
-        if deleted == 0 {
-            return Ok(());
-        }
-        self.write(|tx| {
-            let db = tx.sql();
-            db.execute("DELETE FROM deletions WHERE at <= ?1", [now_secs - GUARD_WINDOW_SECS])?;
-            db.execute(
-                "INSERT INTO deletions (at, deleted) VALUES (?1, ?2)",
-                [now_secs, deleted.cast_signed()],
-            )?;
-            Ok(())
-        })
-    }
-
     /// A person allowed a mass deletion: it does not count against what comes next.
     pub(crate) fn forgive_deletions(&self) -> Result<(), IndexError> {
         self.write(|tx| tx.sql().execute("DELETE FROM deletions", []).map(drop))
@@ -612,6 +596,16 @@ fn create(db: &Connection, replicas: &[Replica; 2]) -> rusqlite::Result<()> {
     )?;
     set(db, "version", &[1])?;
     replicas.iter().try_for_each(|replica| replica.reset(db))
+}
+
+/// Remembers deletions for the guard, together with what deleted: however the run ends, they count.
+pub(super) fn count_deletions(db: &Connection, now_secs: i64, deleted: u64) -> rusqlite::Result<()> {
+    if deleted == 0 {
+        return Ok(());
+    }
+    db.execute("DELETE FROM deletions WHERE at <= ?1", [now_secs - GUARD_WINDOW_SECS])?;
+    db.execute("INSERT INTO deletions (at, deleted) VALUES (?1, ?2)", [now_secs, deleted.cast_signed()])?;
+    Ok(())
 }
 
 fn pending(db: &Connection, table: &str) -> rusqlite::Result<Vec<NodeId>> {

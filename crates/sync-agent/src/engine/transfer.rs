@@ -603,7 +603,7 @@ impl<'a> Worker<'a> {
                         self.hand_over();
                     }
                 }
-                Err(EngineError::Apply(error)) => self.shared.place_failed(error, put),
+                Err(EngineError::Apply(error)) => self.not_placed(error, put),
                 Err(error) => self.shared.fail(error),
             },
         }
@@ -670,7 +670,7 @@ impl<'a> Worker<'a> {
                 let put = item.put();
                 match self.place_file(put, staged) {
                     Ok(one) => self.done.push(one),
-                    Err(EngineError::Apply(error)) => self.shared.place_failed(error, put),
+                    Err(EngineError::Apply(error)) => self.not_placed(error, put),
                     Err(error) => self.shared.fail(error),
                 }
             }
@@ -681,7 +681,9 @@ impl<'a> Worker<'a> {
     /// Has what is in place written down, once it is there to stay.
     fn hand_over(&mut self) {
         if let Err(error) = self.shared.context.applier.flush(&mut self.unflushed) {
-            self.done.clear();
+            if !std::mem::take(&mut self.done).is_empty() {
+                self.shared.context.leave_unrecorded();
+            }
             return self.shared.fail(error.into());
         }
         self.ready.append(&mut self.done);
@@ -699,6 +701,14 @@ impl<'a> Worker<'a> {
         self.placed(put, op_of(over.as_ref()));
         self.shared.reporter.file_done(path);
         Ok(Done::Present { remote: remote.clone(), over: over.as_ref().map(|over| over.local.id), stat })
+    }
+
+    /// In trouble that may come after the swap too, and then it is in place all the same.
+    fn not_placed(&self, error: ApplyError, put: &Put) {
+        if error.is_fatal() || error.is_trouble() {
+            self.shared.context.leave_unrecorded();
+        }
+        self.shared.place_failed(error, put);
     }
 
     fn placed(&self, put: &Put, op: AppliedOp) {
@@ -731,7 +741,11 @@ async fn record_all(shared: Arc<Shared>, mut queue: Receiver<Vec<Done>>) {
         enough = (enough * 2).min(RECORD_ROWS);
         match record(&shared.context.store, &rows) {
             Ok(dirs) => touched.extend(dirs),
-            Err(error) => shared.fail(error.into()),
+            Err(error) => {
+                // Another failure may have come before this one, and is then what the run ends with.
+                shared.context.leave_unrecorded();
+                shared.fail(error.into());
+            }
         }
     }
     shared.outcome().touched.extend(touched);

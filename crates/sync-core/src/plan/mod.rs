@@ -26,6 +26,8 @@ pub use gather::{Keep, Scope, Trees, gather, gather_all};
 pub use phases::plan;
 pub use slot::{Arrival, Base, Copy, Slot};
 
+use std::collections::HashSet;
+
 use crate::{entry::Node, entry::NodeId, name::TreePath};
 
 /// What becomes of something that has to make way.
@@ -194,6 +196,12 @@ impl Plan {
     #[must_use]
     pub fn deletions(&self) -> u64 {
         self.clear.iter().filter(|clear| matches!(clear, Clear::Remove { .. })).count() as u64
+    }
+
+    /// Local files whose content appears in another place at the same time: if one is removed, it has moved in all but name.
+    #[must_use]
+    pub fn reused(&self) -> HashSet<NodeId> {
+        self.captures.iter().map(|capture| capture.from.local).collect()
     }
 }
 

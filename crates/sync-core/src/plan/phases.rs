@@ -235,10 +235,9 @@ fn foreign(plan: &Plan) -> u64 {
     (removed.count() + replaced.count()) as u64
 }
 
-/// Files and links that would be gone. One whose content appears in another place at the same time has moved in all but
-/// name.
+/// Files and links that would be gone.
 fn deletions(plan: &Plan) -> u64 {
-    let reused: HashSet<NodeId> = plan.captures.iter().map(|capture| capture.from.local).collect();
+    let reused = plan.reused();
     let gone = plan.clear.iter().filter(|clear| match clear {
         Clear::Remove { local, .. } => !reused.contains(&local.id),
         _ => false,

@@ -1,0 +1,203 @@
+//! What a run put in place and could not write down is the share's all the same: when the share has moved on it is replaced like
+//! any old version, and is nobody's own work.
+#![cfg(feature = "failpoints")]
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::{
+    io,
+    os::fd::BorrowedFd,
+    path::PathBuf,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use common::options_for;
+use rustix::io::Errno;
+use sync_agent::engine::{Engine, EngineError, EngineOptions, PullMode, Reporter, Silent, Summary};
+use sync_locations::{Location, Memory};
+use sync_testkit::{Scratch, tree::Tree};
+use sync_tree::{
+    apply::Durability,
+    probe::{Call, Op, OpKind, Probe, install},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Refuses some calls once something has its place.
+struct Refusing {
+    placed: AtomicBool,
+    refused: fn(Op) -> bool,
+    errno: Errno,
+}
+
+impl Probe for Refusing {
+    fn before(&self, call: &Call<'_>) -> io::Result<()> {
+        match self.placed.load(Ordering::SeqCst) && (self.refused)(call.op) {
+            true => Err(self.errno.into()),
+            false => Ok(()),
+        }
+    }
+
+    fn after(&self, call: &Call<'_>, _made: Option<BorrowedFd<'_>>) {
+        let places = matches!(call.op, Op::Link | Op::RenameNew | Op::Exchange);
+        if places && call.site().ends_with("tree") {
+            self.placed.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+const FILES: usize = 30;
+
+struct Scene {
+    _scratch: Scratch,
+    share: Memory,
+    remote: Arc<dyn Location>,
+    target: Tree,
+    durability: Durability,
+}
+
+impl Scene {
+    fn new(durability: Durability) -> Self {
+        let scratch = Scratch::in_memory();
+        let target = Tree::at(scratch.path().join("target"));
+        let share = Memory::new("docs");
+        let remote = Arc::new(share.clone());
+        let scene = Self { _scratch: scratch, share, remote, target, durability };
+        scene.write("first");
+        scene
+    }
+
+    fn write(&self, text: &str) {
+        self.share.edit(|edit| {
+            for number in 0..FILES {
+                edit.file(&format!("{number}"), format!("{text} {number}"));
+            }
+        });
+    }
+
+    fn engine(&self) -> Engine {
+        let options = options_for(self.target.root(), self.share.share_id());
+        Engine::open(EngineOptions { durability: self.durability, ..options }).unwrap()
+    }
+
+    async fn pull(&self, engine: &mut Engine) -> Result<Summary, EngineError> {
+        let reporter: Arc<dyn Reporter> = Arc::new(Silent);
+        engine.pull(&self.remote, PullMode::default(), &reporter, &CancellationToken::new()).await
+    }
+
+    async fn verify(&self, engine: &mut Engine) -> Result<Summary, EngineError> {
+        let reporter: Arc<dyn Reporter> = Arc::new(Silent);
+        engine.verify(&self.remote, &reporter, &CancellationToken::new()).await
+    }
+
+    /// A pull that places something and is then refused these calls. The engine lives on in a process whose trouble has passed.
+    async fn cut(&self, refused: fn(Op) -> bool, errno: Errno) -> Engine {
+        let mut engine = self.engine();
+        let probe = Arc::new(Refusing { placed: AtomicBool::new(false), refused, errno });
+        let listening = install(self.target.root(), probe.clone());
+        let pulled = self.pull(&mut engine).await;
+        drop(listening);
+        assert!(matches!(pulled, Err(EngineError::Apply(_) | EngineError::Database { .. })), "{pulled:?}");
+        assert!(probe.placed.load(Ordering::SeqCst), "nothing was placed");
+        engine
+    }
+
+    async fn assert_nobodys_own(&self, engine: &mut Engine) {
+        let summary = self.pull(engine).await.unwrap();
+        assert!(summary.equal, "{summary:?}");
+        assert!(self.target.trash().is_empty(), "{:?}: {:?}", self.durability, self.target.trash().keys());
+    }
+}
+
+type Refusal = (fn(Op) -> bool, Errno);
+
+/// Flushes fail; the disk is full for files and for the index; the index alone cannot be written.
+const REFUSALS: [Refusal; 3] = [
+    (|op| op.kind() == OpKind::Flushes, Errno::IO),
+    (|op| op.kind() == OpKind::Changes, Errno::NOSPC),
+    (|op| op == Op::Commit, Errno::IO),
+];
+
+/// `first` was pulled in part, or as an update, when it was cut.
+async fn cut_in_every_way(after: impl AsyncFn(&Scene, Engine)) {
+    for durability in [Durability::None, Durability::Batch, Durability::File] {
+        for (number, (refused, errno)) in REFUSALS.into_iter().enumerate() {
+            if durability == Durability::None && number == 0 {
+                continue;
+            }
+            for update in [false, true] {
+                eprintln!("{durability:?}, refusal {number}, update {update}");
+                let scene = Scene::new(durability);
+                if update {
+                    scene.pull(&mut scene.engine()).await.unwrap();
+                    scene.write("changed");
+                }
+                let engine = scene.cut(refused, errno).await;
+                scene.write("second");
+                after(&scene, engine).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_engine_knows_it() {
+    cut_in_every_way(async |scene, mut engine| scene.assert_nobodys_own(&mut engine).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_engine_knows_it() {
+    cut_in_every_way(async |scene, engine| {
+        drop(engine);
+        scene.assert_nobodys_own(&mut scene.engine()).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn comparing_in_between_does_not_make_it_forgotten() {
+    cut_in_every_way(async |scene, engine| {
+        drop(engine);
+        let compared = scene.verify(&mut scene.engine()).await.unwrap();
+        assert!(!compared.equal, "{compared:?}");
+        scene.assert_nobodys_own(&mut scene.engine()).await;
+    })
+    .await;
+}
+
+/// Looks, when the first file gets its place, whether contents can be searched for without reading the whole index.
+struct Searchable {
+    database: PathBuf,
+    found: OnceLock<bool>,
+}
+
+impl Probe for Searchable {
+    fn before(&self, call: &Call<'_>) -> io::Result<()> {
+        if call.op == Op::Link && call.site().ends_with("tree") {
+            let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'nodes_content')";
+            self.found.get_or_init(|| {
+                let db = rusqlite::Connection::open(&self.database).unwrap();
+                db.query_row(sql, [], |row| row.get(0)).unwrap()
+            });
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_pull_that_goes_on_searches_quickly() {
+    let scene = Scene::new(Durability::None);
+    scene.share.edit(|edit| edit.file("dir/file", "in a directory"));
+    scene.share.cut_fetch_after(0);
+    let cut = scene.pull(&mut scene.engine()).await;
+    assert!(matches!(cut, Err(EngineError::Location(_))), "{cut:?}");
+    assert!(scene.target.has("dir") && !scene.target.has("dir/file"));
+    let database = scene.target.path(".syncd/target.db");
+    let probe = Arc::new(Searchable { database, found: OnceLock::new() });
+    let _listening = install(scene.target.root(), probe.clone());
+    assert!(scene.pull(&mut scene.engine()).await.unwrap().equal);
+    assert_eq!(probe.found.get(), Some(&true));
+}
