@@ -59,9 +59,10 @@ impl Walker<'_> {
         Ok(true)
     }
 
-    /// Whether a directory has a rule file of which nothing is known yet.
+    /// Whether a directory may have a rule file of which nothing is known yet.
     pub(super) fn has_unknown_rules(&self, dir: &Dir, path: &TreePath) -> bool {
-        self.rules.own && !self.rules.texts.contains_key(path) && dir.stat(SYNCIGNORE).is_ok()
+        let may_be_there = || !dir.stat(SYNCIGNORE).is_err_and(|error| is_gone(&error));
+        self.rules.own && !self.rules.texts.contains_key(path) && may_be_there()
     }
 
     /// Whether a directory is the other end: a target of this share, or the share of this target. Taking it in would put the

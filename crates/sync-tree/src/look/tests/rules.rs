@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::rules::{MAX_SET_BYTES, MAX_TEXT_BYTES};
+use crate::{
+    probe::{self, Call, OpKind, Probe},
+    rules::{MAX_SET_BYTES, MAX_TEXT_BYTES, SYNCIGNORE},
+};
 
 /// Whether the files of one directory are in the index.
 #[track_caller]
@@ -82,4 +85,36 @@ fn rules_that_find_no_room_hide_nothing() {
     fs::remove_file(scene.root.join("000/.syncignore")).unwrap();
     scene.look_at_all();
     assert_eq!(hidden(&scene), (1..=fit).collect::<Vec<_>>());
+}
+
+/// Nothing can be found out about rule files.
+struct NoRules;
+
+impl Probe for NoRules {
+    fn before(&self, call: &Call<'_>) -> io::Result<()> {
+        match call.op.kind() == OpKind::Reads && call.name == SYNCIGNORE.as_bytes() {
+            true => Err(rustix::io::Errno::IO.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn of_a_directory_whose_rules_cannot_even_be_looked_at_nothing_is_taken_in() {
+    let scene = Scene::new();
+    scene.write("private/known", "x");
+    scene.look_at_all();
+    scene.write("private/.syncignore", "secret\n");
+    scene.write("private/secret", "nobody's business");
+    let new = Scope::Places(vec![Dirty { path: path("private/secret"), deep: true }]);
+    {
+        let _listening = probe::install(&scene.root, Arc::new(NoRules));
+        for scope in [&new, &Scope::Everything] {
+            scene.look(scope);
+            assert_eq!(scene.unknown(), ["private/.syncignore"]);
+            assert_known(&scene, "private", &[("known", true), ("secret", false)]);
+        }
+    }
+    scene.look_at_all();
+    assert_known(&scene, "private", &[("known", true), ("secret", false)]);
 }
