@@ -286,14 +286,14 @@ fn following_outlives_trouble_of_every_sort() {
 fn what_the_daemon_cannot_read_for_a_while_is_told_and_comes_by_itself() {
     let lab = Lab::new();
     fill(&lab.share, 30);
-    let odd = ["dir 1/bad", "dir 2/busy", "shut/file"];
+    let odd = ["dir 1/bad", "dir 2/busy", "dir 4/lost", "shut/file"];
     for path in odd {
         lab.share.file(path, format!("what {path} holds"));
     }
     let switch = Switch::new(&lab);
     switch.on();
-    let rules =
-        "EIO read tree from 1 of bad; EMFILE open-file tree from 1 of busy; EIO list tree from 1 of shut";
+    let rules = "EIO read tree from 1 of bad; EMFILE open-file tree from 1 of busy; EIO stat tree from 1 of lost; \
+                 EIO list tree from 1 of shut";
     let daemon = lab.spec().env(FAULT, rules).env(SWITCH, &switch.0).start();
     let told = |outcome: &Outcome, paths: &[&str]| {
         let mut problems = outcome.problems();
@@ -307,7 +307,7 @@ fn what_the_daemon_cannot_read_for_a_while_is_told_and_comes_by_itself() {
     };
     // They are not known to the daemon: it could not read them when it looked.
     let agent = lab.agent(&daemon.url());
-    told(&agent.pull().expect(3), &["dir 1/bad", "dir 2/busy", "shut"]);
+    told(&agent.pull().expect(3), &["dir 1/bad", "dir 2/busy", "dir 4/lost", "shut"]);
     assert_eq!(lab.target().read("dir 3/sub/file 3"), lab.share.read("dir 3/sub/file 3"));
     switch.off();
     eventually(SOON, || {
@@ -318,7 +318,7 @@ fn what_the_daemon_cannot_read_for_a_while_is_told_and_comes_by_itself() {
     // Now it knows them, and cannot read them when they are asked for.
     switch.on();
     let other = lab.agent_into(&daemon.url(), "other");
-    told(&other.pull().expect(3), &["dir 1/bad", "dir 2/busy"]);
+    told(&other.pull().expect(3), &["dir 1/bad", "dir 2/busy", "dir 4/lost"]);
     let mut follower = other.follow();
     follower.caught_up();
     lab.share.file("one more", "x");

@@ -1,15 +1,16 @@
 //! What happens in the tree gets into the index.
 
 use std::{
-    io::Write as _,
+    io::{self, Write as _},
     os::unix::fs::PermissionsExt as _,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use super::*;
 use crate::{
     live::TreeError,
     look::{ChangeNote, ChangeOp},
+    probe::{self, Call, OpKind, Probe},
     watch::WatchEvent,
 };
 
@@ -279,4 +280,30 @@ fn a_panic_halts_the_tree_with_its_message() {
     let reason = scene.halt_reason().unwrap();
     assert!(reason.contains("internal error: the watcher was told to panic"), "{reason}");
     assert!(matches!(scene.barrier(), Err(BarrierError::Halted { .. })));
+}
+
+/// Nothing can be found out about one name, not even whether it is there. Counts how often somebody asked.
+struct Unknowable(AtomicUsize);
+
+impl Probe for Unknowable {
+    fn before(&self, call: &Call<'_>) -> io::Result<()> {
+        if call.op.kind() == OpKind::Reads && call.name == b"lost" {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            return Err(rustix::io::Errno::IO.into());
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn what_cannot_even_be_looked_at_is_looked_at_again_until_it_can() {
+    let scene = Scene::start();
+    let unknowable = Arc::new(Unknowable(AtomicUsize::new(0)));
+    let listening = probe::install(&scene.root, unknowable.clone());
+    scene.write("lost", "content");
+    // By its event, and then by itself, again and again.
+    scene.until("it is asked for again and again", || unknowable.0.load(Ordering::SeqCst) > 6);
+    assert!(scene.id("lost").is_none());
+    drop(listening);
+    scene.until("it is there", || scene.size("lost") == Some(7));
 }
