@@ -11,7 +11,7 @@ use std::{
 
 use common::{Pair, options_for};
 use sync_agent::engine::{AppliedOp, Engine, EngineError, Phase, PullMode, Reporter, Silent, Summary};
-use sync_core::{Halt, TreePath};
+use sync_core::{Halt, Time, TreePath};
 use sync_locations::{Location, Memory};
 use sync_testkit::{
     Scratch, eventually,
@@ -143,6 +143,69 @@ async fn what_the_share_replaced_is_no_trash_though_its_node_is_elsewhere_by_the
     assert!(pair.pull().await.equal);
     assert_eq!(target.read("log"), b"two");
     assert!(target.trash().is_empty(), "{:?}", target.trash());
+}
+
+/// Renames something in the share as a daemon tells it that saw it go and come at different times.
+fn rename_in_two(share: &Memory, from: &str, to: &str) {
+    let nodes = share.entries();
+    let from_path = TreePath::new(from).unwrap();
+    share.edit(|edit| edit.remove(from));
+    for (path, (entry, bytes)) in nodes.iter().filter(|(path, _)| path.is_within(&from_path)) {
+        let path = format!("{to}{}", &path.as_str()[from.len()..]);
+        share.edit(|edit| {
+            if entry.content.is_dir() {
+                edit.dir(&path);
+            } else {
+                edit.file(&path, bytes.clone());
+            }
+            edit.mtime(&path, entry.mtime);
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rename_that_the_daemon_saw_in_two_is_one_all_the_same() {
+    let pair = Scripted::new();
+    let (share, target) = (&pair.share, &pair.target);
+    share.edit(|edit| {
+        for (number, path) in ["one", "dir/two", "dir/sub/three", "dir/sub/four"].into_iter().enumerate() {
+            edit.file(path, format!("content of {path}"));
+            edit.mtime(path, Time { secs: 1000 + number as i64, nanos: 0 });
+        }
+    });
+    pair.pull().await;
+    let (one, four) = (target.inode("one"), target.inode("dir/sub/four"));
+    let fetched = share.fetched().len();
+    rename_in_two(share, "one", "other/place");
+    rename_in_two(share, "dir", "moved");
+    let summary = pair.pull().await;
+    assert!(summary.equal, "{summary:?}");
+    assert_eq!((summary.synced, summary.renamed, summary.deleted), (4, 4, 0), "{summary:?}");
+    assert_eq!((target.inode("other/place"), target.inode("moved/sub/four")), (one, four));
+    assert_eq!(share.fetched().len(), fetched, "{:?}", share.fetched());
+    assert!(target.trash().is_empty(), "{:?}", target.trash());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rename_to_a_place_that_somebody_takes_meanwhile() {
+    for rename in
+        [rename_in_two, |share: &Memory, from: &str, to: &str| share.edit(|edit| edit.rename(from, to))]
+    {
+        let pair = Scripted::new();
+        let (share, target) = (&pair.share, pair.target.clone());
+        share.edit(|edit| edit.file("old", "content"));
+        pair.pull().await;
+        let fetched = share.fetched().len();
+        rename(share, "old", "new");
+        let mine = target.clone();
+        let meanwhile = WhenPlanning(Mutex::new(Some(move || drop(mine.file("new", "mine")))));
+        let summary = pair.try_pull(Arc::new(meanwhile)).await.unwrap();
+        assert!(summary.equal, "{summary:?}");
+        assert_eq!(target.read("new"), b"content");
+        assert!(!target.has("old"));
+        assert!(target.trash().values().any(|seen| seen.size == 4), "{:?}", target.trash());
+        assert_eq!(share.fetched().len(), fetched, "{:?}", share.fetched());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
