@@ -425,3 +425,65 @@ async fn following_goes_on_when_what_should_move_was_moved_here_meanwhile() {
         follow(engine, &|| eventually(Duration::from_secs(20), swapped)).await;
     }
 }
+
+/// Refuses one rename of a name.
+#[cfg(feature = "failpoints")]
+struct RefusesRename(&'static str, std::sync::atomic::AtomicBool);
+
+#[cfg(feature = "failpoints")]
+impl sync_tree::probe::Probe for RefusesRename {
+    fn before(&self, call: &sync_tree::probe::Call<'_>) -> std::io::Result<()> {
+        let hit = call.op == sync_tree::probe::Op::RenameNew && call.name == self.0.as_bytes();
+        if hit && !self.1.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            return Err(std::io::ErrorKind::Other.into());
+        }
+        Ok(())
+    }
+}
+
+/// Compares when the engine says that it is equal.
+#[cfg(feature = "failpoints")]
+struct Equal(Tree, Mutex<Vec<Vec<String>>>);
+
+#[cfg(feature = "failpoints")]
+impl Reporter for Equal {
+    fn caught_up(&self, summary: &Summary) {
+        if summary.equal {
+            let paths =
+                self.0.snapshot().keys().map(|path| String::from_utf8_lossy(&path.0).into_owned()).collect();
+            self.1.lock().unwrap().push(paths);
+        }
+    }
+}
+
+/// `SYNCD_SEED=19300` of the simulation, once: what was written down of the directory was where it was to be, not where it is.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_could_not_be_moved_is_not_taken_for_moved() {
+    let pair = Scripted::new();
+    pair.share.edit(|edit| {
+        edit.file("dir/stays", "content");
+        edit.file("dir/goes", "x");
+        edit.file("other", "y");
+    });
+    pair.pull().await;
+    pair.share.edit(|edit| {
+        edit.remove("dir/goes");
+        edit.remove("other");
+        edit.rename("dir", "other");
+    });
+    let refuses = Arc::new(RefusesRename("dir", std::sync::atomic::AtomicBool::new(false)));
+    let _listening = sync_tree::probe::install(pair.target.root(), refuses.clone());
+    let said = Arc::new(Equal(pair.target.clone(), Mutex::default()));
+    let (reporter, remote, cancel): (Arc<dyn Reporter>, Arc<dyn Location>, _) =
+        (said.clone(), Arc::new(pair.share.clone()), CancellationToken::new());
+    let mut engine = Engine::open(options_for(pair.target.root(), pair.share.share_id())).unwrap();
+    let stop = cancel.clone();
+    let following = tokio::spawn(async move { engine.follow(&remote, &reporter, &stop).await });
+    let is_equal = || if said.1.lock().unwrap().is_empty() { Err("not equal".to_owned()) } else { Ok(()) };
+    tokio::task::block_in_place(|| eventually(Duration::from_secs(20), is_equal));
+    cancel.cancel();
+    assert!(matches!(following.await.unwrap(), Err(EngineError::Cancelled)));
+    assert!(refuses.1.load(std::sync::atomic::Ordering::SeqCst), "nothing was refused");
+    assert_eq!(said.1.lock().unwrap()[0], ["other", "other/stays"]);
+}
