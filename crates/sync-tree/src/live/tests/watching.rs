@@ -143,6 +143,21 @@ fn after_a_barrier_everything_written_before_it_is_there() {
 }
 
 #[test]
+fn after_a_barrier_a_rename_before_it_is_seen_at_both_ends() {
+    let scene = Scene::start();
+    let path = |round: usize| format!("d{}/f{round}", round % 7);
+    (0..7).for_each(|number| scene.write(&format!("d{number}/other"), "x"));
+    scene.write(&path(0), "content");
+    for round in 0..200 {
+        scene.barrier().unwrap();
+        assert!(scene.id(&path(round)).is_some(), "round {round}");
+        fs::rename(scene.root.join(path(round)), scene.root.join(path(round + 1))).unwrap();
+        scene.barrier().unwrap();
+        assert_eq!(scene.id(&path(round)), None, "round {round}");
+    }
+}
+
+#[test]
 fn concurrent_barriers_are_all_passed() {
     let scene = Scene::start();
     std::thread::scope(|threads| {
