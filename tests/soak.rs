@@ -13,7 +13,7 @@ use common::{Edits, LATER, Lab, fill};
 use sync_testkit::{
     moment,
     ops::Chaos,
-    programs::{Agent, Daemon, Follower, Outcome, PATIENCE, open_files, rss_bytes},
+    programs::{Agent, Daemon, Follower, Outcome, PATIENCE, open_files, open_things, rss_bytes},
     proxy::Proxy,
     rng::Rng,
     seeds::{SEED, setting},
@@ -25,10 +25,9 @@ const USUAL_SECONDS: u64 = 16;
 /// Rounds of the second half after which what has not been used yet is.
 const WARM_UP: usize = 3;
 /// From there on neither program may have more than these on top. Descriptors come and go with connections that were cut and with
-/// what is being read, and the daemon holds up to 256 directories open that it serves files from; what is lost in each round is
-/// found in some minutes.
+/// what is being read; what is lost in each round is found in a minute.
 const MORE_BYTES: u64 = 32 << 20;
-const MORE_FILES: usize = 300;
+const MORE_FILES: usize = 48;
 
 /// What a program uses.
 #[derive(Debug, Clone, Copy)]
@@ -62,12 +61,18 @@ impl Watch {
         Self { name, first: None, most: Use { bytes: 0, files: 0 } }
     }
 
-    fn see(&mut self, now: Use) {
+    fn see(&mut self, pid: u32) {
+        let now = Use::of(pid);
         let first = *self.first.get_or_insert(now);
         self.most = Use { bytes: self.most.bytes.max(now.bytes), files: self.most.files.max(now.files) };
         let (bytes, files) = (first.bytes + MORE_BYTES, first.files + MORE_FILES);
         assert!(now.bytes <= bytes, "the {} grows: first {first}, now {now}", self.name);
-        assert!(now.files <= files, "the {} keeps files open: first {first}, now {now}", self.name);
+        assert!(
+            now.files <= files,
+            "the {} keeps files open: first {first}, now {now}: {:#?}",
+            self.name,
+            open_things(pid)
+        );
     }
 }
 
@@ -193,13 +198,14 @@ impl Soak {
         self.edits.assert_in_trash();
     }
 
-    fn uses(&mut self) -> (Use, Use) {
-        let follower = self.follower.as_mut().expect("it follows").process().pid();
-        (Use::of(self.daemon.pid()), Use::of(follower))
+    /// The daemon and the follower.
+    fn pids(&mut self) -> (u32, u32) {
+        (self.daemon.pid(), self.follower.as_mut().expect("it follows").process().pid())
     }
 
     fn tell(&mut self) {
-        let (daemon, agent) = self.uses();
+        let (daemon, agent) = self.pids();
+        let (daemon, agent) = (Use::of(daemon), Use::of(agent));
         let Counts { rounds, changes, daemon_ends, agent_ends, cuts, .. } = self.counts;
         eprintln!(
             "{:5.0} s, round {rounds}: equal after {changes} changes; ended: daemon {daemon_ends}, agent {agent_ends}; \
@@ -236,9 +242,9 @@ fn both_sides_stay_equal_and_small_whatever_happens() {
     while soak.began.elapsed() < half * 2 || number <= WARM_UP {
         soak.round(false);
         if number >= WARM_UP {
-            let (daemon_uses, agent_uses) = soak.uses();
-            daemon.see(daemon_uses);
-            agent.see(agent_uses);
+            let (daemon_pid, agent_pid) = soak.pids();
+            daemon.see(daemon_pid);
+            agent.see(agent_pid);
         }
         number += 1;
     }

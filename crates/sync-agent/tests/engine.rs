@@ -14,7 +14,7 @@ use std::{
 
 use common::{Pair, options_for};
 use sync_agent::engine::{AppliedOp, Engine, EngineError, Phase, PullMode, Reporter, Silent, Summary};
-use sync_core::{Halt, TreePath};
+use sync_core::{Halt, Time, TreePath};
 use sync_locations::{
     Faulty, Location, Memory,
     faulty::{Call, Moment, Script, Turn},
@@ -262,6 +262,69 @@ async fn a_pull_that_waits_before_it_tries_again_ends_when_it_is_asked_to() {
     assert!(began.elapsed() < Duration::from_millis(4100), "{:?}", began.elapsed());
 }
 
+/// Renames something in the share as a daemon tells it that saw it go and come at different times.
+fn rename_in_two(share: &Memory, from: &str, to: &str) {
+    let nodes = share.entries();
+    let from_path = TreePath::new(from).unwrap();
+    share.edit(|edit| edit.remove(from));
+    for (path, (entry, bytes)) in nodes.iter().filter(|(path, _)| path.is_within(&from_path)) {
+        let path = format!("{to}{}", &path.as_str()[from.len()..]);
+        share.edit(|edit| {
+            if entry.content.is_dir() {
+                edit.dir(&path);
+            } else {
+                edit.file(&path, bytes.clone());
+            }
+            edit.mtime(&path, entry.mtime);
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rename_that_the_daemon_saw_in_two_is_one_all_the_same() {
+    let pair = Scripted::new();
+    let (share, target) = (&pair.share, &pair.target);
+    share.edit(|edit| {
+        for (number, path) in ["one", "dir/two", "dir/sub/three", "dir/sub/four"].into_iter().enumerate() {
+            edit.file(path, format!("content of {path}"));
+            edit.mtime(path, Time { secs: 1000 + number as i64, nanos: 0 });
+        }
+    });
+    pair.pull().await;
+    let (one, four) = (target.inode("one"), target.inode("dir/sub/four"));
+    let fetched = share.fetched().len();
+    rename_in_two(share, "one", "other/place");
+    rename_in_two(share, "dir", "moved");
+    let summary = pair.pull().await;
+    assert!(summary.equal, "{summary:?}");
+    assert_eq!((summary.synced, summary.renamed, summary.deleted), (4, 4, 0), "{summary:?}");
+    assert_eq!((target.inode("other/place"), target.inode("moved/sub/four")), (one, four));
+    assert_eq!(share.fetched().len(), fetched, "{:?}", share.fetched());
+    assert!(target.trash().is_empty(), "{:?}", target.trash());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rename_to_a_place_that_somebody_takes_meanwhile() {
+    for rename in
+        [rename_in_two, |share: &Memory, from: &str, to: &str| share.edit(|edit| edit.rename(from, to))]
+    {
+        let pair = Scripted::new();
+        let (share, target) = (&pair.share, pair.target.clone());
+        share.edit(|edit| edit.file("old", "content"));
+        pair.pull().await;
+        let fetched = share.fetched().len();
+        rename(share, "old", "new");
+        let mine = target.clone();
+        let meanwhile = WhenPlanning(Mutex::new(Some(move || drop(mine.file("new", "mine")))));
+        let summary = pair.try_pull(Arc::new(meanwhile)).await.unwrap();
+        assert!(summary.equal, "{summary:?}");
+        assert_eq!(target.read("new"), b"content");
+        assert!(!target.has("old"));
+        assert!(target.trash().values().any(|seen| seen.size == 4), "{:?}", target.trash());
+        assert_eq!(share.fetched().len(), fetched, "{:?}", share.fetched());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pull_makes_equal_and_a_second_one_does_nothing() {
     let pair = Pair::new();
@@ -478,4 +541,66 @@ async fn following_goes_on_when_what_should_move_was_moved_here_meanwhile() {
         };
         follow(engine, &|| eventually(Duration::from_secs(20), swapped)).await;
     }
+}
+
+/// Refuses one rename of a name.
+#[cfg(feature = "failpoints")]
+struct RefusesRename(&'static str, std::sync::atomic::AtomicBool);
+
+#[cfg(feature = "failpoints")]
+impl sync_tree::probe::Probe for RefusesRename {
+    fn before(&self, call: &sync_tree::probe::Call<'_>) -> std::io::Result<()> {
+        let hit = call.op == sync_tree::probe::Op::RenameNew && call.name == self.0.as_bytes();
+        if hit && !self.1.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            return Err(std::io::ErrorKind::Other.into());
+        }
+        Ok(())
+    }
+}
+
+/// Compares when the engine says that it is equal.
+#[cfg(feature = "failpoints")]
+struct Equal(Tree, Mutex<Vec<Vec<String>>>);
+
+#[cfg(feature = "failpoints")]
+impl Reporter for Equal {
+    fn caught_up(&self, summary: &Summary) {
+        if summary.equal {
+            let paths =
+                self.0.snapshot().keys().map(|path| String::from_utf8_lossy(&path.0).into_owned()).collect();
+            self.1.lock().unwrap().push(paths);
+        }
+    }
+}
+
+/// `SYNCD_SEED=19300` of the simulation, once: what was written down of the directory was where it was to be, not where it is.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_could_not_be_moved_is_not_taken_for_moved() {
+    let pair = Scripted::new();
+    pair.share.edit(|edit| {
+        edit.file("dir/stays", "content");
+        edit.file("dir/goes", "x");
+        edit.file("other", "y");
+    });
+    pair.pull().await;
+    pair.share.edit(|edit| {
+        edit.remove("dir/goes");
+        edit.remove("other");
+        edit.rename("dir", "other");
+    });
+    let refuses = Arc::new(RefusesRename("dir", std::sync::atomic::AtomicBool::new(false)));
+    let _listening = sync_tree::probe::install(pair.target.root(), refuses.clone());
+    let said = Arc::new(Equal(pair.target.clone(), Mutex::default()));
+    let (reporter, remote, cancel): (Arc<dyn Reporter>, Arc<dyn Location>, _) =
+        (said.clone(), Arc::new(pair.share.clone()), CancellationToken::new());
+    let mut engine = Engine::open(options_for(pair.target.root(), pair.share.share_id())).unwrap();
+    let stop = cancel.clone();
+    let following = tokio::spawn(async move { engine.follow(&remote, &reporter, &stop).await });
+    let is_equal = || if said.1.lock().unwrap().is_empty() { Err("not equal".to_owned()) } else { Ok(()) };
+    tokio::task::block_in_place(|| eventually(Duration::from_secs(20), is_equal));
+    cancel.cancel();
+    assert!(matches!(following.await.unwrap(), Err(EngineError::Cancelled)));
+    assert!(refuses.1.load(std::sync::atomic::Ordering::SeqCst), "nothing was refused");
+    assert_eq!(said.1.lock().unwrap()[0], ["other", "other/stays"]);
 }

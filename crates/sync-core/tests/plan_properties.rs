@@ -8,7 +8,10 @@
     reason = "a failing seed is named, and can be asked for"
 )]
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    slice,
+};
 
 use sync_core::{
     Content, Digest, Entry, Halt, Name, Node, NodeId, Time, TreePath,
@@ -612,4 +615,76 @@ fn guards_truth_table() {
         let Ok(slots) = gather(&numbered(files, false), &Scope::Everything);
         assert_eq!(plan(slots, Policy::LeftWins, &guard).map(drop), want, "{files} {allow}");
     }
+}
+
+/// A target that is equal to its share, with these files at the top, and a plan after `change` of the share.
+fn after_change(entries: &[Entry], change: impl FnOnce(&mut Tree)) -> Plan {
+    let mut model = Model { next_id: 1_000_000, ..Model::default() };
+    for (id, entry) in (1..).zip(entries) {
+        let name = Name::new(&format!("old {id}")).unwrap();
+        let remote = Node { id: NodeId(id), parent: NodeId::ROOT, name, entry: entry.clone() };
+        let local = Node { id: NodeId(id + 500_000), ..remote.clone() };
+        model.base.insert(id, Base { id: remote.id, local: local.id, entry: entry.clone() });
+        model.remote.insert(id, remote);
+        model.local.insert(local.id.0, local);
+    }
+    change(&mut model.remote);
+    let made = run(&mut model, &Scope::Everything);
+    assert_eq!(paths(&model.local), paths(&model.remote));
+    made
+}
+
+fn file(text: &str, secs: i64) -> Entry {
+    let content = Content::File { size: text.len() as u64, digest: Digest::of(text.as_bytes()) };
+    Entry { content, mtime: Time { secs, nanos: 0 }, mode: 0o644 }
+}
+
+fn node(id: u64, parent: u64, name: &str, entry: Entry) -> Node {
+    Node { id: NodeId(id), parent: NodeId(parent), name: Name::new(name).unwrap(), entry }
+}
+
+/// The daemon may have seen a file go and come at different times, and then it is two nodes.
+#[test]
+fn what_goes_and_comes_the_same_is_one_move() {
+    let (a, b) = (file("a", 1), file("a", 2));
+    let dir = Entry { content: Content::Directory, ..file("", 1) };
+    let link = Entry { content: Content::Symlink { target: b"a".as_slice().into() }, mode: 0, ..file("", 1) };
+    let moves = |entries: &[Entry], come: &[Node]| {
+        let made = after_change(entries, |remote| {
+            remote.clear();
+            remote.extend(come.iter().map(|node| (node.id.0, node.clone())));
+        });
+        let moved = |clear: &&Clear| matches!(clear, Clear::Move { .. } | Clear::TakeOut { .. });
+        assert!(made.files.iter().all(|put| !matches!(put, Put::File { source: Source::Fetch, .. })));
+        (made.clear.iter().filter(moved).count(), made.deletions(), made.files.len())
+    };
+    assert_eq!(moves(slice::from_ref(&a), &[node(9, 0, "new", a.clone())]), (1, 0, 0));
+    assert_eq!(moves(slice::from_ref(&link), &[node(9, 0, "new", link.clone())]), (1, 0, 0));
+    // Into a directory that comes too.
+    let below = [node(8, 0, "dir", dir), node(9, 8, "new", a.clone())];
+    assert_eq!(moves(slice::from_ref(&a), &below), (1, 0, 0));
+    // Each goes once. The third is a copy.
+    let three = [node(7, 0, "x", a.clone()), node(8, 0, "y", a.clone()), node(9, 0, "z", a.clone())];
+    assert_eq!(moves(&[a.clone(), a.clone()], &three), (2, 0, 1));
+    // A rename keeps the time: this is none, and the content is still not fetched.
+    assert_eq!(moves(slice::from_ref(&a), &[node(9, 0, "new", b)]), (0, 1, 1));
+    // Over what is there, nothing is moved: that file changed, and the other one went.
+    let made = after_change(&[a.clone(), file("b", 1)], |remote| {
+        remote.remove(&1);
+        remote.insert(2, node(2, 0, "old 2", a.clone()));
+    });
+    assert_eq!((made.deletions(), made.files.len()), (1, 1));
+}
+
+#[test]
+fn what_somebody_changed_here_is_no_part_of_a_move() {
+    let (a, b) = (file("a", 1), file("b", 1));
+    let mut model = Model { next_id: 1_000_000, ..Model::default() };
+    // The share has lost "old", which somebody has written over here, and has got what they wrote.
+    model.base.insert(1, Base { id: NodeId(1), local: NodeId(500_001), entry: a });
+    model.local.insert(500_001, node(500_001, 0, "old", b.clone()));
+    model.remote.insert(9, node(9, 0, "new", b.clone()));
+    let made = run(&mut model, &Scope::Everything);
+    assert_eq!(paths(&model.local), paths(&model.remote));
+    assert_eq!((made.deletions(), model.trash), (1, vec![b.content]));
 }

@@ -346,6 +346,7 @@ async fn answer_task(
     out: Out<Vec<Answer>>,
 ) -> Result<(), End> {
     let mut taken = Vec::new();
+    let _fetching = tree.fetching();
     while wants.recv_many(&mut taken, WANTS_TOGETHER).await > 0 {
         while !taken.is_empty() {
             let (of, batch) = (Arc::clone(&tree), taken);

@@ -13,10 +13,7 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use rusqlite::Connection;
@@ -34,7 +31,8 @@ use crate::{
     trouble,
 };
 
-/// Directories that are held open for the files in them: so many, or this part of the files that the process may have open.
+/// Directories that are held open for the files in them, while somebody fetches: so many, or this part of the files that the
+/// process may have open.
 const MOST_HANDLES: usize = 256;
 const HANDLES_PART: usize = 8;
 
@@ -80,40 +78,72 @@ impl Hint for ServeError {
     }
 }
 
-/// The directories that were used last, held open.
+/// The directories that were used last, held open as long as somebody fetches. One that is held cannot be unmounted, and keeps
+/// its place on the disk when it is removed.
 #[derive(Debug, Default)]
-pub(crate) struct Handles {
-    dirs: Mutex<HashMap<NodeId, (Dir, u64)>>,
-    uses: AtomicU64,
+pub(crate) struct Handles(Mutex<Held>);
+
+#[derive(Debug, Default)]
+struct Held {
+    dirs: HashMap<NodeId, (Dir, u64)>,
+    uses: u64,
+    fetchers: usize,
 }
 
 impl Handles {
     fn get(&self, id: NodeId) -> Option<Dir> {
-        let now = self.uses.fetch_add(1, Ordering::Relaxed);
-        let mut dirs = self.lock();
-        let (dir, used) = dirs.get_mut(&id)?;
+        let mut held = self.lock();
+        held.uses += 1;
+        let now = held.uses;
+        let (dir, used) = held.dirs.get_mut(&id)?;
         *used = now;
         Some(dir.clone())
     }
 
     fn put(&self, id: NodeId, dir: Dir) {
-        let now = self.uses.fetch_add(1, Ordering::Relaxed);
         let most = files_to_hold(MOST_HANDLES, HANDLES_PART);
-        let mut dirs = self.lock();
-        if dirs.len() >= most
-            && let Some(oldest) = dirs.iter().min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id)
-        {
-            dirs.remove(&oldest);
+        let mut held = self.lock();
+        if held.fetchers == 0 {
+            return;
         }
-        dirs.insert(id, (dir, now));
+        if held.dirs.len() >= most
+            && let Some(oldest) = held.dirs.iter().min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id)
+        {
+            held.dirs.remove(&oldest);
+        }
+        held.uses += 1;
+        let now = held.uses;
+        held.dirs.insert(id, (dir, now));
     }
 
     fn forget(&self, id: NodeId) {
-        self.lock().remove(&id);
+        self.lock().dirs.remove(&id);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, (Dir, u64)>> {
-        self.dirs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody fetches file after file: until the last who does is gone, directories are held open.
+#[derive(Debug)]
+pub struct Fetching(Arc<Site>);
+
+impl Fetching {
+    fn new(site: Arc<Site>) -> Self {
+        site.handles.lock().fetchers += 1;
+        Self(site)
+    }
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        let mut held = self.0.handles.lock();
+        held.fetchers -= 1;
+        let done = if held.fetchers == 0 { std::mem::take(&mut held.dirs) } else { HashMap::new() };
+        // Closing takes a while, and nobody has to wait for it.
+        drop(held);
+        drop(done);
     }
 }
 
@@ -196,12 +226,19 @@ impl Packer<'_> {
 }
 
 impl LiveTree {
+    /// Says that files will be asked for, one after the other, until what is answered is dropped.
+    #[must_use]
+    pub fn fetching(&self) -> Fetching {
+        Fetching::new(self.site())
+    }
+
     /// Lets `work` read small files. It should not take long: what is read from the index stays as it was when it began.
     ///
     /// # Errors
     /// The database failed.
     pub fn pack<T>(&self, work: impl FnOnce(&Packer<'_>) -> T) -> Result<T, IndexError> {
         let site = self.site();
+        let _fetching = Fetching::new(Arc::clone(&site));
         site.index.read(|db| {
             let db = db.unchecked_transaction()?;
             Ok(work(&Packer { tree: self, site: &site, db: &db }))

@@ -39,6 +39,12 @@ impl Outcome {
         tracing::debug!(%path, ?failed, error = describe(error), "not applied");
         if is_stale(error) {
             self.stale.push(path.clone());
+            // Of a move, it may be the other place that is not what the plan saw.
+            if let ApplyError::Stale { path: other } = error
+                && other != path
+            {
+                self.stale.push(other.clone());
+            }
             if matches!(error, ApplyError::Digest { .. }) {
                 self.garbled.insert(path.clone());
             }

@@ -65,6 +65,10 @@ impl<'a> Phases<'a> {
         }
         for clear in &plan.clear {
             let result = self.clear(clear);
+            // The share may know nothing of what it was here: without it, what was to move would not be planned again.
+            if let (Err(_), Clear::Move { local, .. } | Clear::TakeOut { local, .. }) = (&result, clear) {
+                self.outcome.left_local.push(local.id);
+            }
             if let (Err(error), Clear::TakeOut { remote, .. }) = (&result, clear) {
                 let stale = matches!(error, EngineError::Apply(error) if is_stale(error));
                 not_taken.insert(remote.id, stale);

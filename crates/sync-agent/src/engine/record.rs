@@ -83,7 +83,10 @@ impl Recorder<'_, '_> {
         match known {
             Some(known) => {
                 let id = known.node.id;
-                self.tx.update(&known, &indexed(id, parent, remote, stat))?;
+                let mut new = indexed(id, parent, remote, stat);
+                // A directory that could not be moved got its time where it is, and there it has to be found when it is tried again.
+                (new.node.parent, new.node.name) = (known.node.parent, known.node.name.clone());
+                self.tx.update(&known, &new)?;
                 agree(self.tx.sql(), remote, id)?;
             }
             None => {

@@ -222,7 +222,7 @@ impl Story {
         match ended {
             Ok(Some(summary)) => {
                 world.tell(format!("  ended: equal {}, {} problems", summary.equal, summary.problems.len()));
-                if summary.equal && !failed {
+                if summary.equal {
                     world.judge_equal(&summary);
                 }
             }

@@ -312,8 +312,7 @@ impl World {
         let Some(digest) = summary.root_digest else { panic!("equal to nothing: {summary:?}") };
         let state = self.state();
         let Some(share) = state.states.get(&digest) else { panic!("the share was never {digest}") };
-        // What a disk did that failed is known at the next look at everything.
-        if self.was_edited() || self.disk_failed.load(Ordering::SeqCst) {
+        if self.was_edited() {
             return;
         }
         let by = Compare { dir_times: false, link_times: false };

@@ -1,13 +1,13 @@
 //! From slots to a plan.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{
     Build, Capture, Clear, Decision, Displaced, FOREIGN_LIMIT, Finish, Guard, Keep, MASS_DELETE_FLOOR, Over,
     Plan, Policy, Put, Record, Side, Slot, Source, decide,
 };
 use crate::{
-    entry::{Content, Node, NodeId},
+    entry::{Content, Entry, Node, NodeId},
     name::TreePath,
     problem::Halt,
 };
@@ -17,10 +17,11 @@ use crate::{
 /// # Errors
 /// The result would look like a disaster, see [`Guard`].
 pub fn plan(slots: Vec<Slot>, policy: Policy, guard: &Guard) -> Result<Plan, Halt> {
-    let mut planner = Planner { policy, plan: Plan::default(), moves: Vec::new() };
+    let mut planner = Planner { policy, plan: Plan::default(), moves: Vec::new(), coming: Vec::new() };
     for slot in slots {
         planner.slot(slot);
     }
+    planner.pair_up();
     planner.settle_moves();
     planner.settle_sources();
     let mut plan = planner.plan;
@@ -43,10 +44,18 @@ struct Moving {
     straight: bool,
 }
 
+/// A file or link that comes to a place where nothing is in its way.
+struct Coming {
+    /// Which of the plan's files it is.
+    put: usize,
+    straight: bool,
+}
+
 struct Planner {
     policy: Policy,
     plan: Plan,
     moves: Vec<Moving>,
+    coming: Vec<Coming>,
 }
 
 impl Planner {
@@ -77,7 +86,7 @@ impl Planner {
         if let Some(occupant) = slot.occupant().cloned() {
             self.clear(&slot, occupant);
         }
-        let straight = slot.local.is_none() && slot.local_path.as_ref() == Some(&slot.path);
+        let straight = slot.is_free_now();
         let Some(arrival) = slot.arrives else { return };
         if self.policy == Policy::LeftWinsAnew && matches!(remote.entry.content, Content::File { .. }) {
             let over = Some(Over { local: arrival.local.clone(), displaced: Displaced::Delete });
@@ -110,6 +119,10 @@ impl Planner {
     }
 
     fn create(&mut self, slot: Slot, remote: Node, over: Option<Over>) {
+        let can_move = over.is_none() && !remote.entry.content.is_dir() && self.policy == Policy::LeftWins;
+        if can_move {
+            self.coming.push(Coming { put: self.plan.files.len(), straight: slot.is_free_now() });
+        }
         let path = slot.path;
         match &remote.entry.content {
             Content::Directory => {
@@ -147,6 +160,42 @@ impl Planner {
             let displaced = displaced(slot, &local);
             Clear::Remove { path, local, displaced }
         });
+    }
+
+    /// What goes in one place and comes the same in another has moved: the daemon saw the two at different times, and did not
+    /// know them for one. A rename keeps content, time and mode; with another time or mode it may as well be a copy, and is
+    /// treated as one.
+    fn pair_up(&mut self) {
+        let mut going: HashMap<&Entry, Vec<usize>> = HashMap::new();
+        for (at, clear) in self.plan.clear.iter().enumerate() {
+            // What only this side had goes to the trash, whatever else is like it.
+            if let Clear::Remove { local, displaced: Displaced::Delete, .. } = clear {
+                going.entry(&local.entry).or_default().push(at);
+            }
+        }
+        if going.is_empty() {
+            return;
+        }
+        let (mut pairs, files) = (Vec::new(), &self.plan.files);
+        for coming in std::mem::take(&mut self.coming) {
+            if let Some(at) = going.get_mut(&files[coming.put].remote().entry).and_then(Vec::pop) {
+                pairs.push((at, coming));
+            }
+        }
+        let mut clear: Vec<Option<Clear>> =
+            std::mem::take(&mut self.plan.clear).into_iter().map(Some).collect();
+        let mut files: Vec<Option<Put>> =
+            std::mem::take(&mut self.plan.files).into_iter().map(Some).collect();
+        for (at, Coming { put, straight }) in pairs {
+            if let (Some(Clear::Remove { path: from, local, .. }), Some(put)) =
+                (clear[at].take(), files[put].take())
+            {
+                let (to, remote) = (put.path().clone(), put.remote().clone());
+                self.moves.push(Moving { from, to, local, remote, straight });
+            }
+        }
+        self.plan.clear = clear.into_iter().flatten().collect();
+        self.plan.files = files.into_iter().flatten().collect();
     }
 
     /// Decides which moves go straight and which through staging: those whose way is not free yet.

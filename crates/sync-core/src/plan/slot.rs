@@ -64,6 +64,12 @@ impl Slot {
         if self.leaves { None } else { self.local.as_ref() }
     }
 
+    /// Whether something can come straight here: nothing is in the place, and its directory is where it will be.
+    #[must_use]
+    pub fn is_free_now(&self) -> bool {
+        self.local.is_none() && self.local_path.as_ref() == Some(&self.path)
+    }
+
     /// Whether all three trees have the same here, and it is recorded so.
     #[must_use]
     pub fn is_settled(&self) -> bool {

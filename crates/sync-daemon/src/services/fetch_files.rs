@@ -82,6 +82,7 @@ async fn answer(
 ) -> Result<(), Status> {
     let Some(first) = requests.message().await? else { return Ok(()) };
     let share = shares.find(&first.share).map_err(RequestError::from)?;
+    let _fetching = share.tree.fetching();
     let work = Arc::new(Work {
         share,
         largest_file: packing.largest_file.min(LARGEST_FILE),

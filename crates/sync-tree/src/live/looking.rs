@@ -13,7 +13,7 @@ use super::{
     halt::{Cause, Halted},
     pace::Recent,
     site::Site,
-    watching::Observer,
+    watching::{Observer, Said},
     worker::{Batch, Worker, chain},
 };
 use crate::{
@@ -41,7 +41,13 @@ impl Worker {
             accept_emptied: self.accepted,
             ..LookLimits::default()
         };
-        let observer = Observer { places: &self.places, stop: &self.shared.stop };
+        let polled: HashSet<TreePath> =
+            if batch.polls { self.places.polled().into_iter().collect() } else { HashSet::new() };
+        let said = match &batch.dirt {
+            Dirt::Everything => Said::Everything,
+            Dirt::Places(_) => Said::Of { vanished: &batch.vanished, polled: &polled },
+        };
+        let observer = Observer { places: &self.places, stop: &self.shared.stop, said };
         match site.looker.look(&scope(&batch.dirt), &observer, &limits) {
             Ok(report) => {
                 self.places.finish(&deep);
@@ -90,7 +96,7 @@ impl Worker {
         self.recent.note(now, report.head.files);
         self.schedule(site, batch, report, took);
         self.has_mounts = site.looker.has_mounts();
-        let again = self.rewatch_moved(batch, report);
+        let again = self.rewatch_moved(batch, report) | self.await_word(report);
         if report.problems_changed || first {
             self.remember_problems(site);
         }
@@ -103,7 +109,8 @@ impl Worker {
             // Nobody listening is no failure.
             let _ = self.shared.changes.send(Arc::new(report.notes.clone()));
         }
-        // What may have been missed in a directory that moved must be looked at before anybody is told that all is known.
+        // What may have been missed in a directory that moved, and what is gone without a word, must be looked at before anybody
+        // is told that all is known.
         if batch.barrier && !again {
             self.pass_barrier();
         }
@@ -152,6 +159,16 @@ impl Worker {
             again = true;
         }
         again
+    }
+
+    /// What is gone without a word is looked at again as if an event had said so: after a moment, in which the rest of what is
+    /// to be said comes. Answers whether there is any.
+    fn await_word(&self, report: &LookReport) -> bool {
+        if report.unsaid.is_empty() {
+            return false;
+        }
+        self.shared.inbox.put(|mail| report.unsaid.iter().for_each(|path| mail.mark_vanished(path.clone())));
+        true
     }
 
     fn prune(&self, site: &Site) {

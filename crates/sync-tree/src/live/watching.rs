@@ -1,6 +1,7 @@
 //! How the loop hears of changes: the sink that the watcher's thread calls, and the observer that places watches.
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -75,15 +76,30 @@ fn note(mail: &mut Mail, root: &Path, event: WatchEvent) {
     }
 }
 
-/// Places watches while a look walks.
+/// Places watches while a look walks, and knows what events have said.
 pub(super) struct Observer<'a> {
     pub(super) places: &'a Places,
     pub(super) stop: &'a AtomicBool,
+    pub(super) said: Said<'a>,
+}
+
+/// What is known to be gone if it is not there.
+pub(super) enum Said<'a> {
+    /// Whatever it is: nothing more is heard of it.
+    Everything,
+    /// What left these places, by the events, and what is in these, which tell nothing.
+    Of { vanished: &'a HashSet<TreePath>, polled: &'a HashSet<TreePath> },
 }
 
 impl LookObserver for Observer<'_> {
     fn entering(&self, dir: &TreePath) {
         self.places.enter(dir, Instant::now());
+    }
+
+    fn is_gone_for_good(&self, path: &TreePath) -> bool {
+        let Said::Of { vanished, polled } = self.said else { return true };
+        let mut above = std::iter::successors(Some(path.clone()), TreePath::parent);
+        above.any(|place| vanished.contains(&place) || polled.contains(&place))
     }
 
     fn cancelled(&self) -> bool {

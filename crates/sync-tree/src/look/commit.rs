@@ -6,8 +6,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use sync_core::{Kind, NodeId, Problem, TreePath};
 
 use super::{
-    ChangeNote, ChangeOp, EMPTIED_FLOOR, Found, LookError, LookLimits, LookReport, Looker, MAX_NOTES, Memory,
-    Put, RESTLESS_LIMIT, Scope, rules::LookRules, walk::is_gone,
+    ChangeNote, ChangeOp, EMPTIED_FLOOR, Found, LookError, LookLimits, LookObserver, LookReport, Looker,
+    MAX_NOTES, Memory, Put, RESTLESS_LIMIT, Scope, rules::LookRules, walk::is_gone,
 };
 use crate::{
     index::{Head, IndexError, IndexTx, IndexedNode},
@@ -26,12 +26,16 @@ const MAX_SKIPPED: usize = 1000;
 /// More places to look at again than this are left to the next whole look.
 const MAX_REVISITS: usize = 10_000;
 
+/// More places than this that are empty without a word are not waited for.
+const MAX_UNSAID: usize = 10_000;
+
 /// The committer's side of one look.
 pub(super) struct Committer<'a> {
     looker: &'a Looker,
     memory: &'a mut Memory,
     rules: &'a LookRules,
     limits: &'a LookLimits,
+    observer: &'a dyn LookObserver,
     files_before: u64,
     vanished: Vec<(TreePath, Box<IndexedNode>, bool)>,
     /// Nodes that were directories and are something else now.
@@ -54,6 +58,7 @@ impl<'a> Committer<'a> {
         memory: &'a mut Memory,
         rules: &'a LookRules,
         limits: &'a LookLimits,
+        observer: &'a dyn LookObserver,
     ) -> Result<Self, LookError> {
         let head = looker.index.head()?;
         Ok(Self {
@@ -61,6 +66,7 @@ impl<'a> Committer<'a> {
             memory,
             rules,
             limits,
+            observer,
             files_before: head.files,
             vanished: Vec::new(),
             ended: Vec::new(),
@@ -257,7 +263,11 @@ impl<'a> Committer<'a> {
 
     fn finish(&mut self, tx: &mut IndexTx<'_>, scope: &Scope) -> Result<(), LookError> {
         for (path, node, forgotten) in std::mem::take(&mut self.vanished) {
-            self.remove(tx, path, &node, forgotten)?;
+            if forgotten || self.is_gone_for_good(&path) {
+                self.remove(tx, path, &node, forgotten)?;
+            } else {
+                self.report.unsaid.push(path);
+            }
         }
         for (path, new) in std::mem::take(&mut self.ended) {
             self.end_directory(tx, path, &new)?;
@@ -269,6 +279,14 @@ impl<'a> Committer<'a> {
         self.finish_mounts(tx)?;
         self.finish_problems(tx, scope)?;
         self.finish_rules(tx)
+    }
+
+    /// RACE: a file that was renamed between the events that this look is for and the look itself, to a place that it does not
+    /// look at, would become a deletion and a creation, and everybody would fetch it again.
+    fn is_gone_for_good(&self, path: &TreePath) -> bool {
+        self.report.unsaid.len() >= MAX_UNSAID
+            || self.observer.is_gone_for_good(path)
+            || self.ended.iter().any(|(dir, _)| path.is_within(dir))
     }
 
     /// A node that was a directory is something else, now that nothing is in it any more.
@@ -451,6 +469,7 @@ fn empty_report(head: Head) -> LookReport {
         notes_left_out: 0,
         revisit: Vec::new(),
         refused: Vec::new(),
+        unsaid: Vec::new(),
         problems_changed: false,
         rules_changed: false,
         moved: Vec::new(),

@@ -8,7 +8,8 @@
 //! * **Names keep their nodes.** A name that was there before and after keeps its node whatever it holds now. A name that
 //!   appeared with the inode of a node whose own place lost it is that node, moved; also if it cannot be read, as long as
 //!   its size and time are those that are known.
-//! * Removals are decided last, when every move is known, and a look that would empty the tree commits none of them.
+//! * Removals are decided last, when every move is known, and a look that would empty the tree commits none of them. What
+//!   nobody said to be gone may be moving just now: its removal waits for the next look.
 //! * A digest is believed without reading only if identity vouches for it, see [`crate::hash`].
 //!
 //! It does not watch, wait or decide when to look: see `live`.
@@ -66,6 +67,13 @@ pub struct Dirty {
 pub trait LookObserver: Sync {
     /// The directory is about to be listed: what watches it must be in place when this returns.
     fn entering(&self, dir: &TreePath);
+    /// Whether it is sure that what is not in this place any more is gone: an event said so, or there are none that could.
+    /// Otherwise it may be on its way to another place, which a look at some places knows nothing of. Then it stays in the
+    /// index, and [`LookReport::unsaid`] has it.
+    fn is_gone_for_good(&self, path: &TreePath) -> bool {
+        let _ = path;
+        true
+    }
     /// Whether the look should end early, with [`LookError::Cancelled`].
     fn cancelled(&self) -> bool {
         false
@@ -152,6 +160,9 @@ pub struct LookReport {
     pub revisit: Vec<TreePath>,
     /// Places whose news contradicted the index, because something moved meanwhile; [`Looker::look`] looks again at once.
     pub(crate) refused: Vec<TreePath>,
+    /// Places that are empty without anybody having said so, and that were left as they are known: to be looked at again when
+    /// it was said, or in a moment.
+    pub(crate) unsaid: Vec<TreePath>,
     /// Whether the list of unreadable paths changed.
     pub problems_changed: bool,
     /// Whether the ignore rules changed.
@@ -173,6 +184,7 @@ impl LookReport {
         self.notes.extend(later.notes.into_iter().take(room));
         self.revisit.extend(later.revisit);
         self.refused.extend(later.refused);
+        self.unsaid.extend(later.unsaid);
         self.problems_changed |= later.problems_changed;
         self.rules_changed |= later.rules_changed;
         self.moved.extend(later.moved);

@@ -73,7 +73,7 @@ pub(super) fn look(
         claimed: Mutex::new(HashSet::new()),
         found,
     };
-    let committer = Committer::new(looker, memory, &rules, limits)?;
+    let committer = Committer::new(looker, memory, &rules, limits, observer)?;
     std::thread::scope(|threads| {
         // If the committer fails its receiver is dropped with it; the walkers then find nobody to tell and end.
         let walking = threads.spawn(move || walker.run_on_pool(scope));

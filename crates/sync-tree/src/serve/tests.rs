@@ -54,6 +54,7 @@ fn small_files_are_packed_one_after_the_other() {
     scene.barrier().unwrap();
     let mut out = b"before".to_vec();
     let mut want = out.clone();
+    let fetching = scene.tree.fetching();
     for number in (0..600).chain([3, 1, 2]) {
         let (id, digest) = digest_of(&scene, &format!("d{number}/f"));
         let content = format!("content {number}");
@@ -63,7 +64,32 @@ fn small_files_are_packed_one_after_the_other() {
     let (id, digest) = digest_of(&scene, "empty");
     assert_eq!(read_packed(&scene, id, &digest, 0, &mut out).unwrap(), 0);
     assert_eq!(out, want);
-    assert!(scene.tree.site().handles.lock().len() <= MOST_HANDLES);
+    let held = || scene.tree.site().handles.lock().dirs.len();
+    assert!((1..=MOST_HANDLES).contains(&held()), "{}", held());
+    drop(fetching);
+    assert_eq!(held(), 0, "nobody fetches any more");
+}
+
+/// A directory that is held cannot be unmounted, and if it is removed its place on the disk is not free.
+#[test]
+fn no_directory_is_held_when_nobody_fetches() {
+    let scene = Scene::start();
+    scene.write("d/f", "content");
+    scene.write("e/f", "content");
+    scene.barrier().unwrap();
+    let ((one, digest), (other, _)) = (digest_of(&scene, "d/f"), digest_of(&scene, "e/f"));
+    let held = || scene.tree.site().handles.lock().dirs.len();
+    read_packed(&scene, one, &digest, 100, &mut Vec::new()).unwrap();
+    drop(scene.tree.open_file(one, None).unwrap());
+    assert_eq!(held(), 0);
+    let (first, second) = (scene.tree.fetching(), scene.tree.fetching());
+    for id in [one, other] {
+        read_packed(&scene, id, &digest, 100, &mut Vec::new()).unwrap();
+    }
+    drop(first);
+    assert_eq!(held(), 2, "somebody else fetches");
+    drop(second);
+    assert_eq!(held(), 0);
 }
 
 #[test]

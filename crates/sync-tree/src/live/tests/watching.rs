@@ -3,7 +3,10 @@
 use std::{
     io::{self, Write as _},
     os::unix::fs::PermissionsExt as _,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use super::*;
@@ -42,6 +45,76 @@ fn creations_changes_renames_and_deletions_are_seen_and_told() {
     assert_kept_up(&scene);
 }
 
+/// Renames something at one of the calls that read it.
+struct MovesAt {
+    names: [&'static str; 2],
+    left: Mutex<Option<usize>>,
+    from: PathBuf,
+    to: PathBuf,
+}
+
+impl MovesAt {
+    fn arm(&self, calls: usize) {
+        *self.left.lock().unwrap() = Some(calls);
+    }
+
+    fn is_done(&self) -> bool {
+        self.left.lock().unwrap().is_none()
+    }
+}
+
+impl Probe for MovesAt {
+    fn before(&self, call: &Call<'_>) -> io::Result<()> {
+        if call.op.kind() == OpKind::Reads && self.names.iter().any(|name| name.as_bytes() == call.name) {
+            let mut left = self.left.lock().unwrap();
+            match *left {
+                Some(0) => {
+                    *left = None;
+                    fs::rename(&self.from, &self.to).unwrap();
+                }
+                Some(more) => *left = Some(more - 1),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file that was just written is looked at again soon, without any event; and it may be renamed while it is looked at.
+#[test]
+fn what_moves_at_any_moment_of_a_look_is_not_taken_for_deleted() {
+    let move_at = |from: &str, to: &str, dir: &str, number: usize| {
+        let scene = Scene::start();
+        let path = |place: &str| if dir == "." { place.to_owned() } else { format!("{place}/f") };
+        scene.write(&path(from), "x");
+        let (from_path, to_path) = (scene.root.join(from), scene.root.join(to));
+        let mover =
+            Arc::new(MovesAt { names: ["f", "d"], left: Mutex::default(), from: from_path, to: to_path });
+        let _listening = probe::install(&scene.root, mover.clone());
+        scene.until("it is there", || scene.id(&path(from)).is_some());
+        let id = scene.id(&path(from));
+        mover.arm(number);
+        let known = |place: &str| scene.tree.index().find(&TreePath::new(place).unwrap()).unwrap();
+        let settled = || known(&path(from)).is_none_or(|known| known.vouched);
+        scene.until("the look", || mover.is_done() || settled());
+        scene.until("the new place", || !mover.is_done() || scene.id(&path(to)).is_some());
+        if mover.is_done() {
+            assert_eq!(scene.id(&path(to)), id, "{from} to {to} at call {number}");
+            scene.barrier().unwrap();
+            assert_eq!(scene.id(&path(from)), None);
+        }
+        mover.is_done()
+    };
+    std::thread::scope(|threads| {
+        for (from, to, dir) in [("f", "g", "."), ("d", "e", "d")] {
+            threads.spawn(move || {
+                let moved = (0..10).take_while(|number| move_at(from, to, dir, *number)).count();
+                assert!(moved > 0, "nothing was looked at a second time");
+            });
+        }
+    });
+}
+
 #[test]
 fn the_leaf_of_a_new_path_is_never_missed() {
     let scene = Scene::start();
@@ -67,6 +140,21 @@ fn after_a_barrier_everything_written_before_it_is_there() {
     }
     let cookies = fs::read_dir(scene.root.join(".syncd/cookies")).unwrap().count();
     assert_eq!(cookies, 0, "cookies are removed");
+}
+
+#[test]
+fn after_a_barrier_a_rename_before_it_is_seen_at_both_ends() {
+    let scene = Scene::start();
+    let path = |round: usize| format!("d{}/f{round}", round % 7);
+    (0..7).for_each(|number| scene.write(&format!("d{number}/other"), "x"));
+    scene.write(&path(0), "content");
+    for round in 0..200 {
+        scene.barrier().unwrap();
+        assert!(scene.id(&path(round)).is_some(), "round {round}");
+        fs::rename(scene.root.join(path(round)), scene.root.join(path(round + 1))).unwrap();
+        scene.barrier().unwrap();
+        assert_eq!(scene.id(&path(round)), None, "round {round}");
+    }
 }
 
 #[test]
