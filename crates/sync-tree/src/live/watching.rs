@@ -6,7 +6,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
 };
 
 use sync_core::TreePath;
@@ -83,7 +82,7 @@ pub(super) struct Observer<'a> {
 
 impl LookObserver for Observer<'_> {
     fn entering(&self, dir: &TreePath) {
-        self.places.enter(dir, Instant::now());
+        self.places.enter(dir);
     }
 
     fn cancelled(&self) -> bool {
@@ -148,9 +147,9 @@ mod tests {
     }
 
     #[test]
-    fn lost_events_are_everything() {
+    fn lost_events_are_noted_and_what_was_heard_of_is_not_forgotten() {
         let (dirt, _, lost) = noted([WatchEvent::Touched("/t/a".into()), WatchEvent::Lost]);
-        assert_eq!(dirt, Dirt::Everything);
+        assert_eq!(dirt, places(&[("a", false)]));
         assert!(lost);
     }
 
