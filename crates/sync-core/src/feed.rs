@@ -3,6 +3,8 @@
 //! The feed after a cursor is "every node whose last change came later, in order of that change". A prefix of it is not
 //! a tree; only a [`CommitPoint`] says that the nodes received so far describe a tree that existed.
 
+use std::fmt;
+
 use crate::{
     entry::{Digest, Node, NodeId},
     name::TreePath,
@@ -69,6 +71,55 @@ pub struct RuleSet {
     pub files: Vec<RuleFile>,
 }
 
+/// How well a share hears of what changes on its disk.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Watching {
+    /// Directories that are watched.
+    pub watched: u64,
+    /// Directories in all.
+    pub directories: u64,
+    /// What is not watched is looked at about that often; 0: all is watched.
+    pub poll_secs: u64,
+    /// How many times events were lost since the daemon was started. Everything was looked at again each time.
+    pub lost: u64,
+    /// Why it is degraded, for people; empty if it is not.
+    pub reason: String,
+    /// What a person may do about that; empty if nothing.
+    pub advice: String,
+}
+
+impl Watching {
+    /// Whether changes may be seen later than usual.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        !self.reason.is_empty()
+    }
+
+    fn coverage(&self) -> Option<String> {
+        let Self { watched, directories, poll_secs, .. } = self;
+        match (watched, poll_secs) {
+            (_, 0) if self.is_degraded() => None,
+            (_, 0) => Some(format!("all directories are watched ({directories})")),
+            (0, secs) => Some(format!(
+                "none of {directories} directories are watched, everything is looked at every {secs} s"
+            )),
+            (watched, secs) => Some(format!(
+                "{watched} of {directories} directories are watched, the others are looked at every {secs} s"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Watching {
+    /// All of it, in one line.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = self.is_degraded().then(|| self.reason.clone());
+        let parts: Vec<String> = self.coverage().into_iter().chain(reason).collect();
+        write!(out, "{}", parts.join(": "))?;
+        if self.advice.is_empty() { Ok(()) } else { write!(out, "; {}", self.advice) }
+    }
+}
+
 /// One message of a feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FeedEvent {
@@ -95,6 +146,8 @@ pub enum FeedEvent {
     Rules(RuleSet),
     /// All paths that the daemon cannot read at present; replaces the last such message.
     Problems(Vec<Problem>),
+    /// How well the share hears of changes, if that is news. Says nothing about the nodes.
+    Watching(Watching),
     /// The share refuses to publish until a person decides.
     Halted {
         /// Why.
@@ -102,4 +155,29 @@ pub enum FeedEvent {
     },
     /// Nothing new.
     Heartbeat,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_watched_in_words() {
+        let all = Watching { watched: 9, directories: 9, ..Watching::default() };
+        let some = Watching { watched: 3, poll_secs: 2, reason: "a limit".into(), ..all.clone() };
+        let none = Watching { watched: 0, advice: "raise it".into(), ..some.clone() };
+        let lost = Watching { reason: "events were lost".into(), ..all.clone() };
+        for (watching, degraded, want) in [
+            (all, false, "all directories are watched (9)"),
+            (some, true, "3 of 9 directories are watched, the others are looked at every 2 s: a limit"),
+            (
+                none,
+                true,
+                "none of 9 directories are watched, everything is looked at every 2 s: a limit; raise it",
+            ),
+            (lost, true, "events were lost"),
+        ] {
+            assert_eq!((watching.is_degraded(), watching.to_string().as_str()), (degraded, want));
+        }
+    }
 }

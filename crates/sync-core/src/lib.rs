@@ -17,6 +17,6 @@ pub mod treehash;
 
 pub use chunk::{Chunk, ChunkHash};
 pub use entry::{Content, Digest, Entry, Kind, Node, NodeId, Seq, Time};
-pub use feed::{CommitPoint, Cursor, FeedEvent, NodeChange, RuleFile, RuleSet, ShareId};
+pub use feed::{CommitPoint, Cursor, FeedEvent, NodeChange, RuleFile, RuleSet, ShareId, Watching};
 pub use name::{Name, NameError, TreePath};
 pub use problem::{Halt, Hint, Problem};

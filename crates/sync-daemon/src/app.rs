@@ -302,11 +302,11 @@ async fn tell_changes_task(share: Arc<Share>, console: Console, stop: Cancellati
 /// Says when a share halts, is degraded, or is well again.
 async fn tell_states_task(share: Arc<Share>, console: Console, stop: CancellationToken) {
     let mut status = share.tree.status();
-    let mut known = status.borrow().state.clone();
+    let mut known = status.borrow().clone();
     loop {
         tokio::select! {
-            changed = status.wait_for(|status| status.state != known) => match changed {
-                Ok(status) => known = status.state.clone(),
+            changed = status.wait_for(|status| status.state != known.state) => match changed {
+                Ok(status) => known = status.clone(),
                 Err(_) => return,
             },
             () = stop.cancelled() => return,

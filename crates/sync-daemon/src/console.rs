@@ -17,7 +17,7 @@ use std::{
 use sync_cli::{Stdout, show};
 use sync_core::{Kind, Problem, TreePath, name::escape};
 use sync_tree::{
-    live::TreeState,
+    live::{TreeState, TreeStatus},
     look::{ChangeNote, ChangeOp},
     rules::BadLine,
 };
@@ -118,7 +118,9 @@ pub(crate) fn share_line(share: &Share) -> String {
     let _ = match &status.state {
         TreeState::Scanning => write!(line, "scanning"),
         TreeState::Ready => write!(line, "{}", counts()),
-        TreeState::Degraded { reason } => write!(line, "{}, degraded: {}", counts(), escape(reason)),
+        TreeState::Degraded { .. } => {
+            write!(line, "{}, degraded: {}", counts(), escape(&status.watching.to_string()))
+        }
         TreeState::Halted { reason } => write!(line, "halted: {}", escape(reason)),
     };
     if let Some(note) = share.tree.state_note() {
@@ -134,14 +136,14 @@ pub(crate) fn ready_line(address: SocketAddr) -> String {
 }
 
 /// A share's change of state.
-pub(crate) fn state_line(share: &str, state: &TreeState) -> String {
-    let (word, reason) = match state {
-        TreeState::Scanning => ("scanning", ""),
-        TreeState::Ready => ("ready", ""),
-        TreeState::Degraded { reason } => ("degraded: ", reason.as_str()),
-        TreeState::Halted { reason } => ("halted: ", reason.as_str()),
+pub(crate) fn state_line(share: &str, status: &TreeStatus) -> String {
+    let (word, reason) = match &status.state {
+        TreeState::Scanning => ("scanning", String::new()),
+        TreeState::Ready => ("ready", String::new()),
+        TreeState::Degraded { .. } => ("degraded: ", status.watching.to_string()),
+        TreeState::Halted { reason } => ("halted: ", reason.clone()),
     };
-    format!("{} {} {word}{}", show::now(), escape(share), escape(reason))
+    format!("{} {} {word}{}", show::now(), escape(share), escape(&reason))
 }
 
 /// What is newly wrong in a share, a line for each path up to a limit.

@@ -41,7 +41,7 @@ async fn a_watch_from_nothing_is_the_whole_tree_and_ends() {
     let mut daemon = small_tree().await;
     let request = WatchChangesRequest { paths: true, ..watch(false) };
     let events = all(&mut daemon.client, request).await.unwrap();
-    assert_eq!(kinds(&events), ["reset", "rules", "nodes", "problems", "commit"]);
+    assert_eq!(kinds(&events), ["reset", "rules", "nodes", "problems", "watching", "commit"]);
     let mut nodes: Vec<_> =
         nodes_of(&events).into_iter().map(|node| (node.path.clone(), node.kind())).collect();
     nodes.sort();
@@ -62,7 +62,7 @@ async fn a_cursor_brings_only_what_changed_even_just_before() {
     let resume = |cursor: &[u8]| WatchChangesRequest { cursor: cursor.to_vec().into(), ..watch(false) };
 
     let events = all(&mut daemon.client, resume(&cursor)).await.unwrap();
-    assert_eq!(kinds(&events), ["rules", "problems", "commit"]);
+    assert_eq!(kinds(&events), ["rules", "problems", "watching", "commit"]);
 
     for round in 0..20 {
         // Nothing waits between the write and the request: the barrier does.

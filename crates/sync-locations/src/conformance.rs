@@ -81,7 +81,7 @@ impl Mirror {
                 self.commit = Some(commit);
             }
             FeedEvent::Halted { reason } => panic!("it halted: {reason}"),
-            FeedEvent::Rules(_) | FeedEvent::Problems(_) | FeedEvent::Heartbeat => {}
+            FeedEvent::Rules(_) | FeedEvent::Problems(_) | FeedEvent::Watching(_) | FeedEvent::Heartbeat => {}
         }
     }
 

@@ -7,6 +7,7 @@
 pub mod contest;
 pub mod crash;
 pub mod host;
+pub mod limits;
 mod link;
 mod noise;
 pub mod ops;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use sync_core::{
     CommitPoint, Content, Cursor, Digest, Entry, FeedEvent, Name, NameError, Node, NodeChange, NodeId,
-    Problem, RuleFile, RuleSet, ShareId, Time, TreePath,
+    Problem, RuleFile, RuleSet, ShareId, Time, TreePath, Watching,
 };
 
 use crate::{limits::MAX_PROBLEMS_SENT, v1};
@@ -63,6 +63,14 @@ pub fn feed_event(message: v1::WatchChangesResponse) -> Result<Option<FeedEvent>
         Event::Problems(list) => {
             FeedEvent::Problems(list.problems.into_iter().map(problem).collect::<Result<_, _>>()?)
         }
+        Event::Watching(watching) => FeedEvent::Watching(Watching {
+            watched: watching.watched,
+            directories: watching.directories,
+            poll_secs: watching.poll_seconds,
+            lost: watching.lost,
+            reason: watching.reason,
+            advice: watching.advice,
+        }),
         Event::Halted(halted) => FeedEvent::Halted { reason: halted.reason },
     }))
 }
@@ -193,10 +201,24 @@ pub fn response(event: &FeedEvent) -> v1::WatchChangesResponse {
             problems: problems.iter().take(MAX_PROBLEMS_SENT).map(problem_to_wire).collect(),
             total: problems.len() as u64,
         }),
+        FeedEvent::Watching(watching) => Event::Watching(watching_to_wire(watching)),
         FeedEvent::Halted { reason } => Event::Halted(v1::Halted { reason: reason.clone() }),
         FeedEvent::Heartbeat => Event::Heartbeat(v1::Heartbeat {}),
     };
     v1::WatchChangesResponse { event: Some(event) }
+}
+
+/// Writes how well a share hears of changes.
+#[must_use]
+pub fn watching_to_wire(watching: &Watching) -> v1::Watching {
+    v1::Watching {
+        watched: watching.watched,
+        directories: watching.directories,
+        poll_seconds: watching.poll_secs,
+        lost: watching.lost,
+        reason: watching.reason.clone(),
+        advice: watching.advice.clone(),
+    }
 }
 
 fn cursor_to_wire(cursor: &Cursor) -> Bytes {
@@ -260,6 +282,14 @@ mod tests {
                 bytes: 3,
             }),
             FeedEvent::Problems(vec![Problem::new(TreePath::new("p").unwrap(), "cannot read")]),
+            FeedEvent::Watching(Watching {
+                watched: 3,
+                directories: 9,
+                poll_secs: 2,
+                lost: 1,
+                reason: "a limit is reached".into(),
+                advice: "raise it".into(),
+            }),
             FeedEvent::Halted { reason: "gone".into() },
             FeedEvent::Heartbeat,
         ]

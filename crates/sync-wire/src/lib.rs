@@ -11,7 +11,9 @@ mod frame;
 mod limits;
 
 pub use compress::{Compressor, Decompressor};
-pub use convert::{WireError, feed_event, node_from_wire, node_to_wire, response, rules_to_wire};
+pub use convert::{
+    WireError, feed_event, node_from_wire, node_to_wire, response, rules_to_wire, watching_to_wire,
+};
 pub use describe::{DescriptionReader, chunks_to_wire, description_header, ranges_to_wire};
 pub use frame::frame;
 pub use limits::{

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use sync_cli::{ExitCode, report::message_of, show};
-use sync_core::name::escape;
+use sync_core::{Watching, name::escape};
 
 use super::Invocation;
 use crate::{
@@ -81,7 +81,47 @@ struct StatusJson {
     bytes: u64,
     pending: u64,
     trash_bytes: u64,
+    /// As it was last told; null before that.
+    watching: Option<WatchingJson>,
     problems: Vec<ProblemReport>,
+}
+
+/// How well the share hears of changes.
+#[derive(Debug, Serialize)]
+struct WatchingJson {
+    degraded: bool,
+    watched: u64,
+    directories: u64,
+    /// What is not watched is looked at about that often; 0: all is watched.
+    poll_seconds: u64,
+    /// How many times events were lost since the daemon was started.
+    lost: u64,
+    reason: String,
+    advice: String,
+}
+
+impl From<&Watching> for WatchingJson {
+    fn from(watching: &Watching) -> Self {
+        Self {
+            degraded: watching.is_degraded(),
+            watched: watching.watched,
+            directories: watching.directories,
+            poll_seconds: watching.poll_secs,
+            lost: watching.lost,
+            reason: watching.reason.clone(),
+            advice: watching.advice.clone(),
+        }
+    }
+}
+
+/// How well the share hears of changes, for people.
+fn watching_words(watching: &Watching) -> String {
+    let degraded = if watching.is_degraded() { "degraded: " } else { "" };
+    let lost = match watching.lost {
+        0 => String::new(),
+        times => format!("; events were lost {}", show::count(times, "time")),
+    };
+    format!("{degraded}{watching}{lost}")
 }
 
 impl Shown {
@@ -101,6 +141,7 @@ impl Shown {
             bytes: report.bytes,
             pending: report.pending,
             trash_bytes: report.trash_bytes,
+            watching: report.watching.as_ref().map(WatchingJson::from),
             problems: report.problems.iter().map(ProblemReport::from).collect(),
         }
     }
@@ -138,6 +179,9 @@ impl Shown {
                 pending => show::count(pending, "entry"),
             },
         );
+        if let Some(watching) = &report.watching {
+            line("watching", &escape(&watching_words(watching)));
+        }
         line("trash", &show::bytes(report.trash_bytes));
         match report.problems.len() as u64 {
             0 => line("problems", "none"),
@@ -177,6 +221,14 @@ mod tests {
             files: 1500,
             bytes: 123_941_683,
             trash_bytes: 2048,
+            watching: Some(Watching {
+                watched: 4096,
+                directories: 9000,
+                poll_secs: 2,
+                lost: 1,
+                reason: "the limit of watches is reached".into(),
+                advice: "raise it".into(),
+            }),
             cursor: Some(Cursor(b"\x01\x02".as_slice().into())),
         }
     }
@@ -202,6 +254,7 @@ mod tests {
         verified  equal as of 2026-11-20T16:00:00Z (root digest 5a5a5a5a5a5a5a5a)
         share has 1500 files, 118.2 MiB
         pending   2 entries
+        watching  degraded: 4096 of 9000 directories are watched, the others are looked at every 2 s: the limit of watches is reached; raise it; events were lost 1 time
         trash     2.0 KiB
         problems  1 path
           a/secret: permission denied
@@ -210,7 +263,7 @@ mod tests {
 
     #[test]
     fn the_status_for_programs() {
-        assert_snapshot!(json_line(&shown(full()).to_json()), @r#"{"server":"http://127.0.0.1:7420","share":"docs","share_id":"abababababababababababababababab","target":"/srv/docs\u001b","running":true,"pid":4711,"equal_as_of":"2026-11-20T16:00:00Z","root_digest":"5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a","cursor":"0102","files":1500,"bytes":123941683,"pending":2,"trash_bytes":2048,"problems":[{"path":"a/secret","error":"permission denied"}]}"#);
+        assert_snapshot!(json_line(&shown(full()).to_json()), @r#"{"server":"http://127.0.0.1:7420","share":"docs","share_id":"abababababababababababababababab","target":"/srv/docs\u001b","running":true,"pid":4711,"equal_as_of":"2026-11-20T16:00:00Z","root_digest":"5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a","cursor":"0102","files":1500,"bytes":123941683,"pending":2,"trash_bytes":2048,"watching":{"degraded":true,"watched":4096,"directories":9000,"poll_seconds":2,"lost":1,"reason":"the limit of watches is reached","advice":"raise it"},"problems":[{"path":"a/secret","error":"permission denied"}]}"#);
         assert_snapshot!(failure_json(&Failure::from(EngineError::Cancelled)), @r#"{"error":"Stopped before it was done; what is in place stays, and the next pull goes on from here","exit_code":1}"#);
     }
 }

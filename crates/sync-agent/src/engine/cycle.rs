@@ -8,7 +8,7 @@ use std::{
 };
 
 use sync_core::{
-    CommitPoint, FeedEvent, Halt, Problem, RuleSet, TreePath,
+    CommitPoint, FeedEvent, Halt, Problem, RuleSet, TreePath, Watching,
     name::STATE_DIR,
     plan::{Clear, Filling, Guard, Plan, Policy, Put, Record, Scope, Slot, gather, gather_all, plan},
 };
@@ -297,11 +297,22 @@ impl Engine {
                     }
                 }
                 FeedEvent::Problems(problems) => self.store().take_problems(&problems)?,
+                FeedEvent::Watching(watching) => self.take_watching(&watching)?,
                 FeedEvent::Halted { reason } => return Ok(Taken::Halted(reason)),
                 FeedEvent::Heartbeat => {}
             }
             Ok(Taken::More)
         })
+    }
+
+    fn take_watching(&self, watching: &Watching) -> Result<(), EngineError> {
+        let was_degraded = self.store().take_watching(watching)?;
+        match (was_degraded, watching.is_degraded()) {
+            (false, true) => tracing::warn!("the share hears of changes late: {watching}"),
+            (true, false) => tracing::info!("the share hears of changes at once again: {watching}"),
+            _ => {}
+        }
+        Ok(())
     }
 
     fn take_commit(&mut self, commit: &CommitPoint) -> Result<Taken, EngineError> {

@@ -24,6 +24,7 @@ mod status;
 mod store;
 mod target;
 mod threads;
+mod told;
 mod transfer;
 
 use std::{

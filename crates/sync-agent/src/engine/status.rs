@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
-use sync_core::{Cursor, Digest, Problem, ShareId};
+use sync_core::{Cursor, Digest, Problem, ShareId, Watching};
 use sync_tree::{
     lock::Lock,
     rooted::{Dir, StatKind},
@@ -33,6 +33,8 @@ pub struct StatusReport {
     pub bytes: u64,
     /// Bytes in the trash.
     pub trash_bytes: u64,
+    /// How well the share hears of changes, as it was last told.
+    pub watching: Option<Watching>,
     /// Where the feed goes on.
     pub cursor: Option<Cursor>,
 }
@@ -79,6 +81,7 @@ fn read_database(path: &Path, report: &mut StatusReport) -> Result<(), EngineErr
         report.last_verified =
             store::verified_of(&db)?.map(|verified| (verified.at_secs, verified.root_digest));
         report.pending = store::pending_count_of(&db)?;
+        report.watching = store::watching_of(&db)?;
         let local = sync_tree::index::problems_in(&db)?;
         report.problems = one_for_each_place(store::remote_problems_of(&db)?.into_iter().chain(local));
         if let Some(remote) = store::remote_of_status(&db)? {

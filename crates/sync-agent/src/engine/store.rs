@@ -11,7 +11,7 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 use sync_core::{
     CommitPoint, Cursor, Digest, Name, Node, NodeChange, NodeId, Problem, RuleFile, RuleSet, Seq, ShareId,
-    TreePath,
+    TreePath, Watching,
     plan::{Base, Filling, Keep, Scope, Trees},
 };
 use sync_tree::{
@@ -19,7 +19,10 @@ use sync_tree::{
     rules::Rules,
 };
 
-use super::base::{base_of, base_of_local, drop_base_if_dead, drop_dead_base, rename_base};
+use super::{
+    base::{base_of, base_of_local, drop_base_if_dead, drop_dead_base, rename_base},
+    told,
+};
 
 /// Keys of the `target` table.
 mod keys {
@@ -38,6 +41,7 @@ mod keys {
     pub(super) const OTHER_SHARE: &str = "other_share";
     pub(super) const AGREED_ONCE: &str = "agreed_once";
     pub(super) const FILLING: &str = "filling";
+    pub(super) const WATCHING: &str = "watching";
     pub(super) const OLD_RULES: &str = "old_rules";
 }
 
@@ -250,6 +254,15 @@ impl Store {
             Ok::<_, IndexError>(set(tx.sql(), keys::OLD_RULES, old.as_bytes())?)
         });
         written.map(|((), _)| ())
+    }
+
+    /// How well the share hears of changes. Answers whether it was degraded before.
+    pub(crate) fn take_watching(&self, watching: &Watching) -> Result<bool, IndexError> {
+        let before = self.index.read(watching_of)?;
+        if before.as_ref() != Some(watching) {
+            self.write(|tx| set(tx.sql(), keys::WATCHING, &told::encode(watching)))?;
+        }
+        Ok(before.is_some_and(|before| before.is_degraded()))
     }
 
     /// What the daemon cannot read. A place that it could not read before may differ now.
@@ -543,6 +556,10 @@ pub(crate) fn verified_of(db: &Connection) -> rusqlite::Result<Option<Verified>>
             root_digest: Digest::from_slice(digest)?,
         })
     }))
+}
+
+pub(crate) fn watching_of(db: &Connection) -> rusqlite::Result<Option<Watching>> {
+    Ok(get(db, keys::WATCHING)?.and_then(|bytes| told::decode(&bytes)))
 }
 
 pub(crate) fn pending_count_of(db: &Connection) -> rusqlite::Result<u64> {

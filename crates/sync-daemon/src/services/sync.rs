@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use sync_tree::live::TreeState;
-use sync_wire::v1;
+use sync_wire::{v1, watching_to_wire};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
@@ -132,7 +132,7 @@ fn describe(share: &Share) -> v1::Share {
     let (state, reason) = match status.state {
         TreeState::Scanning => (v1::ShareState::Scanning, String::new()),
         TreeState::Ready => (v1::ShareState::Ready, String::new()),
-        TreeState::Degraded { reason } => (v1::ShareState::Degraded, reason),
+        TreeState::Degraded { .. } => (v1::ShareState::Degraded, status.watching.to_string()),
         TreeState::Halted { reason } => (v1::ShareState::Halted, reason),
     };
     let root_digest = match state {
@@ -148,5 +148,6 @@ fn describe(share: &Share) -> v1::Share {
         bytes: status.head.bytes,
         problems: share.tree.problems().len() as u64,
         reason,
+        watching: Some(watching_to_wire(&status.watching)),
     }
 }

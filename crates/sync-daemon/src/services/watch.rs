@@ -7,7 +7,7 @@
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use sync_core::FeedEvent;
+use sync_core::{FeedEvent, Watching};
 use sync_tree::{
     feed::FeedReader,
     live::{BarrierError, TreeState, TreeStatus},
@@ -70,6 +70,7 @@ struct Subscription {
 struct Has {
     rules: Option<Arc<Told>>,
     problems: Option<Arc<Told>>,
+    watching: Option<Watching>,
     /// The cursor of the last commit point.
     commit: Option<Bytes>,
 }
@@ -146,6 +147,7 @@ impl Subscription {
             match self.patiently(barrier.join_next()).await? {
                 // Passed already, and this was read after it.
                 None => {
+                    self.tell_watching().await?;
                     self.deliver(&part).await?;
                     return Ok(Stage::Done);
                 }
@@ -180,6 +182,7 @@ impl Subscription {
             if let Some(reason) = self.halted() {
                 return Ok(Stage::Halted { reason });
             }
+            self.tell_watching().await?;
             let wanted = Reached::now(&self.share.tree);
             if !self.reached.covers(wanted) {
                 let part = self.patiently(after(&self.share, &self.wish.cursor, wanted)).await??;
@@ -191,6 +194,17 @@ impl Subscription {
                 return Err(RequestError::Stopping.into());
             }
         }
+    }
+
+    /// Says how well the share hears of changes, if that is news.
+    async fn tell_watching(&mut self) -> Result<(), End> {
+        let watching = self.status.borrow().watching.clone();
+        if self.has.watching.as_ref() == Some(&watching) {
+            return Ok(());
+        }
+        self.send(frame(&response(&FeedEvent::Watching(watching.clone())))).await?;
+        self.has.watching = Some(watching);
+        Ok(())
     }
 
     /// Sends a part, without what the subscriber has already.

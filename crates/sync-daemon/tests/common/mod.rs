@@ -123,6 +123,7 @@ fn kind(event: &Event) -> &'static str {
         Event::Heartbeat(_) => "heartbeat",
         Event::Rules(_) => "rules",
         Event::Problems(_) => "problems",
+        Event::Watching(_) => "watching",
         Event::Halted(_) => "halted",
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     eventually,
-    programs::{Finished, Process},
+    programs::{Finished, Process, cpu_ticks},
 };
 
 /// The kernel tells processor time in these, on every Linux.
@@ -92,20 +92,11 @@ fn expect_success(finished: Finished) {
 
 /// The processor time of all children of this process that have ended, and of the daemon with its own.
 fn cpu_seconds(server: Option<u32>) -> f64 {
-    let mine: u64 = times(process::id())[2..].iter().sum();
-    let its: u64 = server.map_or(0, |server| times(server).iter().sum());
+    let mine: u64 = cpu_ticks(process::id())[2..].iter().sum();
+    let its: u64 = server.map_or(0, |server| cpu_ticks(server).iter().sum());
     #[expect(clippy::cast_precision_loss, reason = "a count of hundredths of seconds")]
     let ticks = (mine + its) as f64;
     ticks / TICKS_PER_SECOND
-}
-
-/// User and system time of a process, then of its ended children.
-fn times(pid: u32) -> [u64; 4] {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
-    // The name, in brackets, may hold blanks. The state that follows it is field 3, the times are 14 to 17.
-    let fields = stat.rsplit_once(')').expect("the kernel puts the name in brackets").1.split_whitespace();
-    let mut times = fields.skip(11).map(|field| field.parse().expect("a time is a number"));
-    std::array::from_fn(|_| times.next().expect("the kernel tells four times"))
 }
 
 /// rsync's daemon has a child for each connection, and knows what it took only when it has ended.
@@ -176,7 +167,7 @@ mod tests {
             "i=0; while read line; do dd if=/dev/zero of=/dev/null bs=1M count=4000 2>/dev/null; done";
         let mut server = shell(&format!("echo go | {{ {script}; }}; exec sleep 60")).start();
         eventually(PATIENCE, || {
-            let ticks = times(server.pid())[2..].iter().sum::<u64>();
+            let ticks = cpu_ticks(server.pid())[2..].iter().sum::<u64>();
             if ticks >= 3 { Ok(()) } else { Err(format!("{ticks} ticks")) }
         });
         wait_for_children(server.pid());

@@ -71,6 +71,7 @@ fn kinds(events: &[FeedEvent]) -> Vec<&'static str> {
         FeedEvent::Commit(_) => "commit",
         FeedEvent::Rules(_) => "rules",
         FeedEvent::Problems(_) => "problems",
+        FeedEvent::Watching(_) => "watching",
         FeedEvent::Halted { .. } => "halted",
         FeedEvent::Heartbeat => "heartbeat",
     };

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{BarrierError, inbox::Waiter, worker::Worker};
+use super::{BarrierError, degraded::Blind, inbox::Waiter, worker::Worker};
 
 /// How long a cookie's event may take.
 const COOKIE_PATIENCE: Duration = Duration::from_secs(2);
@@ -47,6 +47,11 @@ impl Barrier {
         }
     }
 
+    /// Gives up its cookie: everything has to be looked at. Answers the cookie's number.
+    pub(super) fn take_cookie(&mut self) -> Option<u64> {
+        self.cookie.take().map(|cookie| cookie.number)
+    }
+
     /// When it is due at the latest.
     pub(super) fn deadline(&self) -> Instant {
         self.cookie.map_or(self.raised, |cookie| cookie.deadline)
@@ -65,7 +70,7 @@ impl Worker {
     /// Begins a barrier for all who wait now.
     pub(super) fn raise_barrier(&mut self, waiters: Vec<Waiter>) {
         let now = Instant::now();
-        let cookie = if self.poll_all.is_none() { self.make_cookie(now) } else { None };
+        let cookie = if self.blind.is_none() { self.make_cookie(now) } else { None };
         self.barrier = Some(Barrier { waiters, cookie, raised: now });
     }
 
@@ -111,14 +116,12 @@ impl Worker {
         }
         self.cookies_missed += 1;
         if self.cookies_missed >= MOST_MISSED {
-            let reason = "the file system does not tell of changes: everything is polled";
-            tracing::warn!(reason);
-            self.poll_all = Some(reason.to_owned());
+            self.blind = Some(Blind::silent(cookie.number));
             self.publish_state();
         }
     }
 
-    fn remove_cookie(&self, number: u64) {
+    pub(super) fn remove_cookie(&self, number: u64) {
         if let Err(error) = self.shared.site().cookies.remove_file(&number.to_string()) {
             tracing::debug!(%error, "a cookie could not be removed; the next start does it");
         }
@@ -144,5 +147,8 @@ mod tests {
         ] {
             assert_eq!(barrier.due(seen, at).map(|due| due.everything), want, "{seen}");
         }
+        let mut given_up = third;
+        assert_eq!(given_up.take_cookie(), Some(3));
+        assert_eq!(given_up.due(2, now), Some(BarrierDue { everything: true }));
     }
 }

@@ -136,7 +136,6 @@ impl Worker {
             let mut mail = self.shared.inbox.lock();
             // What was dirty is part of everything.
             drop(mail.take_dirty());
-            mail.lost = false;
             std::mem::take(&mut mail.vanished)
         };
         self.look(&Batch { dirt: Dirt::Everything, vanished, polls: true, barrier: false });

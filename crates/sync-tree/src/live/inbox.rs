@@ -32,8 +32,10 @@ pub(super) struct Mail {
     pub(super) last: Option<Instant>,
     /// Places that something left, so that watches below them are not to be trusted.
     pub(super) vanished: HashSet<TreePath>,
-    /// Events were lost.
+    /// Events were lost, and no other watcher was started since then.
     pub(super) lost: bool,
+    /// How many times events were lost.
+    pub(super) losses: u64,
     /// The newest cookie whose event came.
     pub(super) cookie_seen: u64,
     pub(super) waiters: Vec<Waiter>,
@@ -49,8 +51,9 @@ impl Mail {
         self.stamp();
     }
 
-    /// Everything has to be looked at.
-    pub(super) fn mark_everything(&mut self) {
+    /// Another watcher begins: everything has to be looked at, and what the last one lost is part of that.
+    pub(super) fn begin_anew(&mut self) {
+        self.lost = false;
         self.dirty.mark_everything();
         self.stamp();
     }
@@ -64,11 +67,12 @@ impl Mail {
         self.mark(path, true);
     }
 
-    /// Events are missing: the watches have to be placed anew and everything looked at.
+    /// Events are missing: the watches have to be placed anew and everything looked at, when the loop finds it time.
     pub(super) fn mark_lost(&mut self) {
         self.lost = true;
+        self.losses += 1;
         self.vanished = HashSet::new();
-        self.mark_everything();
+        self.last = Some(Instant::now());
     }
 
     /// Takes what has to be looked at.

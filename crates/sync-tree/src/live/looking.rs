@@ -9,7 +9,7 @@ use std::{
 use sync_core::{Content, Kind, TreePath};
 
 use super::{
-    BarrierError, TreeStatus,
+    BarrierError,
     halt::{Cause, Halted},
     pace::Recent,
     site::Site,
@@ -17,7 +17,7 @@ use super::{
     worker::{Batch, Worker, chain},
 };
 use crate::{
-    index::{Head, IndexError},
+    index::IndexError,
     look::{ChangeOp, Dirty, LookError, LookLimits, LookReport, Scope},
     watch::dirty::Dirt,
 };
@@ -103,7 +103,11 @@ impl Worker {
         if resumed {
             tracing::info!(root = %site.root.path().display(), "the tree is no longer halted");
         }
-        self.publish(report.head, report.problems_changed, report.rules_changed);
+        self.publish_with(|status| {
+            status.head = report.head;
+            status.problems_version += u64::from(report.problems_changed);
+            status.rules_version += u64::from(report.rules_changed);
+        });
         tell_skipped(&report.skipped);
         if !first && !report.notes.is_empty() {
             // Nobody listening is no failure.
@@ -129,6 +133,7 @@ impl Worker {
                 self.later.looked(None, &report.revisit, now);
                 self.rescan_at = now + self.options.rescan;
                 self.polls.polled(now, took);
+                self.lost.looked(now, took, self.shared.inbox.lock().lost);
                 self.prune(site);
             }
             Dirt::Places(places) => {
@@ -184,31 +189,6 @@ impl Worker {
             Ok(problems) => self.troubled = problems.into_iter().map(|problem| problem.path).collect(),
             Err(error) => tracing::warn!(error = chain(&error), "the index cannot be read"),
         }
-    }
-
-    fn publish(&self, head: Head, problems: bool, rules: bool) {
-        let state = self.state();
-        self.shared.status.send_if_modified(|status| {
-            let new = TreeStatus {
-                state,
-                head,
-                problems_version: status.problems_version + u64::from(problems),
-                rules_version: status.rules_version + u64::from(rules),
-            };
-            let changed = *status != new;
-            *status = new;
-            changed
-        });
-    }
-
-    /// Says how the tree stands, where nothing was committed.
-    pub(super) fn publish_state(&self) {
-        let state = self.state();
-        self.shared.status.send_if_modified(|status| {
-            let changed = status.state != state;
-            status.state = state;
-            changed
-        });
     }
 }
 

@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sync_core::{Hint, Problem, RuleSet, TreePath};
+use sync_core::{Hint, Problem, RuleSet, TreePath, Watching};
 use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::{
@@ -35,6 +35,7 @@ use crate::{
 };
 
 mod barrier;
+mod degraded;
 mod halt;
 mod inbox;
 mod looking;
@@ -92,9 +93,10 @@ pub enum TreeState {
     Scanning,
     /// Everything is known and watched.
     Ready,
-    /// Everything is known, but some of it can only be polled.
+    /// Everything is known, but changes may be seen later than usual: some of it can only be polled, or events were lost. More is
+    /// in [`TreeStatus::watching`].
     Degraded {
-        /// Why, and what to do about it.
+        /// Why.
         reason: String,
     },
     /// It looks like a disaster. Nothing is published until that is over or a person accepts it.
@@ -109,6 +111,8 @@ pub enum TreeState {
 pub struct TreeStatus {
     /// What it is doing.
     pub state: TreeState,
+    /// How well it hears of changes.
+    pub watching: Watching,
     /// The newest commit point.
     pub head: Head,
     /// Grows when the list of unreadable paths changes.
@@ -231,6 +235,7 @@ impl LiveTree {
         let (site, lock) = Site::open(&options)?;
         let status = TreeStatus {
             state: TreeState::Scanning,
+            watching: Watching::default(),
             head: site.index.head()?,
             problems_version: 0,
             rules_version: 0,

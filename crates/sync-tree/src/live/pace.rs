@@ -219,21 +219,33 @@ const POLL_SHARE: u32 = 10;
 #[derive(Debug)]
 pub(super) struct Polls {
     next: Instant,
+    every: Duration,
 }
 
 impl Polls {
     pub(super) fn new(now: Instant) -> Self {
-        Self { next: now + POLL_LEAST }
+        Self { next: now + POLL_LEAST, every: POLL_LEAST }
     }
 
-    /// What is polled was looked at, and that took this long.
+    /// What is polled was looked at, and that took this long. The time in between only doubles each time: what took long
+    /// may have been reading what is new, such as everything at first.
     pub(super) fn polled(&mut self, now: Instant, took: Duration) {
-        self.next = now + (took * POLL_SHARE).max(POLL_LEAST);
+        let mut every = POLL_LEAST;
+        while every < took * POLL_SHARE && every <= self.every {
+            every *= 2;
+        }
+        self.every = every;
+        self.next = now + every;
     }
 
     /// When to poll again.
     pub(super) fn next(&self) -> Instant {
         self.next
+    }
+
+    /// How often is polled.
+    pub(super) fn every(&self) -> Duration {
+        self.every
     }
 }
 
@@ -370,8 +382,19 @@ mod tests {
         let mut polls = Polls::new(now);
         polls.polled(now, MS);
         assert_eq!(polls.next(), now + POLL_LEAST);
-        polls.polled(now, 3000 * MS);
-        assert_eq!(polls.next(), now + 30_000 * MS);
+        for (took_ms, want_s) in
+            [(3000, 4), (3000, 8), (3000, 16), (3000, 32), (3000, 32), (3300, 64), (250, 4), (0, 2)]
+        {
+            polls.polled(now, took_ms * MS);
+            assert_eq!((polls.every().as_secs(), polls.next()), (want_s, now + polls.every()), "{took_ms}");
+        }
+    }
+
+    #[test]
+    fn one_slow_look_does_not_put_off_the_next_poll_for_long() {
+        let mut polls = Polls::new(Instant::now());
+        polls.polled(Instant::now(), Duration::from_secs(600));
+        assert_eq!(polls.every(), 2 * POLL_LEAST);
     }
 
     #[test]

@@ -7,7 +7,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
 };
 
 use sync_core::TreePath;
@@ -93,7 +92,7 @@ pub(super) enum Said<'a> {
 
 impl LookObserver for Observer<'_> {
     fn entering(&self, dir: &TreePath) {
-        self.places.enter(dir, Instant::now());
+        self.places.enter(dir);
     }
 
     fn is_gone_for_good(&self, path: &TreePath) -> bool {
@@ -164,9 +163,9 @@ mod tests {
     }
 
     #[test]
-    fn lost_events_are_everything() {
+    fn lost_events_are_noted_and_what_was_heard_of_is_not_forgotten() {
         let (dirt, _, lost) = noted([WatchEvent::Touched("/t/a".into()), WatchEvent::Lost]);
-        assert_eq!(dirt, Dirt::Everything);
+        assert_eq!(dirt, places(&[("a", false)]));
         assert!(lost);
     }
 

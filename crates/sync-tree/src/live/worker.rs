@@ -12,16 +12,15 @@ use sync_core::TreePath;
 use super::{
     BarrierError, LiveOptions, Shared, TreeState,
     barrier::Barrier,
+    degraded::{Blind, Lost, Rewatch},
     halt::Halted,
     inbox::{Mail, Waiter},
-    pace::{Due, Later, POLL_LEAST, Pace, Polls, Recent},
-    watching::start_watcher,
+    pace::{Due, Later, Pace, Polls, Recent},
 };
 use crate::{
     lock::Lock,
-    platform::is_network_fs,
     watch::{
-        WatchError, WatcherFactory,
+        WatcherFactory,
         dirty::{Dirt, DirtySet},
         places::Places,
     },
@@ -54,7 +53,8 @@ pub(super) struct Worker {
     pub(super) cookies_missed: u32,
     pub(super) halted: Option<Halted>,
     /// Why all of the tree is polled, if it is.
-    pub(super) poll_all: Option<String>,
+    pub(super) blind: Option<Blind>,
+    pub(super) lost: Lost,
     /// Whether everything was looked at once since the start.
     pub(super) scanned: bool,
     pub(super) rescan_at: Instant,
@@ -83,7 +83,7 @@ pub(super) struct Batch {
 /// What to do next.
 enum Next {
     Stop,
-    Rewatch,
+    Rewatch(Rewatch),
     Barrier(Vec<Waiter>),
     Look(Batch),
     Recheck,
@@ -114,7 +114,8 @@ impl Worker {
             cookies_made: 0,
             cookies_missed: 0,
             halted: None,
-            poll_all: None,
+            blind: None,
+            lost: Lost::default(),
             scanned: false,
             rescan_at: now,
             accepted: false,
@@ -153,7 +154,7 @@ impl Worker {
         loop {
             match self.next() {
                 Next::Stop => return,
-                Next::Rewatch => self.rewatch(),
+                Next::Rewatch(what) => self.do_rewatch(what),
                 Next::Barrier(waiters) => self.raise_barrier(waiters),
                 Next::Look(batch) => self.look(&batch),
                 Next::Recheck => self.recheck(),
@@ -169,29 +170,6 @@ impl Worker {
         self.recent.note(Instant::now(), self.shared.status.borrow().head.files);
         self.accepted = self.take_accept(&site);
         self.remember_problems(&site);
-    }
-
-    /// Starts a watcher, in place of the present one: after lost events its watches are not to be trusted.
-    pub(super) fn rewatch(&mut self) {
-        let site = self.shared.site();
-        self.poll_all = None;
-        self.cookies_missed = 0;
-        let mut watcher = None;
-        if self.options.force_poll {
-            self.poll_all = Some("everything is polled, as configured (force_poll)".to_owned());
-        } else {
-            match start_watcher(&self.factory, &self.shared, &site) {
-                Ok(started) => watcher = Some(started),
-                Err(error) => self.poll_all = Some(no_watcher(&error)),
-            }
-            if is_network_fs(std::os::fd::AsFd::as_fd(&site.root.dir())).unwrap_or(false) {
-                let reason = "the directory is on a network file system, which does not tell of changes made elsewhere: \
-                              everything is polled";
-                self.poll_all.get_or_insert_with(|| reason.to_owned());
-            }
-        }
-        self.places.restart(site.root.path(), watcher);
-        self.shared.inbox.lock().mark_everything();
     }
 
     /// Waits until there is something to do.
@@ -215,7 +193,7 @@ impl Worker {
                     if let Some(next) = self.next_running(&mut mail, now) {
                         return next;
                     }
-                    self.wake_at(&mail)
+                    self.wake_at(&mail, now)
                 }
             };
             mail = shared.inbox.wait(mail, wake_at);
@@ -223,9 +201,8 @@ impl Worker {
     }
 
     fn next_running(&mut self, mail: &mut MutexGuard<'_, Mail>, now: Instant) -> Option<Next> {
-        if std::mem::take(&mut mail.lost) {
-            tracing::info!("the system lost events: everything is looked at");
-            return Some(Next::Rewatch);
+        if let Some(what) = self.rewatch_due(mail, now) {
+            return Some(Next::Rewatch(what));
         }
         if self.scanned && self.barrier.is_none() && !mail.waiters.is_empty() {
             return Some(Next::Barrier(std::mem::take(&mut mail.waiters)));
@@ -269,7 +246,7 @@ impl Worker {
     }
 
     fn add_polled(&mut self, set: &mut DirtySet) {
-        if self.poll_all.is_some() {
+        if self.blind.is_some() {
             return set.mark_everything();
         }
         self.places.polled().into_iter().for_each(|path| set.mark(path, true));
@@ -301,12 +278,12 @@ impl Worker {
         Some(due.max((last + RENAME_WAIT).min(first + RENAME_WAIT_MOST)))
     }
 
-    fn wake_at(&mut self, mail: &Mail) -> Instant {
-        let polled = self.poll_all.is_some() || !self.places.polled().is_empty();
+    fn wake_at(&mut self, mail: &Mail, now: Instant) -> Instant {
         let candidates = [
             self.events_at(mail),
             self.later.next(),
-            polled.then(|| self.polls.next()),
+            self.is_polling().then(|| self.polls.next()),
+            self.rewatch_at(mail, now),
             self.barrier.as_ref().map(Barrier::deadline),
             self.awaits_accept().then_some(self.accept_check_at),
             self.has_mounts.then_some(self.mounts_check_at),
@@ -323,34 +300,6 @@ impl Worker {
         }
         // What watched it watches something else now.
         self.shared.inbox.put(|mail| changed.into_iter().for_each(|path| mail.mark_vanished(path)));
-    }
-
-    /// How the tree stands, apart from being halted.
-    pub(super) fn state(&self) -> TreeState {
-        if let Some(halted) = &self.halted {
-            return TreeState::Halted { reason: halted.reason.clone() };
-        }
-        if !self.scanned {
-            return TreeState::Scanning;
-        }
-        match self.poll_all.clone().or_else(|| self.places.trouble()) {
-            Some(reason) => TreeState::Degraded { reason },
-            None => TreeState::Ready,
-        }
-    }
-}
-
-fn no_watcher(error: &WatchError) -> String {
-    let every = POLL_LEAST.as_secs();
-    match error {
-        WatchError::Limit if cfg!(target_os = "linux") => format!(
-            "nothing can be watched and everything is polled every {every} s at most: a limit is reached; raise it with: \
-             sysctl -w fs.inotify.max_user_instances=1024 fs.inotify.max_user_watches=1048576"
-        ),
-        error => format!(
-            "nothing can be watched and everything is polled every {every} s at most: {}",
-            chain(error)
-        ),
     }
 }
 

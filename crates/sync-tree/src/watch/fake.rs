@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -67,8 +67,13 @@ impl Watcher for FakeWatcher {
 pub(crate) struct Meddler(Arc<Meddling>);
 
 struct Meddling {
-    limit: usize,
+    limit: AtomicUsize,
+    no_instances: AtomicBool,
     muted: AtomicBool,
+    /// Events that wait to be let through; `None`: they pass.
+    held: Mutex<Option<Vec<WatchEvent>>>,
+    /// Taken for each watch that is placed.
+    gate: Mutex<()>,
     panics: AtomicBool,
     starts: AtomicUsize,
     sink: Mutex<Option<EventSink>>,
@@ -79,8 +84,11 @@ impl Meddler {
     /// Lets as many directories be watched.
     pub(crate) fn with_limit(limit: usize) -> Self {
         Self(Arc::new(Meddling {
-            limit,
+            limit: AtomicUsize::new(limit),
+            no_instances: AtomicBool::new(false),
             muted: AtomicBool::new(false),
+            held: Mutex::default(),
+            gate: Mutex::default(),
             panics: AtomicBool::new(false),
             starts: AtomicUsize::new(0),
             sink: Mutex::new(None),
@@ -95,13 +103,20 @@ impl Meddler {
 
     fn start(&self, sink: EventSink) -> Result<Box<dyn Watcher>, WatchError> {
         assert!(!self.0.panics.load(Ordering::SeqCst), "the watcher was told to panic");
+        if self.0.no_instances.load(Ordering::SeqCst) {
+            return Err(WatchError::Instances);
+        }
         self.0.starts.fetch_add(1, Ordering::SeqCst);
         self.0.watched.lock().unwrap().clear();
         *self.0.sink.lock().unwrap() = Some(Arc::clone(&sink));
         let this = self.clone();
         let filtered: EventSink = Arc::new(move |event| {
-            if !this.0.muted.load(Ordering::SeqCst) {
-                sink(event);
+            if this.0.muted.load(Ordering::SeqCst) {
+                return;
+            }
+            match &mut *this.0.held.lock().unwrap() {
+                Some(held) => held.push(event),
+                None => sink(event),
             }
         });
         let system = start_system_watcher(filtered)?;
@@ -111,6 +126,32 @@ impl Meddler {
     /// From now on no event arrives, or all do.
     pub(crate) fn mute(&self, muted: bool) {
         self.0.muted.store(muted, Ordering::SeqCst);
+    }
+
+    /// From now on events are held back.
+    pub(crate) fn hold(&self) {
+        *self.0.held.lock().unwrap() = Some(Vec::new());
+    }
+
+    /// What was held back arrives late.
+    pub(crate) fn release(&self) {
+        let held = self.0.held.lock().unwrap().take();
+        held.into_iter().flatten().for_each(|event| self.inject(event));
+    }
+
+    /// From now on so many directories can be watched.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.0.limit.store(limit, Ordering::SeqCst);
+    }
+
+    /// From now on no watcher can be started, or one can.
+    pub(crate) fn refuse_starts(&self, refused: bool) {
+        self.0.no_instances.store(refused, Ordering::SeqCst);
+    }
+
+    /// No watch is placed, and so no look that places one goes on, while this is held.
+    pub(crate) fn hold_watches(&self) -> MutexGuard<'_, ()> {
+        self.0.gate.lock().unwrap()
     }
 
     /// The next start panics.
@@ -140,8 +181,12 @@ struct Meddled {
 
 impl Watcher for Meddled {
     fn watch(&mut self, dir: &Path) -> Result<(), WatchError> {
+        drop(self.meddler.0.gate.lock().unwrap());
         let mut watched = self.meddler.0.watched.lock().unwrap();
-        if watched.len() >= self.meddler.0.limit && !watched.contains(dir) {
+        // The system ends the others by itself.
+        #[expect(clippy::disallowed_methods, reason = "the tree is the test's own")]
+        watched.retain(|dir| dir.exists());
+        if watched.len() >= self.meddler.0.limit.load(Ordering::SeqCst) && !watched.contains(dir) {
             return Err(WatchError::Limit);
         }
         self.system.watch(dir)?;

@@ -8,8 +8,8 @@
 //!   everything".
 //! * A directory that cannot be watched is polled, and that is said.
 //!
-//! [`Watcher`] is the system's mechanism (crate `notify`), [`dirty`] turns its events into places to look at, and
-//! [`places`] knows which directories are watched and which have to be polled.
+//! [`Watcher`] is the system's mechanism (crate `notify`), [`dirty`] turns its events into places to look at, [`places`] knows
+//! which directories are watched and which have to be polled, and [`limits`] why.
 
 use std::{
     io,
@@ -20,10 +20,11 @@ use std::{
 pub(crate) mod dirty;
 #[cfg(test)]
 pub(crate) mod fake;
+pub(crate) mod limits;
 pub(crate) mod places;
 mod system;
 
-pub(crate) use system::{start_system_watcher, watch_limit};
+pub(crate) use system::start_system_watcher;
 
 /// Something that the system says about a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +48,9 @@ pub(crate) enum WatchError {
     /// The system's limit is reached.
     #[error("The limit of watched directories is reached")]
     Limit,
+    /// The system's limit of watchers is reached.
+    #[error("The limit of watchers is reached")]
+    Instances,
     /// The directory is not there (any more).
     #[error("The directory is gone")]
     Gone,
@@ -58,7 +62,8 @@ pub(crate) enum WatchError {
     },
 }
 
-/// A way to hear about changes in single directories (not in what lies below them).
+/// A way to hear about changes in single directories (not in what lies below them). When it is dropped, its watches have ended: where
+/// there are few, the next watcher needs them.
 pub(crate) trait Watcher: Send {
     /// Watches a directory. Doing so again is harmless.
     fn watch(&mut self, dir: &Path) -> Result<(), WatchError>;

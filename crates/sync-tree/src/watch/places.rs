@@ -9,15 +9,11 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
 };
 
 use sync_core::TreePath;
 
-use super::{WatchError, Watcher, watch_limit};
-
-/// After a limit was hit, every further attempt would cost a call and fail too. It is tried again after this time.
-const LIMIT_PAUSE: Duration = Duration::from_secs(30);
+use super::{WatchError, Watcher, limits::Trouble};
 
 /// More polled subtrees than this are polled as one: the whole tree.
 const MOST_POLLED: usize = 256;
@@ -33,12 +29,32 @@ struct Inner {
     watched: BTreeMap<TreePath, u64>,
     look: u64,
     /// Directories without a watch; none lies below another.
-    polled: BTreeSet<TreePath>,
-    /// Directories of the last look at everything, for the advice.
-    directories: u64,
-    limit_hit: Option<Instant>,
+    polled: BTreeMap<TreePath, Unwatched>,
+    /// Directories of the last look at everything.
+    entered: u64,
+    /// Whether the present look is one at everything.
+    everything: bool,
+    /// The look that hit the limit last. Further attempts in it would each cost a call and fail too.
+    limit_hit: Option<u64>,
+    /// Whether a limit is why something is polled.
+    limited: bool,
     /// The first failure that was not the limit, for people.
     failure: Option<String>,
+}
+
+/// What has no watch at a polled place and below it.
+#[derive(Debug, Clone, Copy)]
+struct Unwatched {
+    directories: u64,
+    /// The look that counted them.
+    look: u64,
+}
+
+/// How many directories are watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Coverage {
+    pub(crate) watched: u64,
+    pub(crate) directories: u64,
 }
 
 impl Places {
@@ -49,9 +65,11 @@ impl Places {
             watcher,
             watched: BTreeMap::new(),
             look: 0,
-            polled: BTreeSet::new(),
-            directories: 0,
+            polled: BTreeMap::new(),
+            entered: 0,
+            everything: false,
             limit_hit: None,
+            limited: false,
             failure: None,
         }))
     }
@@ -64,6 +82,7 @@ impl Places {
         inner.watched.clear();
         inner.polled.clear();
         inner.limit_hit = None;
+        inner.limited = false;
         inner.failure = None;
     }
 
@@ -72,12 +91,16 @@ impl Places {
     pub(crate) fn begin(&self, deep: &[TreePath]) {
         let mut inner = self.inner();
         inner.look += 1;
+        inner.everything = deep.iter().any(TreePath::is_root);
+        if inner.everything {
+            inner.entered = 0;
+        }
         for scope in deep {
-            if scope.is_root() {
-                inner.directories = 0;
-                inner.failure = None;
-            }
-            inner.polled.retain(|path| !path.is_within(scope));
+            inner.polled.retain(|path, _| !path.is_within(scope));
+        }
+        if inner.polled.is_empty() {
+            inner.limited = false;
+            inner.failure = None;
         }
     }
 
@@ -94,25 +117,25 @@ impl Places {
     }
 
     /// Watches a directory, right before it is listed.
-    pub(crate) fn enter(&self, dir: &TreePath, now: Instant) {
+    pub(crate) fn enter(&self, dir: &TreePath) {
         let mut guard = self.inner();
         let inner = &mut *guard;
-        inner.directories += 1;
+        inner.entered += u64::from(inner.everything);
         let path = inner.path(dir);
-        let paused = inner.limit_hit.is_some_and(|at| now.saturating_duration_since(at) < LIMIT_PAUSE);
+        let (look, is_watched) = (inner.look, inner.watched.contains_key(dir));
         let Some(watcher) = &mut inner.watcher else { return };
-        if paused && !inner.watched.contains_key(dir) {
+        if inner.limit_hit == Some(look) && !is_watched {
             return inner.poll(dir);
         }
         match watcher.watch(&path) {
             Ok(()) => {
-                let look = inner.look;
                 inner.watched.insert(dir.clone(), look);
             }
             // Its parent's watch told so, or the list will show it.
             Err(WatchError::Gone) => {}
-            Err(WatchError::Limit) => {
-                inner.limit_hit = Some(now);
+            Err(WatchError::Limit | WatchError::Instances) => {
+                inner.limit_hit = Some(look);
+                inner.limited = true;
                 inner.poll(dir);
             }
             // The look reports it as a problem, and the event of its mode's change comes from its parent.
@@ -142,29 +165,35 @@ impl Places {
 
     /// Directories that have to be polled, with all that is below them.
     pub(crate) fn polled(&self) -> Vec<TreePath> {
-        self.inner().polled.iter().cloned().collect()
+        self.inner().polled.keys().cloned().collect()
     }
 
-    /// How many directories are watched.
-    #[cfg(test)]
-    pub(crate) fn watched(&self) -> usize {
-        self.inner().watched.len()
+    /// Whether there are such.
+    pub(crate) fn has_polled(&self) -> bool {
+        !self.inner().polled.is_empty()
     }
 
-    /// What people should know when something is polled.
-    pub(crate) fn trouble(&self) -> Option<String> {
+    /// How many directories are watched. Of those that came since the last poll, some may be left out.
+    pub(crate) fn coverage(&self) -> Coverage {
         let inner = self.inner();
-        let first = inner.polled.first()?;
-        let which = match inner.polled.len() {
-            1 => format!("{first} is"),
-            count => format!("{first} and {} more directories are", count - 1),
-        };
-        let why = match (inner.limit_hit, &inner.failure) {
-            (Some(_), _) => limit_advice(inner.watched.len() as u64, inner.directories),
-            (None, Some(failure)) => format!("a watch could not be placed ({failure})"),
-            (None, None) => "watches could not be placed".to_owned(),
-        };
-        Some(format!("{which} polled, so changes there are seen later: {why}"))
+        if inner.watcher.is_none() {
+            return Coverage { watched: 0, directories: inner.entered };
+        }
+        let watched = inner.watched.len() as u64;
+        Coverage { watched, directories: watched + inner.unwatched() }
+    }
+
+    /// Why something is polled, if it is.
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
+        let inner = self.inner();
+        if inner.polled.is_empty() {
+            return None;
+        }
+        if inner.limited {
+            return Some(Trouble::no_watches(inner.watched.len() as u64 + inner.unwatched()));
+        }
+        let failure = inner.failure.as_deref().map(|failure| format!(" ({failure})")).unwrap_or_default();
+        Some(Trouble::only(format!("watches could not be placed{failure}")))
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -199,29 +228,31 @@ impl Inner {
         }
     }
 
+    fn unwatched(&self) -> u64 {
+        self.polled.values().map(|unwatched| unwatched.directories).sum()
+    }
+
     fn poll(&mut self, dir: &TreePath) {
-        if self.polled.iter().any(|above| dir.is_within(above)) {
+        let look = self.look;
+        // It may have had one, of a directory that was here before.
+        self.watched.remove(dir);
+        let mut above = std::iter::successors(Some(dir.clone()), TreePath::parent);
+        if let Some(cover) = above.find(|path| self.polled.contains_key(path)) {
+            // What an earlier look counted has this directory already, or the next poll counts it.
+            if let Some(unwatched) = self.polled.get_mut(&cover).filter(|unwatched| unwatched.look == look) {
+                unwatched.directories += 1;
+            }
             return;
         }
-        self.polled.retain(|below| !below.is_within(dir));
-        self.polled.insert(dir.clone());
+        let below: BTreeSet<TreePath> =
+            self.polled.keys().filter(|path| path.is_within(dir)).cloned().collect();
+        let counted = below.iter().filter_map(|path| self.polled.remove(path));
+        let directories = 1 + counted.map(|unwatched| unwatched.directories).sum::<u64>();
+        self.polled.insert(dir.clone(), Unwatched { directories, look });
         if self.polled.len() > MOST_POLLED {
-            self.polled = BTreeSet::from([TreePath::root()]);
+            let all = Unwatched { directories: self.unwatched(), look };
+            self.polled = BTreeMap::from([(TreePath::root(), all)]);
         }
-    }
-}
-
-fn limit_advice(watched: u64, directories: u64) -> String {
-    // Other programs of this user count too, and trees grow.
-    let raise_to = (directories.max(watched) * 2).next_power_of_two().max(524_288);
-    match watch_limit() {
-        Some((setting, limit)) => {
-            let raise_to = raise_to.max(limit.saturating_mul(2));
-            format!(
-                "the limit of watches is reached ({setting} = {limit}); raise it with: sysctl -w {setting}={raise_to}"
-            )
-        }
-        None => "the system's limit of watches is reached".to_owned(),
     }
 }
 
@@ -242,12 +273,12 @@ mod tests {
         let fake = FakeWatcher::default();
         let places = places(&fake);
         for dir in ["", "a", "a/b", "a-c", "ab"] {
-            places.enter(&path(dir), Instant::now());
+            places.enter(&path(dir));
         }
         assert_eq!(fake.watched(), ["/t", "/t/a", "/t/a/b", "/t/a-c", "/t/ab"]);
         places.leave(&path("a"));
         assert_eq!(fake.watched(), ["/t", "/t/a-c", "/t/ab"]);
-        assert_eq!(places.watched(), 3);
+        assert_eq!(places.coverage(), Coverage { watched: 3, directories: 3 });
         assert!(places.polled().is_empty() && places.trouble().is_none());
     }
 
@@ -256,60 +287,113 @@ mod tests {
         let fake = FakeWatcher::default();
         let places = places(&fake);
         for dir in ["", "a", "a/b", "a/c", "d"] {
-            places.enter(&path(dir), Instant::now());
+            places.enter(&path(dir));
         }
         places.begin(&[path("a")]);
-        places.enter(&path("a"), Instant::now());
-        places.enter(&path("a/c"), Instant::now());
+        places.enter(&path("a"));
+        places.enter(&path("a/c"));
         places.finish(&[path("a")]);
         assert_eq!(fake.watched(), ["/t", "/t/a", "/t/a/c", "/t/d"]);
         places.forget(&path("a"));
-        assert_eq!((places.watched(), fake.watched().len()), (2, 4), "the system ends those by itself");
+        assert_eq!(
+            (places.coverage().watched, fake.watched().len()),
+            (2, 4),
+            "the system ends those by itself"
+        );
     }
 
     #[test]
     fn what_cannot_be_watched_is_polled_and_said_with_the_number() {
         let fake = FakeWatcher::with_limit(2);
         let places = places(&fake);
-        let now = Instant::now();
+        places.begin(&[TreePath::root()]);
         for dir in ["", "a", "b", "b/c", "d"] {
-            places.enter(&path(dir), now);
+            places.enter(&path(dir));
         }
         assert_eq!(places.polled(), [path("b"), path("d")]);
+        assert_eq!(places.coverage(), Coverage { watched: 2, directories: 5 });
         let trouble = places.trouble().unwrap();
-        assert!(trouble.contains("b and 1 more directories are polled"), "{trouble}");
+        assert!(trouble.reason.contains("the limit of watches is reached"), "{trouble:?}");
         assert!(
-            !cfg!(target_os = "linux") || trouble.contains("sysctl -w fs.inotify.max_user_watches="),
-            "{trouble}"
+            !cfg!(target_os = "linux") || trouble.advice.contains("sysctl -w fs.inotify."),
+            "{trouble:?}"
         );
     }
 
     #[test]
-    fn a_raised_limit_is_used_after_a_while() {
+    fn a_raised_limit_is_used_by_the_next_look() {
         let fake = FakeWatcher::with_limit(1);
         let places = places(&fake);
-        let now = Instant::now();
-        places.enter(&path(""), now);
-        places.enter(&path("a"), now);
-        assert_eq!(places.polled(), [path("a")]);
-        fake.set_limit(10);
+        for dir in ["", "a", "b"] {
+            places.enter(&path(dir));
+        }
+        assert_eq!(places.polled(), [path("a"), path("b")]);
+        for (limit, polled) in [(2, vec![path("b")]), (10, vec![])] {
+            fake.set_limit(limit);
+            places.begin(&[path("a"), path("b")]);
+            places.enter(&path("a"));
+            places.enter(&path("b"));
+            assert_eq!(places.polled(), polled);
+        }
+        assert!(places.trouble().is_none());
+        assert_eq!(places.coverage(), Coverage { watched: 3, directories: 3 });
+    }
+
+    #[test]
+    fn polling_again_and_again_counts_nothing_twice() {
+        let fake = FakeWatcher::with_limit(2);
+        let places = places(&fake);
+        let all = ["", "a", "b", "b/c", "b/c/d", "e"];
+        places.begin(&[TreePath::root()]);
+        all.iter().for_each(|dir| places.enter(&path(dir)));
+        for _ in 0..3 {
+            places.begin(&[path("b"), path("e")]);
+            all[2..].iter().for_each(|dir| places.enter(&path(dir)));
+            // An event in a polled place, of a look that is not a poll.
+            places.begin(&[path("b/c")]);
+            places.enter(&path("b/c"));
+            assert_eq!(places.coverage(), Coverage { watched: 2, directories: 6 });
+        }
+        assert_eq!(places.polled(), [path("b"), path("e")]);
+    }
+
+    #[test]
+    fn a_directory_that_lost_its_watch_and_gets_none_is_not_called_watched() {
+        let fake = FakeWatcher::with_limit(2);
+        let places = places(&fake);
+        for dir in ["", "a"] {
+            places.enter(&path(dir));
+        }
+        // As if it was made anew, and somebody else took the watch.
+        fake.handle().unwatch(&[PathBuf::from("/t/a")]);
+        fake.set_limit(1);
         places.begin(&[path("a")]);
-        places.enter(&path("a"), now + Duration::from_secs(1));
-        assert_eq!(places.polled(), [path("a")], "the limit was hit a moment ago");
-        places.begin(&[path("a")]);
-        places.enter(&path("a"), now + LIMIT_PAUSE);
-        assert!(places.polled().is_empty());
-        assert_eq!(places.watched(), 2);
+        places.enter(&path("a"));
+        assert_eq!((places.coverage().watched, places.polled()), (1, vec![path("a")]));
+    }
+
+    #[test]
+    fn without_a_watcher_directories_are_counted_by_looks_at_everything() {
+        let places = Places::new(Path::new("/t"), None);
+        for round in 0..2 {
+            places.begin(&[TreePath::root()]);
+            ["", "a", "a/b"].iter().for_each(|dir| places.enter(&path(dir)));
+            places.begin(&[path("a")]);
+            places.enter(&path("a"));
+            assert_eq!(places.coverage(), Coverage { watched: 0, directories: 3 }, "{round}");
+        }
     }
 
     #[test]
     fn very_many_polled_directories_are_one() {
         let fake = FakeWatcher::with_limit(1);
         let places = places(&fake);
-        places.enter(&path(""), Instant::now());
-        for number in 0..=MOST_POLLED {
-            places.enter(&path(&format!("d{number}")), Instant::now());
+        places.enter(&path(""));
+        let many = MOST_POLLED as u64 + 10;
+        for number in 0..many {
+            places.enter(&path(&format!("d{number}")));
         }
         assert_eq!(places.polled(), [TreePath::root()]);
+        assert_eq!(places.coverage(), Coverage { watched: 1, directories: 1 + many });
     }
 }

@@ -1,10 +1,12 @@
-//! The system's own watcher, by way of the crate `notify`, and the limit that it runs into.
+//! The system's own watcher, by way of the crate `notify`.
 
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use crossbeam_channel::{Receiver, bounded};
 use notify::{
     Config, ErrorKind, Event, EventKind, EventKindMask, PathOp, RecommendedWatcher, RecursiveMode,
     WatchPathConfig, Watcher as _,
@@ -19,31 +21,52 @@ pub(crate) fn start_system_watcher(sink: EventSink) -> Result<Box<dyn Watcher>, 
     // report our own hashing.
     let kinds = EventKindMask::CORE | EventKindMask::ACCESS_CLOSE;
     let config = Config::default().with_follow_symlinks(false).with_event_kinds(kinds);
-    let handler = move |event: notify::Result<Event>| translate(event, &*sink);
-    let watcher = RecommendedWatcher::new(handler, config).map_err(watch_error)?;
-    Ok(Box::new(SystemWatcher(watcher)))
+    let (lives, ended) = bounded::<()>(0);
+    let handler = move |event: notify::Result<Event>| {
+        // Moved in: it goes with the handler, which the watcher's thread drops last of all.
+        let _lives = &lives;
+        translate(event, &*sink);
+    };
+    let watcher = RecommendedWatcher::new(handler, config).map_err(start_error)?;
+    Ok(Box::new(SystemWatcher { watcher: Some(watcher), ended }))
 }
 
-/// The setting that limits how many directories can be watched, and its value; `None` where there is no such thing.
-pub(crate) fn watch_limit() -> Option<(&'static str, u64)> {
-    #[expect(clippy::disallowed_methods, reason = "a file of the kernel")]
-    let text = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_watches").ok()?;
-    Some(("fs.inotify.max_user_watches", text.trim().parse().ok()?))
+/// How long the end of a watcher is waited for.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+
+struct SystemWatcher {
+    /// `None` only while it is dropped.
+    watcher: Option<RecommendedWatcher>,
+    /// Nothing ever comes; it is cut when the watcher's thread has ended.
+    ended: Receiver<()>,
 }
 
-struct SystemWatcher(RecommendedWatcher);
+impl Drop for SystemWatcher {
+    fn drop(&mut self) {
+        // This only tells its thread to end.
+        self.watcher = None;
+        // If it takes longer, the next watcher may find no room and is tried again.
+        let _ = self.ended.recv_timeout(END_PATIENCE);
+    }
+}
+
+impl SystemWatcher {
+    fn inner(&mut self) -> &mut RecommendedWatcher {
+        self.watcher.as_mut().expect("it is there until it is dropped")
+    }
+}
 
 impl Watcher for SystemWatcher {
     fn watch(&mut self, dir: &Path) -> Result<(), WatchError> {
         // A symlink that somebody put in the directory's place is not followed.
         let config = WatchPathConfig::new(RecursiveMode::NonRecursive).with_dereference_symlinks(false);
-        self.0.watch_with(dir, config).map_err(watch_error)
+        self.inner().watch_with(dir, config).map_err(watch_error)
     }
 
     fn unwatch(&mut self, dirs: &[PathBuf]) {
         let mut ops: Vec<PathOp> = dirs.iter().map(PathOp::unwatch).collect();
         // A batch stops at the first watch that the system has ended by itself; the rest is still to be done.
-        while let Err(error) = self.0.update_paths(ops) {
+        while let Err(error) = self.inner().update_paths(ops) {
             if error.remaining.is_empty() {
                 return;
             }
@@ -58,12 +81,19 @@ fn watch_error(error: notify::Error) -> WatchError {
         ErrorKind::PathNotFound => WatchError::Gone,
         // Also what is reported when a directory was replaced by something else meanwhile.
         ErrorKind::Io(source) if source.kind() == io::ErrorKind::NotADirectory => WatchError::Gone,
-        // Too many inotify instances of this user.
-        ErrorKind::Io(source) if source.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
-            WatchError::Limit
-        }
         ErrorKind::Io(source) => WatchError::Io { source },
         _ => WatchError::Io { source: io::Error::other(error.to_string()) },
+    }
+}
+
+/// Why there is no watcher.
+fn start_error(error: notify::Error) -> WatchError {
+    match error.kind {
+        // The kernel says the same of too many open files of this process, which is looked after elsewhere and rare.
+        ErrorKind::Io(source) if source.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
+            WatchError::Instances
+        }
+        _ => watch_error(error),
     }
 }
 
@@ -138,6 +168,7 @@ mod tests {
         assert!(matches!(watch_error(notify::Error::new(ErrorKind::MaxFilesWatch)), WatchError::Limit));
         assert!(matches!(watch_error(notify::Error::path_not_found()), WatchError::Gone));
         let too_many = io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
-        assert!(matches!(watch_error(notify::Error::io(too_many)), WatchError::Limit));
+        assert!(matches!(start_error(notify::Error::io(too_many)), WatchError::Instances));
+        assert!(matches!(start_error(notify::Error::new(ErrorKind::MaxFilesWatch)), WatchError::Limit));
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     index::{Head, Index},
     look::{LookLimits, Looker, NoObserver, RulePolicy, Scope},
     rooted::Root,
-    watch::{WatcherFactory, fake::Meddler, start_system_watcher},
+    watch::{WatchEvent, WatcherFactory, fake::Meddler, start_system_watcher},
 };
 
 mod halting;
