@@ -1,8 +1,9 @@
 //! Large files whose transfer is cut.
 
-use std::{fs::FileTimes, os::unix::fs::MetadataExt as _, time::SystemTime};
+use std::{fs::FileTimes, io::Write as _, os::unix::fs::MetadataExt as _, sync::Arc, time::SystemTime};
 
 use super::*;
+use crate::apply::pieces::Piece;
 
 const PART: usize = 512 << 10;
 
@@ -169,4 +170,52 @@ fn what_came_of_other_contents_can_be_read_newest_first() {
     assert_eq!(found(&third, 3), [(ino(&second), size), (ino(&first), size)], "a user's file is none");
     assert_eq!(found(&second, 2), [(ino(&first), size)], "of the two newest one is not ours");
     assert_eq!(begin(&target.applier, &first).size(), size, "they stay what they are");
+}
+
+/// Pieces of `bytes`, by turns given and read from a file that holds them behind some others.
+fn pieces(bytes: &[u8], from: usize, end: usize) -> Vec<Piece<Vec<u8>>> {
+    let mut material = tempfile::tempfile().unwrap();
+    material.write_all(&[&[7; 1000], bytes].concat()).unwrap();
+    let of = Arc::new(material);
+    let piece = |number: usize| {
+        let (at, len) = (from + number * 200_001, 200_001.min(end - from - number * 200_001));
+        match number % 3 {
+            0 => Piece::Bytes(bytes[at..at + len].to_vec()),
+            _ => Piece::Part { of: of.clone(), at: 1000 + at as u64, len: len as u64 },
+        }
+    };
+    (0..(end - from).div_ceil(200_001)).map(piece).collect()
+}
+
+#[test]
+fn pieces_from_here_and_elsewhere_become_the_file_also_after_a_cut() {
+    let target = target();
+    let bytes = content(8);
+    let mut have = 0;
+    for end in [3 * PART + 77, 5 * PART, bytes.len()] {
+        let staged = begin(&target.applier, &bytes);
+        assert_eq!(staged.size(), have as u64);
+        let staged = staged.append_pieces(pieces(&bytes, have, end).into_iter()).unwrap();
+        assert_eq!(staged.size(), end as u64);
+        have = end;
+    }
+    let staged = begin(&target.applier, &bytes).finish(bytes.len() as u64, &Digest::of(&bytes)).unwrap();
+    let (at, entry) = (target.at("large"), file_entry(&bytes, 0o644));
+    target.applier.place(staged, &at.place(), &entry, &Expect::Nothing, Displaced::Delete).unwrap();
+    assert!(fs::read(target.path.join("large")).unwrap() == bytes);
+}
+
+#[test]
+fn a_piece_that_is_not_there_ends_the_file() {
+    let target = target();
+    let bytes = content(6);
+    let mut pieces = pieces(&bytes, 0, bytes.len());
+    let Some(Piece::Part { at, .. }) = pieces.iter_mut().rfind(|piece| matches!(piece, Piece::Part { .. }))
+    else {
+        panic!("there is a part")
+    };
+    *at = bytes.len() as u64;
+    let failed = begin(&target.applier, &bytes).append_pieces(pieces.into_iter());
+    assert!(matches!(failed, Err(ApplyError::Io { .. })), "{failed:?}");
+    assert_eq!(target.staging(), [], "nothing that is not sure stays");
 }
