@@ -3,7 +3,9 @@
 mod common;
 
 use common::{Lab, fill};
+use sync_core::{Digest, chunk::ChunkHash};
 use sync_testkit::{programs::Agent, proxy::Proxy};
+use sync_tree::{chunks::chunk_bytes, rooted::Root, shelf::Shelf};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -42,6 +44,11 @@ impl Changed {
         self.lab.assert_same();
         assert_eq!(outcome.count("bytes_total"), self.bytes.len() as u64);
         self.proxy.to_client_bytes() - before
+    }
+
+    /// What the agent keeps about the target between its runs.
+    fn shelf(&self) -> Shelf {
+        Shelf::new(Root::open(&self.lab.path("target/.syncd")).expect("the agent made it").dir())
     }
 }
 
@@ -114,4 +121,46 @@ fn an_old_version_that_was_edited_here_serves_too_and_is_kept() {
     assert!((MIB..2 * MIB).contains(&sent), "{sent} bytes were sent");
     let trash = changed.lab.target().trash();
     assert_eq!(trash.len(), 1, "the edit: {trash:?}");
+}
+
+/// A list is found again by the next process, missed by nobody, and a wrong one costs time and nothing else.
+#[test]
+fn what_the_version_here_is_made_of_is_kept_and_verified_when_it_is_used() {
+    let mut changed = Changed::new();
+    let shelf = changed.shelf();
+    let kept = |bytes: &[u8]| shelf.get(bytes.len() as u64, &Digest::of(bytes));
+    assert_eq!(kept(&changed.bytes), None, "it came whole");
+    changed.bytes[100] ^= 1;
+    let sent = changed.sent();
+    assert!(sent < TALK, "{sent} bytes were sent");
+    let chunks = chunk_bytes(&changed.bytes);
+    assert_eq!(kept(&changed.bytes), Some(chunks.clone()));
+
+    // It is the list that is asked, not the file: nothing is found in this one.
+    let unknown: Vec<_> =
+        chunks.iter().map(|chunk| sync_core::Chunk { hash: ChunkHash([7; 16]), ..*chunk }).collect();
+    let digest = Digest::of(&changed.bytes);
+    shelf.put(&digest, &unknown);
+    changed.bytes[200] ^= 1;
+    let sent = changed.sent();
+    assert!(sent >= SIZE as u64, "{sent} bytes were sent: what was kept was not used");
+    assert_eq!(kept(&changed.bytes), Some(chunk_bytes(&changed.bytes)));
+    assert_eq!(shelf.get(SIZE as u64, &digest), None, "that content is not here any more");
+
+    // What is found in this one is something else.
+    let mut mistaken = chunk_bytes(&changed.bytes);
+    for number in 10..mistaken.len() {
+        mistaken[number].hash = chunks[number - 1].hash;
+    }
+    shelf.put(&Digest::of(&changed.bytes), &mistaken);
+    changed.bytes[300] ^= 1;
+    let sent = changed.sent();
+    assert!(sent >= SIZE as u64, "{sent} bytes were sent");
+    let trash = changed.lab.target().trash();
+    assert!(trash.is_empty(), "{trash:?}");
+
+    shelf.remove(&Digest::of(&changed.bytes));
+    changed.bytes[400] ^= 1;
+    let sent = changed.sent();
+    assert!(sent < TALK, "{sent} bytes were sent: without a list the file is asked");
 }

@@ -15,6 +15,7 @@ use sync_tree::{
     hash::Identity,
     platform::files_to_hold,
     rooted::{Dir, Root},
+    shelf::Shelf,
 };
 
 use super::{EngineError, store::Store};
@@ -25,6 +26,8 @@ pub(super) struct Context {
     pub root: Root,
     pub applier: Applier,
     pub store: Store,
+    /// What large files here are made of.
+    pub shelf: Shelf,
     pub durability: Durability,
     pub concurrency: usize,
     pub trouble: Trouble,

@@ -43,6 +43,7 @@ use sync_tree::{
     lock::{Lock, LockError},
     look::{LookError, Looker, RulePolicy, SHARE_ID, TARGET_OF, small_text},
     rooted::Dir,
+    shelf::Shelf,
     state::{StateDir, StateError},
     trouble::advice,
 };
@@ -298,6 +299,7 @@ impl Engine {
             root,
             applier,
             store,
+            shelf: Shelf::new(state.dir),
             durability: options.durability,
             concurrency: options.concurrency,
             trouble: context::Trouble::default(),

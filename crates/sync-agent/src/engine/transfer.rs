@@ -30,7 +30,7 @@ use super::{
     AppliedOp, EngineError,
     context::{Context, Dirs},
     cycle::Run,
-    delta::{self, Wanted},
+    delta::{self, Sources, Wanted},
     outcome::Outcome,
     phases::{Failed, displaced_to},
     record::{Done, record},
@@ -438,9 +438,13 @@ async fn fetch_one(
 ) -> Result<Staged, EngineError> {
     let Some((size, digest)) = item.content() else { return Err(LocationError::Changed.into()) };
     let wanted = Wanted { node: item.node().id, size, digest, have: 0 };
-    match fetch_part(shared, remote, item, (wanted, true)).await {
+    let sources = Arc::new(Sources::find(&shared.context, item.put(), &wanted));
+    match fetch_part(shared, remote, item, (wanted, &sources)).await {
         // The old version changed meanwhile, or a chunk was taken for another: without it then.
-        Err(error) if delta::is_mistaken(&error) => fetch_part(shared, remote, item, (wanted, false)).await,
+        Err(error) if delta::is_mistaken(&error) => {
+            sources.forget(&shared.context, &wanted);
+            fetch_part(shared, remote, item, (wanted, &Arc::default())).await
+        }
         other => other,
     }
 }
@@ -450,7 +454,7 @@ async fn fetch_part(
     shared: &Arc<Shared>,
     remote: &Arc<dyn Location>,
     item: &Item,
-    (mut wanted, reusing): (Wanted, bool),
+    (mut wanted, sources): (Wanted, &Arc<Sources>),
 ) -> Result<Staged, EngineError> {
     let Wanted { node, size, digest, .. } = wanted;
     let progress = |count: u64| shared.reporter.bytes(item.put().path(), count);
@@ -461,11 +465,7 @@ async fn fetch_part(
         tracing::debug!(path = %item.put().path(), have = wanted.have, size, "goes on where an earlier transfer was cut");
         progress(wanted.have);
     }
-    let reuse = match reusing {
-        true => delta::find_reuse(&shared.context, remote, item.put(), &wanted).await?,
-        false => None,
-    };
-    if let Some(reuse) = reuse {
+    if let Some(reuse) = delta::find_reuse(&shared.context, remote, sources, &wanted).await? {
         file = delta::assemble(file, reuse, remote, &wanted, progress).await?;
     } else if wanted.have < size || size == 0 {
         let mut stream = remote.fetch_file(node, &digest, wanted.have).await?;
@@ -479,7 +479,14 @@ async fn fetch_part(
             file = off_the_runtime(move || file.append(&bytes).map(|()| file)).await?;
         }
     }
-    off_the_runtime(move || file.finish(size, &digest)).await
+    let (context, replaced) = (shared.context.clone(), sources.replaced());
+    off_the_runtime(move || {
+        let staged = file.finish(size, &digest)?;
+        // Should it be needed once more it is cut up once more.
+        replaced.inspect(|digest| context.shelf.remove(digest));
+        Ok(staged)
+    })
+    .await
 }
 
 /// On a thread of its own: a slow disk must not hold up the connections.
