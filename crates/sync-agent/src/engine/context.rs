@@ -18,7 +18,7 @@ use sync_tree::{
     shelf::Shelf,
 };
 
-use super::{EngineError, store::Store};
+use super::{EngineError, material::Guesses, store::Store};
 
 /// The target, as the steps of applying share it.
 #[derive(Debug)]
@@ -31,6 +31,7 @@ pub(super) struct Context {
     pub durability: Durability,
     pub concurrency: usize,
     pub trouble: Trouble,
+    pub guesses: Guesses,
     /// Something was put in place and could not be written down.
     pub unrecorded: AtomicBool,
     /// Directories that were opened up to be worked in. They get their mode back, or their final one, in the end.

@@ -24,6 +24,7 @@ use tokio::sync::mpsc::Sender;
 use super::{
     EngineError,
     context::Context,
+    material::{Material, Old, Relation},
     threads,
     transfer::{done_apart, off_the_runtime},
 };
@@ -62,35 +63,39 @@ struct Source {
     file: Arc<File>,
     size: u64,
     /// What it is, where that is known.
-    digest: Option<Digest>,
+    known: Option<(Digest, Relation)>,
     /// Where it begins among all.
     base: u64,
 }
 
 impl Sources {
-    /// The version in the place, and what came of other contents before their transfers were cut: of this very file an earlier
-    /// version may be among them, and nothing else tells which.
-    pub(super) fn find(context: &Context, put: &Put, wanted: &Wanted) -> Self {
+    /// The version in the place, what the plan holds for it, and what came of other contents before their transfers were cut:
+    /// of this very file an earlier version may be among them, and nothing else tells which.
+    pub(super) fn find(context: &Context, put: &Put, wanted: &Wanted, material: &Material) -> Self {
+        let mut sources = Self::default();
         if !chunk::is_taken_apart(wanted.size) || is_refetch(put, wanted) {
-            return Self(Vec::new());
+            return sources;
         }
-        let mut found = Vec::new();
-        if let Some((size, digest)) = old_content(put)
-            && let Some(file) = open_old(context, put)
-        {
-            found.push((file, size, Some(digest)));
+        let old = material.take(put.remote().id);
+        for old in old_version(context, put).into_iter().chain(old) {
+            if old.relation == Relation::Earlier || context.guesses.may_be_made() {
+                sources.add(old.file, old.size, Some((old.digest, old.relation)));
+            }
         }
-        let partials = context.applier.other_partials(&wanted.digest, MOST_PARTIALS);
-        let partials = partials.into_iter().filter(|(_, size)| *size <= wanted.size.saturating_mul(LARGER));
-        found.extend(partials.map(|(file, size)| (file, size, None)));
-        let mut base = 0;
-        let source = |(file, size, digest)| {
-            let source = Source { file: Arc::new(file), size, digest, base };
-            // A gap, so that no step goes on from one into the next.
-            base += size + 1;
-            source
-        };
-        Self(found.into_iter().filter(|(_, size, _)| chunk::is_taken_apart(*size)).map(source).collect())
+        for (file, size) in context.applier.other_partials(&wanted.digest, MOST_PARTIALS) {
+            if size <= wanted.size.saturating_mul(LARGER) {
+                sources.add(file, size, None);
+            }
+        }
+        sources
+    }
+
+    fn add(&mut self, file: File, size: u64, known: Option<(Digest, Relation)>) {
+        // A gap, so that no step goes on from one into the next.
+        let base = self.0.last().map_or(0, |last| last.base + last.size + 1);
+        if chunk::is_taken_apart(size) {
+            self.0.push(Source { file: Arc::new(file), size, known, base });
+        }
     }
 
     /// Where which chunk is. What cannot be read is not used.
@@ -105,14 +110,20 @@ impl Sources {
         places
     }
 
-    /// The content that makes way for the wanted one.
-    pub(super) fn replaced(&self) -> Option<Digest> {
-        self.0.iter().find_map(|source| source.digest)
+    /// The contents that are no longer here when the wanted one is.
+    pub(super) fn leaving(&self) -> Vec<Digest> {
+        let known = self.0.iter().filter_map(|source| source.known);
+        known.filter(|(_, relation)| *relation != Relation::Stays).map(|(digest, _)| digest).collect()
+    }
+
+    /// Whether nothing but names and sizes speaks for any of them.
+    fn are_guessed(&self) -> bool {
+        self.0.iter().all(|source| source.known.is_some_and(|(_, relation)| relation != Relation::Earlier))
     }
 
     /// Forgets what was believed to be known about these and about what was made of them.
     pub(super) fn forget(&self, context: &Context, wanted: &Wanted) {
-        let known = self.0.iter().filter_map(|source| source.digest);
+        let known = self.0.iter().filter_map(|source| Some(source.known?.0));
         known.chain([wanted.digest]).for_each(|digest| context.shelf.remove(&digest));
     }
 
@@ -126,10 +137,14 @@ impl Sources {
 
 impl Source {
     fn chunks(&self, shelf: &Shelf) -> io::Result<Option<Vec<Chunk>>> {
-        match self.digest.and_then(|digest| shelf.get(self.size, &digest)) {
-            Some(chunks) => Ok(Some(chunks)),
-            None => chunk_file(&self.file, self.size),
+        if let Some(chunks) = self.known.and_then(|(digest, _)| shelf.get(self.size, &digest)) {
+            return Ok(Some(chunks));
         }
+        let chunks = chunk_file(&self.file, self.size)?;
+        if let (Some(chunks), Some((digest, Relation::Stays))) = (&chunks, self.known) {
+            shelf.put(&digest, chunks);
+        }
+        Ok(chunks)
     }
 
     fn note(&self, chunks: &[Chunk], places: &mut HashMap<ChunkHash, u64>) {
@@ -158,7 +173,11 @@ pub(super) async fn find_reuse(
     let steps = chunk::steps(&chunks, wanted.have, |chunk| places.get(&chunk.hash).copied());
     let (copied, missing) = (chunk::copied(&steps), wanted.size - wanted.have);
     tracing::debug!(node = wanted.node.0, copied, missing, "compared with what is here");
-    Ok((copied >= missing / WORTH_PART).then(|| Reuse { sources: sources.clone(), steps }))
+    let is_worth_it = copied >= missing / WORTH_PART;
+    if sources.are_guessed() {
+        context.guesses.was(is_worth_it);
+    }
+    Ok(is_worth_it.then(|| Reuse { sources: sources.clone(), steps }))
 }
 
 /// The chunks of a wanted file. They are kept: when it is replaced in its turn it need not be cut up, and when its transfer is
@@ -190,18 +209,14 @@ fn is_refetch(put: &Put, wanted: &Wanted) -> bool {
     matches!(over.local.entry.content, Content::File { digest, .. } if digest == wanted.digest)
 }
 
-/// The size and digest of the file in the place.
-fn old_content(put: &Put) -> Option<(u64, Digest)> {
-    let Put::File { over: Some(over), .. } = put else { return None };
-    let Content::File { size, digest } = over.local.entry.content else { return None };
-    Some((size, digest))
-}
-
-fn open_old(context: &Context, put: &Put) -> Option<File> {
+/// The file in the place.
+fn old_version(context: &Context, put: &Put) -> Option<Old> {
     let Put::File { over: Some(over), path, .. } = put else { return None };
+    let Content::File { size, digest } = over.local.entry.content else { return None };
     let Ok(Expect::File(identity)) = context.expect(&over.local) else { return None };
     let opened = context.applier.open_expected(path, &identity);
-    opened.inspect_err(|error| tracing::debug!(%path, %error, "the old version cannot be used")).ok()
+    let opened = opened.inspect_err(|error| tracing::debug!(%path, %error, "the old version cannot be used"));
+    Some(Old { file: opened.ok()?, size, digest, relation: Relation::Earlier })
 }
 
 /// Appends everything that is missing. What is fetched and what is here arrive at the file in turn, and neither waits for a

@@ -16,6 +16,7 @@ mod counts;
 mod cycle;
 mod delta;
 mod fill;
+mod material;
 mod outcome;
 mod phases;
 mod record;
@@ -303,6 +304,7 @@ impl Engine {
             durability: options.durability,
             concurrency: options.concurrency,
             trouble: context::Trouble::default(),
+            guesses: material::Guesses::default(),
             unrecorded: AtomicBool::new(false),
             opened: Mutex::default(),
         };

@@ -31,6 +31,7 @@ use super::{
     context::{Context, Dirs},
     cycle::Run,
     delta::{self, Sources, Wanted},
+    material::Material,
     outcome::Outcome,
     phases::{Failed, displaced_to},
     record::{Done, record},
@@ -107,10 +108,20 @@ enum Job {
 /// What came of a local job: nothing more to do, or a file that has to be fetched because its local source failed.
 type LocalAnswer = Option<Item>;
 
+/// What of the files is on this side already.
+#[derive(Default)]
+pub(super) struct Here {
+    /// Contents that wait in staging for the remote nodes that want them.
+    pub captured: HashMap<NodeId, Staged>,
+    /// What may hold parts of others.
+    pub material: Material,
+}
+
 /// What all parts share.
 struct Shared {
     context: Arc<Context>,
     captured: Mutex<HashMap<NodeId, Staged>>,
+    material: Material,
     reporter: Arc<dyn Reporter>,
     outcome: Mutex<Outcome>,
     failure: Mutex<Option<EngineError>>,
@@ -144,14 +155,15 @@ impl Shared {
 pub(super) async fn run(
     context: &Arc<Context>,
     parts: Receiver<Vec<Put>>,
-    captured: HashMap<NodeId, Staged>,
+    here: Here,
     run: &Run<'_>,
 ) -> (Outcome, Option<EngineError>) {
     let Run { remote, reporter, cancel } = *run;
     let (answers, answered) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         context: context.clone(),
-        captured: Mutex::new(captured),
+        captured: Mutex::new(here.captured),
+        material: here.material,
         reporter: reporter.clone(),
         outcome: Mutex::new(Outcome::default()),
         failure: Mutex::new(None),
@@ -438,7 +450,7 @@ async fn fetch_one(
 ) -> Result<Staged, EngineError> {
     let Some((size, digest)) = item.content() else { return Err(LocationError::Changed.into()) };
     let wanted = Wanted { node: item.node().id, size, digest, have: 0 };
-    let sources = Arc::new(Sources::find(&shared.context, item.put(), &wanted));
+    let sources = Arc::new(Sources::find(&shared.context, item.put(), &wanted, &shared.material));
     match fetch_part(shared, remote, item, (wanted, &sources)).await {
         // The old version changed meanwhile, or a chunk was taken for another: without it then.
         Err(error) if delta::is_mistaken(&error) => {
@@ -479,11 +491,11 @@ async fn fetch_part(
             file = off_the_runtime(move || file.append(&bytes).map(|()| file)).await?;
         }
     }
-    let (context, replaced) = (shared.context.clone(), sources.replaced());
+    let (context, leaving) = (shared.context.clone(), sources.leaving());
     off_the_runtime(move || {
         let staged = file.finish(size, &digest)?;
         // Should it be needed once more it is cut up once more.
-        replaced.inspect(|digest| context.shelf.remove(digest));
+        leaving.iter().for_each(|digest| context.shelf.remove(digest));
         Ok(staged)
     })
     .await

@@ -6,7 +6,7 @@
 use std::{fs::File, io, os::fd::BorrowedFd};
 
 use rustix::{
-    fs::{FileType, Mode, OFlags},
+    fs::{FileType, Mode, OFlags, fstatvfs},
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 
@@ -104,6 +104,13 @@ pub fn raise_open_files() -> io::Result<()> {
 
 /// More is not asked for: some systems refuse what is beyond a limit of their own.
 const ENOUGH_FILES: u64 = 65_536;
+
+/// How many bytes this user may still write to the file system that holds `fd`, where it can tell.
+#[must_use]
+pub fn free_bytes(fd: BorrowedFd<'_>) -> Option<u64> {
+    let system = fstatvfs(fd).ok()?;
+    Some(system.f_bavail.saturating_mul(system.f_frsize))
+}
 
 /// Whether the file system that holds `fd` lives on another machine (or may, like FUSE): memory-mapped databases and
 /// change events cannot be relied on there.
