@@ -54,9 +54,13 @@ fn little_is_not_kept_and_nothing_that_is_wrong() {
     let target = target();
     let bytes = content(4);
     let mut staged = begin(&target.applier, &bytes);
-    receive(&mut staged, &bytes, 1);
+    staged.append(&bytes[..60_000]).unwrap();
     drop(staged);
-    assert_eq!(target.staging(), [], "half a MiB is soon sent again");
+    assert_eq!(target.staging(), [], "a small message is soon sent again");
+    let mut staged = begin(&target.applier, &bytes);
+    staged.append(&bytes[..70_000]).unwrap();
+    drop(staged);
+    assert_eq!(begin(&target.applier, &bytes).size(), 70_000);
 
     let mut staged = begin(&target.applier, &bytes);
     receive(&mut staged, &bytes, 3);
