@@ -67,6 +67,22 @@ pub fn copy(from: &File, to: &File, size: u64) -> io::Result<u64> {
     system::copy(from, to, size)
 }
 
+/// Whether parts of this file may become parts of files on the file system of `dir` without being written: both would then
+/// have the same blocks. Found out by trying it.
+pub(crate) fn shares_blocks(file: &File, dir: BorrowedFd<'_>) -> bool {
+    system::shares_blocks(file, dir)
+}
+
+/// Copies so many bytes from a place in one file to a place in another, as far as the kernel does it by itself: as shared blocks
+/// where the file system has those and both places and the number are multiples of its blocks. Returns how many; what is
+/// left is the caller's.
+///
+/// # Errors
+/// There is no room, or the file would be too large.
+pub(crate) fn copy_range(from: (&File, u64), to: (&File, u64), size: u64) -> io::Result<u64> {
+    system::copy_range(from, to, size)
+}
+
 /// Makes a file that has no name yet on the file system of `dir`; `Unsupported` where there is no such thing.
 pub(crate) fn create_unnamed(dir: BorrowedFd<'_>, mode: Mode) -> io::Result<File> {
     system::create_unnamed(dir, mode)

@@ -209,6 +209,56 @@ fn pieces_from_here_and_elsewhere_become_the_file_also_after_a_cut() {
     assert!(fs::read(target.path.join("large")).unwrap() == bytes);
 }
 
+/// Where blocks cannot be shared the kernel copies, which is the same to all that is tested here.
+#[test]
+fn parts_are_shared_where_they_fit_and_hashed_where_they_went() {
+    const SHIFT: u64 = 1000;
+    let bytes = content(8);
+    let mut material = tempfile::tempfile().unwrap();
+    material.write_all(&[&vec![7; SHIFT as usize][..], &bytes].concat()).unwrap();
+    let of = Arc::new(material);
+    // Where each part begins, and whether it lies there as it will lie in the file.
+    for (shift, shared) in [(SHIFT, false), (0, true)] {
+        let target = target();
+        let asked = std::cell::Cell::new(0);
+        let may_share = |_: &fs::File| {
+            asked.set(asked.get() + 1);
+            true
+        };
+        let whole: Vec<u8> = match shared {
+            true => [&vec![7; SHIFT as usize][..], &bytes].concat()[..bytes.len()].to_vec(),
+            false => bytes.clone(),
+        };
+        let piece = |number: usize| {
+            let (at, len) = (number * 700_001, 700_001.min(whole.len() - number * 700_001));
+            match number {
+                2 => Piece::Bytes(whole[at..at + len].to_vec()),
+                _ => Piece::Part { of: of.clone(), at: shift + at as u64, len: len as u64 },
+            }
+        };
+        let pieces = (0..whole.len().div_ceil(700_001)).map(piece);
+        let staged = begin(&target.applier, &whole).append_pieces_sharing(pieces, &may_share).unwrap();
+        assert_eq!((staged.size(), asked.get()), (whole.len() as u64, u32::from(shared)));
+        let staged = staged.finish(whole.len() as u64, &Digest::of(&whole)).unwrap();
+        let (at, entry) = (target.at("large"), file_entry(&whole, 0o644));
+        target.applier.place(staged, &at.place(), &entry, &Expect::Nothing, Displaced::Delete).unwrap();
+        assert!(fs::read(target.path.join("large")).unwrap() == whole);
+    }
+}
+
+/// The old version is cut short under the reader's hands: nothing is made up in its place.
+#[test]
+fn a_shared_part_of_a_file_that_is_too_short_ends_the_file() {
+    let target = target();
+    let bytes = content(4);
+    let mut material = tempfile::tempfile().unwrap();
+    material.write_all(&bytes[..3 * PART]).unwrap();
+    let part: Piece<Vec<u8>> = Piece::Part { of: Arc::new(material), at: 0, len: bytes.len() as u64 };
+    let failed = begin(&target.applier, &bytes).append_pieces_sharing([part].into_iter(), &|_| true);
+    assert!(matches!(failed, Err(ApplyError::Io { .. })), "{failed:?}");
+    assert_eq!(target.staging(), []);
+}
+
 #[test]
 fn a_piece_that_is_not_there_ends_the_file() {
     let target = target();
