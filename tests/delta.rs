@@ -112,6 +112,31 @@ fn a_file_that_is_all_new_is_sent_whole_and_so_is_every_file_if_that_is_asked_fo
     changed.lab.assert_same();
 }
 
+/// Putting together costs more than it saves if little stayed, and asking does for files below a MiB.
+#[test]
+fn a_file_of_which_little_stayed_is_sent_whole_and_so_is_a_small_one() {
+    let mut changed = Changed::new();
+    changed.bytes[SIZE / 16..].iter_mut().for_each(|byte| *byte ^= 0x55);
+    let sent = changed.sent();
+    assert!(sent >= SIZE as u64, "{sent} bytes were sent");
+    changed.bytes[SIZE / 4..].iter_mut().for_each(|byte| *byte ^= 0x55);
+    let sent = changed.sent();
+    assert!((SIZE as u64 * 5 / 8..SIZE as u64 * 7 / 8).contains(&sent), "{sent} bytes were sent");
+
+    let small = 900 << 10;
+    for more in ["", "x"] {
+        changed.lab.share.bytes("small", small, 11);
+        if !more.is_empty() {
+            changed.lab.share.append("small", more);
+        }
+        let before = changed.proxy.to_client_bytes();
+        changed.agent.pull().expect(0);
+        changed.lab.assert_same();
+        let sent = changed.proxy.to_client_bytes() - before;
+        assert!(sent >= small as u64, "{sent} bytes were sent");
+    }
+}
+
 #[test]
 fn an_old_version_that_was_edited_here_serves_too_and_is_kept() {
     let mut changed = Changed::new();

@@ -308,8 +308,9 @@ impl Body {
 
     /// Appends a part of another file without reading it here, as far as the kernel does that. Answers how far that was.
     pub(super) fn append_shared(&mut self, of: &File, at: u64, len: u64) -> io::Result<u64> {
-        let end = self.size + len;
-        let done = probed!(Copy { file: &self.file, at: end } => platform::copy_range((of, at), (&self.file, self.size), len))?;
+        let (to, end) = (&self.file, self.size + len);
+        let copy = || platform::copy_range((of, at), (to, self.size), end - self.size);
+        let done = probed!(Copy { file: to, at: end } => copy())?;
         if done > 0 {
             self.size += done;
             self.written = self.size;
