@@ -2,8 +2,12 @@
 
 mod common;
 
-use common::{Lab, fill};
-use sync_testkit::{programs::Agent, proxy::Proxy};
+use std::time::Duration;
+
+use common::{LATER, Lab, fill};
+use sync_core::{Digest, chunk::ChunkHash};
+use sync_testkit::{eventually, programs::Agent, proxy::Proxy};
+use sync_tree::{chunks::chunk_bytes, rooted::Root, shelf::Shelf};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -42,6 +46,11 @@ impl Changed {
         self.lab.assert_same();
         assert_eq!(outcome.count("bytes_total"), self.bytes.len() as u64);
         self.proxy.to_client_bytes() - before
+    }
+
+    /// What the agent keeps about the target between its runs.
+    fn shelf(&self) -> Shelf {
+        Shelf::new(Root::open(&self.lab.path("target/.syncd")).expect("the agent made it").dir())
     }
 }
 
@@ -103,6 +112,31 @@ fn a_file_that_is_all_new_is_sent_whole_and_so_is_every_file_if_that_is_asked_fo
     changed.lab.assert_same();
 }
 
+/// Putting together costs more than it saves if little stayed, and asking does for files below a MiB.
+#[test]
+fn a_file_of_which_little_stayed_is_sent_whole_and_so_is_a_small_one() {
+    let mut changed = Changed::new();
+    changed.bytes[SIZE / 16..].iter_mut().for_each(|byte| *byte ^= 0x55);
+    let sent = changed.sent();
+    assert!(sent >= SIZE as u64, "{sent} bytes were sent");
+    changed.bytes[SIZE / 4..].iter_mut().for_each(|byte| *byte ^= 0x55);
+    let sent = changed.sent();
+    assert!((SIZE as u64 * 5 / 8..SIZE as u64 * 7 / 8).contains(&sent), "{sent} bytes were sent");
+
+    let small = 900 << 10;
+    for more in ["", "x"] {
+        changed.lab.share.bytes("small", small, 11);
+        if !more.is_empty() {
+            changed.lab.share.append("small", more);
+        }
+        let before = changed.proxy.to_client_bytes();
+        changed.agent.pull().expect(0);
+        changed.lab.assert_same();
+        let sent = changed.proxy.to_client_bytes() - before;
+        assert!(sent >= small as u64, "{sent} bytes were sent");
+    }
+}
+
 #[test]
 fn an_old_version_that_was_edited_here_serves_too_and_is_kept() {
     let mut changed = Changed::new();
@@ -114,4 +148,115 @@ fn an_old_version_that_was_edited_here_serves_too_and_is_kept() {
     assert!((MIB..2 * MIB).contains(&sent), "{sent} bytes were sent");
     let trash = changed.lab.target().trash();
     assert_eq!(trash.len(), 1, "the edit: {trash:?}");
+}
+
+/// The ways in which a changed file comes in another place than the old one, and what becomes of that.
+#[test]
+fn a_changed_file_in_another_place_is_made_from_the_old_one() {
+    type Arrive = fn(&Changed, &[u8]);
+    let ways: [(&str, Arrive); 4] = [
+        ("moved, then edited", |changed, bytes| {
+            changed.lab.share.rename("large", "dir 1/other name");
+            changed.lab.share.file("dir 1/other name", bytes);
+        }),
+        ("written anew in another directory", |changed, bytes| {
+            changed.lab.share.remove("large");
+            changed.lab.share.file("dir 1/large", bytes);
+        }),
+        ("renamed while it was written anew", |changed, bytes| {
+            changed.lab.share.remove("large");
+            changed.lab.share.file("any", bytes);
+        }),
+        ("the old one stays", |changed, bytes| drop(changed.lab.share.file("large2", bytes))),
+    ];
+    for (way, arrive) in ways {
+        let mut changed = Changed::new();
+        changed.bytes[5_000_000..5_100_000].fill(3);
+        arrive(&changed, &changed.bytes);
+        let before = changed.proxy.to_client_bytes();
+        changed.agent.pull().expect(0);
+        changed.lab.assert_same();
+        let sent = changed.proxy.to_client_bytes() - before;
+        assert!((100_000..300_000 + TALK).contains(&sent), "{way}: {sent} bytes were sent");
+        assert!(changed.lab.target().trash().is_empty(), "{way}: the old one was the share's");
+    }
+}
+
+/// What is to be removed is there until all that may need it is complete, also over a cut, and then it goes.
+#[test]
+fn an_old_file_in_another_place_outlives_a_cut_and_no_more() {
+    let mut changed = Changed::new();
+    let half = SIZE / 2;
+    changed.bytes[..half].iter_mut().for_each(|byte| *byte ^= 0x55);
+    changed.lab.share.remove("large");
+    changed.lab.share.file("dir 1/large", &changed.bytes);
+    changed.proxy.delay(Duration::from_millis(2));
+    let before = changed.proxy.to_client_bytes();
+    let sent = || changed.proxy.to_client_bytes() - before;
+    let mut pull = changed.agent.start(&["pull"]);
+    eventually(LATER, || match sent() {
+        sent if sent > half as u64 / 2 => Ok(()),
+        sent => Err(format!("{sent} bytes came")),
+    });
+    pull.kill();
+    assert!(changed.lab.target().has("large"), "it will be needed");
+    changed.agent.pull().expect(0);
+    changed.lab.assert_same();
+    let sent = sent();
+    let most = half as u64 + 4 * MIB + TALK;
+    assert!((half as u64..most).contains(&sent), "{sent} bytes were sent for {half}");
+}
+
+#[test]
+fn what_only_has_the_name_of_a_file_that_goes_costs_no_content() {
+    let changed = Changed::new();
+    changed.lab.share.remove("large");
+    changed.lab.share.bytes("dir 1/large", SIZE, 99);
+    let before = changed.proxy.to_client_bytes();
+    changed.agent.pull().expect(0);
+    changed.lab.assert_same();
+    let sent = changed.proxy.to_client_bytes() - before;
+    assert!((SIZE as u64..SIZE as u64 + MIB).contains(&sent), "{sent} bytes were sent");
+}
+
+/// A list is found again by the next process, missed by nobody, and a wrong one costs time and nothing else.
+#[test]
+fn what_the_version_here_is_made_of_is_kept_and_verified_when_it_is_used() {
+    let mut changed = Changed::new();
+    let shelf = changed.shelf();
+    let kept = |bytes: &[u8]| shelf.get(bytes.len() as u64, &Digest::of(bytes));
+    assert_eq!(kept(&changed.bytes), None, "it came whole");
+    changed.bytes[100] ^= 1;
+    let sent = changed.sent();
+    assert!(sent < TALK, "{sent} bytes were sent");
+    let chunks = chunk_bytes(&changed.bytes);
+    assert_eq!(kept(&changed.bytes), Some(chunks.clone()));
+
+    // It is the list that is asked, not the file: nothing is found in this one.
+    let unknown: Vec<_> =
+        chunks.iter().map(|chunk| sync_core::Chunk { hash: ChunkHash([7; 16]), ..*chunk }).collect();
+    let digest = Digest::of(&changed.bytes);
+    shelf.put(&digest, &unknown);
+    changed.bytes[200] ^= 1;
+    let sent = changed.sent();
+    assert!(sent >= SIZE as u64, "{sent} bytes were sent: what was kept was not used");
+    assert_eq!(kept(&changed.bytes), Some(chunk_bytes(&changed.bytes)));
+    assert_eq!(shelf.get(SIZE as u64, &digest), None, "that content is not here any more");
+
+    // What is found in this one is something else.
+    let mut mistaken = chunk_bytes(&changed.bytes);
+    for number in 10..mistaken.len() {
+        mistaken[number].hash = chunks[number - 1].hash;
+    }
+    shelf.put(&Digest::of(&changed.bytes), &mistaken);
+    changed.bytes[300] ^= 1;
+    let sent = changed.sent();
+    assert!(sent >= SIZE as u64, "{sent} bytes were sent");
+    let trash = changed.lab.target().trash();
+    assert!(trash.is_empty(), "{trash:?}");
+
+    shelf.remove(&Digest::of(&changed.bytes));
+    changed.bytes[400] ^= 1;
+    let sent = changed.sent();
+    assert!(sent < TALK, "{sent} bytes were sent: without a list the file is asked");
 }

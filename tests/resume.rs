@@ -8,7 +8,7 @@ use common::{LATER, Lab};
 use sync_testkit::{
     eventually,
     programs::{Daemon, Outcome},
-    proxy::Proxy,
+    proxy::{Disturbance, Fault, Proxy},
 };
 
 const MIB: u64 = 1 << 20;
@@ -75,6 +75,25 @@ fn a_file_goes_on_where_it_was_when_the_line_is_cut() {
     let sent = proxy.to_client_bytes();
     assert!(sent <= SIZE + 3 * AGAIN, "{sent} bytes were sent for {SIZE}");
     assert_eq!((outcome.count("synced"), outcome.count("bytes_total")), (1, SIZE));
+}
+
+/// Never is a connection there for 700 KB, so nothing comes that needs so much at once.
+#[test]
+fn a_line_that_is_cut_all_the_time_brings_a_large_file_all_the_same() {
+    const EACH: u64 = 3 * MIB;
+    let lab = Lab::new();
+    lab.share.bytes("large", EACH as usize, 6);
+    let daemon = lab.daemon();
+    let proxy = Proxy::to(daemon.address());
+    proxy.disturb(Disturbance { fault: Fault::Cut, mean_bytes: 350_000, seed: 4 });
+    let pull = lab.agent(&proxy.url()).start(&["pull", "--json"]);
+    let outcome = Outcome::read(pull.finish(LATER)).expect(0);
+    lab.assert_same();
+    assert!(proxy.faults() > 4, "{} cuts", proxy.faults());
+    assert_eq!((outcome.count("synced"), outcome.count("bytes_total")), (1, EACH));
+    let sent = proxy.to_client_bytes();
+    assert!((EACH..4 * EACH).contains(&sent), "{sent} bytes were sent for {EACH}");
+    assert_little_is_left(&lab);
 }
 
 /// What fails in the middle of a transfer. The other program knows nothing of it.

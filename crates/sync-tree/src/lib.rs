@@ -23,6 +23,7 @@ mod probe;
 pub mod rooted;
 pub mod rules;
 pub mod serve;
+pub mod shelf;
 pub mod state;
 pub mod trouble;
 mod watch;

@@ -15,9 +15,10 @@ use sync_tree::{
     hash::Identity,
     platform::files_to_hold,
     rooted::{Dir, Root},
+    shelf::Shelf,
 };
 
-use super::{EngineError, store::Store};
+use super::{EngineError, material::Guesses, store::Store};
 
 /// The target, as the steps of applying share it.
 #[derive(Debug)]
@@ -25,9 +26,12 @@ pub(super) struct Context {
     pub root: Root,
     pub applier: Applier,
     pub store: Store,
+    /// What large files here are made of.
+    pub shelf: Shelf,
     pub durability: Durability,
     pub concurrency: usize,
     pub trouble: Trouble,
+    pub guesses: Guesses,
     /// Something was put in place and could not be written down.
     pub unrecorded: AtomicBool,
     /// Directories that were opened up to be worked in. They get their mode back, or their final one, in the end.

@@ -29,12 +29,13 @@ use super::{
     Engine, EngineError, Phase, PullMode, Reporter, Summary,
     base::{agree, drop_base},
     counts::{Done, FailedFiles, one_for_each_place, unexplained},
+    material::Material,
     now_secs,
     outcome::Outcome,
     phases::Phases,
     store::{Keeper, Verified},
     threads::{self, in_place},
-    transfer,
+    transfer::{self, Here},
 };
 
 /// How often a run plans again when places changed under its hands.
@@ -502,7 +503,7 @@ impl Engine {
         }
         self.store().unset_verified()?;
         self.announce()?;
-        Ok((scope, self.carry_out(plan, run).await?))
+        Ok((scope, self.carry_out(plan, policy, run).await?))
     }
 
     /// Before anything is changed it is sure to be known, also after a power cut, that a run is on its way and where it was
@@ -573,8 +574,17 @@ impl Engine {
         Ok(())
     }
 
-    async fn carry_out(&mut self, mut plan: Plan, run: &Run<'_>) -> Result<Outcome, EngineError> {
+    async fn carry_out(
+        &mut self,
+        mut plan: Plan,
+        policy: Policy,
+        run: &Run<'_>,
+    ) -> Result<Outcome, EngineError> {
         let context = self.context.clone();
+        let (material, later) = match policy {
+            Policy::LeftWins => in_place(|| Material::hold(&context, &mut plan))?,
+            Policy::LeftWinsAnew => Default::default(),
+        };
         let mut phases = Phases::new(&context, run.reporter.as_ref());
         let captured = match in_place(|| phases.before_files(&plan)) {
             Ok(captured) => captured,
@@ -585,9 +595,16 @@ impl Engine {
         };
         run.reporter.phase(Phase::Transferring);
         let files = std::mem::take(&mut plan.files);
-        let (outcome, failure) = transfer::run(&self.context, in_one_part(files), captured, run).await;
+        let here = Here { captured, material };
+        let (outcome, failure) = transfer::run(&self.context, in_one_part(files), here, run).await;
         run.reporter.phase(Phase::Finishing);
-        let finished = in_place(|| phases.after_files(&plan.finish, &outcome.touched));
+        let finished = in_place(|| {
+            // What still comes may need what was to go.
+            if failure.is_none() {
+                phases.clear_later(&later)?;
+            }
+            phases.after_files(&plan.finish, &outcome.touched)
+        });
         let mut all = phases.outcome;
         all.merge(outcome);
         self.done.add(&all);

@@ -1,11 +1,11 @@
 //! A large file that has an old version here, all or a part of it: only what that lacks is fetched.
 //!
-//! The server describes the new file as a list of chunks, meanwhile the old one is cut into chunks here, and what both have is
-//! copied. An old version is the file in the place, or what had come of one when its transfer was cut. The new file is written
+//! The server describes the new file as a list of chunks, meanwhile the old one is cut into chunks here unless its list was kept
+//! when it came, and what both have is copied. An old version is the file in the place, or what had come of one when its transfer was cut. The new file is written
 //! from its start to its end, so a cut leaves a partial like any other, and in the end its digest is checked like any other's:
 //! a chunk that was mistaken for another costs time, never content.
 
-use std::{collections::HashMap, fs::File, sync::Arc};
+use std::{collections::HashMap, fs::File, io, sync::Arc};
 
 use bytes::Bytes;
 use sync_core::{
@@ -17,12 +17,14 @@ use sync_locations::{ByteStream, Location, LocationError, MOST_RANGES};
 use sync_tree::{
     apply::{ApplyError, Expect, StagedFile, pieces::Piece},
     chunks::chunk_file,
+    shelf::Shelf,
 };
 use tokio::sync::mpsc::Sender;
 
 use super::{
     EngineError,
     context::Context,
+    material::{Material, Old, Relation},
     threads,
     transfer::{done_apart, off_the_runtime},
 };
@@ -54,47 +56,75 @@ pub(super) struct Reuse {
 }
 
 /// Files that may hold parts of the wanted one, laid one behind the other: a place in them is one number.
-struct Sources(Vec<Source>);
+#[derive(Default)]
+pub(super) struct Sources(Vec<Source>);
 
 struct Source {
     file: Arc<File>,
     size: u64,
+    /// What it is, where that is known.
+    known: Option<(Digest, Relation)>,
     /// Where it begins among all.
     base: u64,
 }
 
 impl Sources {
-    /// The version in the place, and what came of other contents before their transfers were cut: of this very file an earlier
-    /// version may be among them, and nothing else tells which.
-    fn find(context: &Context, put: &Put, wanted: &Wanted) -> Self {
-        let mut found = Vec::new();
-        if let Some(size) = old_size(put)
-            && let Some(file) = open_old(context, put)
-        {
-            found.push((file, size));
+    /// The version in the place, what the plan holds for it, and what came of other contents before their transfers were cut:
+    /// of this very file an earlier version may be among them, and nothing else tells which.
+    pub(super) fn find(context: &Context, put: &Put, wanted: &Wanted, material: &Material) -> Self {
+        let mut sources = Self::default();
+        if !chunk::is_taken_apart(wanted.size) || is_refetch(put, wanted) {
+            return sources;
         }
-        let partials = context.applier.other_partials(&wanted.digest, MOST_PARTIALS);
-        found.extend(partials.into_iter().filter(|(_, size)| *size <= wanted.size.saturating_mul(LARGER)));
-        let mut base = 0;
-        let source = |(file, size)| {
-            let source = Source { file: Arc::new(file), size, base };
-            // A gap, so that no step goes on from one into the next.
-            base += size + 1;
-            source
-        };
-        Self(found.into_iter().filter(|(_, size)| chunk::is_taken_apart(*size)).map(source).collect())
+        let old = material.take(put.remote().id);
+        for old in old_version(context, put).into_iter().chain(old) {
+            if old.relation == Relation::Earlier || context.guesses.may_be_made() {
+                sources.add(old.file, old.size, Some((old.digest, old.relation)));
+            }
+        }
+        for (file, size) in context.applier.other_partials(&wanted.digest, MOST_PARTIALS) {
+            if size <= wanted.size.saturating_mul(LARGER) {
+                sources.add(file, size, None);
+            }
+        }
+        sources
+    }
+
+    fn add(&mut self, file: File, size: u64, known: Option<(Digest, Relation)>) {
+        // A gap, so that no step goes on from one into the next.
+        let base = self.0.last().map_or(0, |last| last.base + last.size + 1);
+        if chunk::is_taken_apart(size) {
+            self.0.push(Source { file: Arc::new(file), size, known, base });
+        }
     }
 
     /// Where which chunk is. What cannot be read is not used.
-    fn cut_up(&self) -> HashMap<ChunkHash, u64> {
+    fn cut_up(&self, shelf: &Shelf) -> HashMap<ChunkHash, u64> {
         let mut places = HashMap::new();
         for source in &self.0 {
-            match chunk_file(&source.file, source.size) {
+            match source.chunks(shelf) {
                 Ok(Some(chunks)) => source.note(&chunks, &mut places),
                 other => tracing::debug!(?other, "a part of what is here cannot be used"),
             }
         }
         places
+    }
+
+    /// The contents that are no longer here when the wanted one is.
+    pub(super) fn leaving(&self) -> Vec<Digest> {
+        let known = self.0.iter().filter_map(|source| source.known);
+        known.filter(|(_, relation)| *relation != Relation::Stays).map(|(digest, _)| digest).collect()
+    }
+
+    /// Whether nothing but names and sizes speaks for any of them.
+    fn are_guessed(&self) -> bool {
+        self.0.iter().all(|source| source.known.is_some_and(|(_, relation)| relation != Relation::Earlier))
+    }
+
+    /// Forgets what was believed to be known about these and about what was made of them.
+    pub(super) fn forget(&self, context: &Context, wanted: &Wanted) {
+        let known = self.0.iter().filter_map(|source| Some(source.known?.0));
+        known.chain([wanted.digest]).for_each(|digest| context.shelf.remove(&digest));
     }
 
     /// So much from a place on.
@@ -106,6 +136,17 @@ impl Sources {
 }
 
 impl Source {
+    fn chunks(&self, shelf: &Shelf) -> io::Result<Option<Vec<Chunk>>> {
+        if let Some(chunks) = self.known.and_then(|(digest, _)| shelf.get(self.size, &digest)) {
+            return Ok(Some(chunks));
+        }
+        let chunks = chunk_file(&self.file, self.size)?;
+        if let (Some(chunks), Some((digest, Relation::Stays))) = (&chunks, self.known) {
+            shelf.put(&digest, chunks);
+        }
+        Ok(chunks)
+    }
+
     fn note(&self, chunks: &[Chunk], places: &mut HashMap<ChunkHash, u64>) {
         let mut at = self.base;
         for chunk in chunks {
@@ -119,24 +160,47 @@ impl Source {
 pub(super) async fn find_reuse(
     context: &Arc<Context>,
     remote: &Arc<dyn Location>,
-    put: &Put,
+    sources: &Arc<Sources>,
     wanted: &Wanted,
 ) -> Result<Option<Reuse>, EngineError> {
-    if !chunk::is_taken_apart(wanted.size) || wanted.have >= wanted.size || is_refetch(put, wanted) {
+    if sources.0.is_empty() || wanted.have >= wanted.size {
         return Ok(None);
     }
-    let sources = Arc::new(Sources::find(context, put, wanted));
-    if sources.0.is_empty() {
-        return Ok(None);
-    }
-    let cut = sources.clone();
-    let cut = off_the_runtime(move || Ok(cut.cut_up()));
-    let (described, places) = tokio::join!(remote.describe_file(wanted.node, &wanted.digest), cut);
+    let (cut, shelf) = (sources.clone(), context.clone());
+    let cut = off_the_runtime(move || Ok(cut.cut_up(&shelf.shelf)));
+    let (described, places) = tokio::join!(describe(context, remote, wanted), cut);
     let (Some(chunks), places) = (described?, places?) else { return Ok(None) };
     let steps = chunk::steps(&chunks, wanted.have, |chunk| places.get(&chunk.hash).copied());
     let (copied, missing) = (chunk::copied(&steps), wanted.size - wanted.have);
-    tracing::debug!(path = %put.path(), copied, missing, "compared with what is here");
-    Ok((copied >= missing / WORTH_PART).then_some(Reuse { sources, steps }))
+    tracing::debug!(node = wanted.node.0, copied, missing, "compared with what is here");
+    let is_worth_it = copied >= missing / WORTH_PART;
+    if sources.are_guessed() {
+        context.guesses.was(is_worth_it);
+    }
+    Ok(is_worth_it.then(|| Reuse { sources: sources.clone(), steps }))
+}
+
+/// The chunks of a wanted file. They are kept: when it is replaced in its turn it need not be cut up, and when its transfer is
+/// cut they need not be sent again.
+async fn describe(
+    context: &Arc<Context>,
+    remote: &Arc<dyn Location>,
+    wanted: &Wanted,
+) -> Result<Option<Arc<[Chunk]>>, EngineError> {
+    let Wanted { node, size, digest, .. } = *wanted;
+    let kept = context.clone();
+    if let Some(chunks) = off_the_runtime(move || Ok(kept.shelf.get(size, &digest))).await? {
+        return Ok(Some(chunks.into()));
+    }
+    let Some(chunks) = remote.describe_file(node, &digest).await? else { return Ok(None) };
+    let chunks: Arc<[Chunk]> = chunks.into();
+    let (keeping, keep) = (context.clone(), chunks.clone());
+    off_the_runtime(move || {
+        keeping.shelf.put(&digest, &keep);
+        Ok(())
+    })
+    .await?;
+    Ok(Some(chunks))
 }
 
 /// Whether the place has this content: then it is fetched only because somebody asked for that.
@@ -145,18 +209,14 @@ fn is_refetch(put: &Put, wanted: &Wanted) -> bool {
     matches!(over.local.entry.content, Content::File { digest, .. } if digest == wanted.digest)
 }
 
-/// The size of the file in the place.
-fn old_size(put: &Put) -> Option<u64> {
-    let Put::File { over: Some(over), .. } = put else { return None };
-    let Content::File { size, .. } = over.local.entry.content else { return None };
-    Some(size)
-}
-
-fn open_old(context: &Context, put: &Put) -> Option<File> {
+/// The file in the place.
+fn old_version(context: &Context, put: &Put) -> Option<Old> {
     let Put::File { over: Some(over), path, .. } = put else { return None };
+    let Content::File { size, digest } = over.local.entry.content else { return None };
     let Ok(Expect::File(identity)) = context.expect(&over.local) else { return None };
     let opened = context.applier.open_expected(path, &identity);
-    opened.inspect_err(|error| tracing::debug!(%path, %error, "the old version cannot be used")).ok()
+    let opened = opened.inspect_err(|error| tracing::debug!(%path, %error, "the old version cannot be used"));
+    Some(Old { file: opened.ok()?, size, digest, relation: Relation::Earlier })
 }
 
 /// Appends everything that is missing. What is fetched and what is here arrive at the file in turn, and neither waits for a

@@ -1,10 +1,7 @@
 //! A first run into an empty target, or one that goes on with such a run: planned and carried out a part at a time, so that
 //! files come while later ones are still being planned, and so that memory does not grow with the tree.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use sync_core::{
     NodeId, RuleSet,
@@ -22,7 +19,7 @@ use super::{
     phases::Phases,
     store::Keeper,
     threads::{self, in_place},
-    transfer,
+    transfer::{self, Here},
 };
 
 /// Places in one part, at least.
@@ -70,7 +67,7 @@ impl Engine {
         let (context, reporter, cancel) = (self.context.clone(), run.reporter.clone(), run.cancel.clone());
         let filler = Filler { context, reporter, cancel, filling, parts };
         let filling = threads::start(filler.run());
-        let (outcome, failure) = transfer::run(&self.context, queue, HashMap::new(), run).await;
+        let (outcome, failure) = transfer::run(&self.context, queue, Here::default(), run).await;
         let (filled, unfilled) =
             filling.await.map_err(|error| EngineError::Broken { reason: error.to_string() })?;
         run.reporter.phase(Phase::Finishing);

@@ -16,6 +16,7 @@ mod counts;
 mod cycle;
 mod delta;
 mod fill;
+mod material;
 mod outcome;
 mod phases;
 mod record;
@@ -44,6 +45,7 @@ use sync_tree::{
     lock::{Lock, LockError},
     look::{LookError, Looker, RulePolicy, SHARE_ID, TARGET_OF, small_text},
     rooted::Dir,
+    shelf::Shelf,
     state::{StateDir, StateError},
     trouble::advice,
 };
@@ -299,9 +301,11 @@ impl Engine {
             root,
             applier,
             store,
+            shelf: Shelf::new(state.dir),
             durability: options.durability,
             concurrency: options.concurrency,
             trouble: context::Trouble::default(),
+            guesses: material::Guesses::default(),
             unrecorded: AtomicBool::new(false),
             opened: Mutex::default(),
         };

@@ -120,6 +120,17 @@ impl<'a> Phases<'a> {
         Ok(captured)
     }
 
+    /// Those of phase 2 that had to wait for the files.
+    pub(super) fn clear_later(&mut self, later: &[Clear]) -> Result<(), EngineError> {
+        self.dirs = Dirs::new(self.context);
+        let cleared = later.iter().try_for_each(|clear| {
+            let result = self.clear(clear);
+            self.settle(result, clear.path(), cleared_node(clear))
+        });
+        let result = cleared.and_then(|()| self.flush());
+        self.with_all_recorded(result)
+    }
+
     /// What came of it, and the local directories in which something was changed.
     pub(super) fn into_parts(self) -> (Outcome, HashSet<NodeId>) {
         (self.outcome, self.touched)

@@ -30,7 +30,8 @@ use super::{
     AppliedOp, EngineError,
     context::{Context, Dirs},
     cycle::Run,
-    delta::{self, Wanted},
+    delta::{self, Sources, Wanted},
+    material::Material,
     outcome::Outcome,
     phases::{Failed, displaced_to},
     record::{Done, record},
@@ -107,10 +108,20 @@ enum Job {
 /// What came of a local job: nothing more to do, or a file that has to be fetched because its local source failed.
 type LocalAnswer = Option<Item>;
 
+/// What of the files is on this side already.
+#[derive(Default)]
+pub(super) struct Here {
+    /// Contents that wait in staging for the remote nodes that want them.
+    pub captured: HashMap<NodeId, Staged>,
+    /// What may hold parts of others.
+    pub material: Material,
+}
+
 /// What all parts share.
 struct Shared {
     context: Arc<Context>,
     captured: Mutex<HashMap<NodeId, Staged>>,
+    material: Material,
     reporter: Arc<dyn Reporter>,
     outcome: Mutex<Outcome>,
     failure: Mutex<Option<EngineError>>,
@@ -144,14 +155,15 @@ impl Shared {
 pub(super) async fn run(
     context: &Arc<Context>,
     parts: Receiver<Vec<Put>>,
-    captured: HashMap<NodeId, Staged>,
+    here: Here,
     run: &Run<'_>,
 ) -> (Outcome, Option<EngineError>) {
     let Run { remote, reporter, cancel } = *run;
     let (answers, answered) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         context: context.clone(),
-        captured: Mutex::new(captured),
+        captured: Mutex::new(here.captured),
+        material: here.material,
         reporter: reporter.clone(),
         outcome: Mutex::new(Outcome::default()),
         failure: Mutex::new(None),
@@ -438,9 +450,13 @@ async fn fetch_one(
 ) -> Result<Staged, EngineError> {
     let Some((size, digest)) = item.content() else { return Err(LocationError::Changed.into()) };
     let wanted = Wanted { node: item.node().id, size, digest, have: 0 };
-    match fetch_part(shared, remote, item, (wanted, true)).await {
+    let sources = Arc::new(Sources::find(&shared.context, item.put(), &wanted, &shared.material));
+    match fetch_part(shared, remote, item, (wanted, &sources)).await {
         // The old version changed meanwhile, or a chunk was taken for another: without it then.
-        Err(error) if delta::is_mistaken(&error) => fetch_part(shared, remote, item, (wanted, false)).await,
+        Err(error) if delta::is_mistaken(&error) => {
+            sources.forget(&shared.context, &wanted);
+            fetch_part(shared, remote, item, (wanted, &Arc::default())).await
+        }
         other => other,
     }
 }
@@ -450,7 +466,7 @@ async fn fetch_part(
     shared: &Arc<Shared>,
     remote: &Arc<dyn Location>,
     item: &Item,
-    (mut wanted, reusing): (Wanted, bool),
+    (mut wanted, sources): (Wanted, &Arc<Sources>),
 ) -> Result<Staged, EngineError> {
     let Wanted { node, size, digest, .. } = wanted;
     let progress = |count: u64| shared.reporter.bytes(item.put().path(), count);
@@ -461,11 +477,7 @@ async fn fetch_part(
         tracing::debug!(path = %item.put().path(), have = wanted.have, size, "goes on where an earlier transfer was cut");
         progress(wanted.have);
     }
-    let reuse = match reusing {
-        true => delta::find_reuse(&shared.context, remote, item.put(), &wanted).await?,
-        false => None,
-    };
-    if let Some(reuse) = reuse {
+    if let Some(reuse) = delta::find_reuse(&shared.context, remote, sources, &wanted).await? {
         file = delta::assemble(file, reuse, remote, &wanted, progress).await?;
     } else if wanted.have < size || size == 0 {
         let mut stream = remote.fetch_file(node, &digest, wanted.have).await?;
@@ -479,7 +491,14 @@ async fn fetch_part(
             file = off_the_runtime(move || file.append(&bytes).map(|()| file)).await?;
         }
     }
-    off_the_runtime(move || file.finish(size, &digest)).await
+    let (context, leaving) = (shared.context.clone(), sources.leaving());
+    off_the_runtime(move || {
+        let staged = file.finish(size, &digest)?;
+        // Should it be needed once more it is cut up once more.
+        leaving.iter().for_each(|digest| context.shelf.remove(digest));
+        Ok(staged)
+    })
+    .await
 }
 
 /// On a thread of its own: a slow disk must not hold up the connections.

@@ -21,8 +21,11 @@ use super::{
 };
 use crate::shares::Share;
 
-/// How many bytes of a file one message carries. At most three such messages exist for a stream.
+/// How many bytes of a file one message carries at most. At most three such messages exist for a stream.
 const BYTES_IN_A_MESSAGE: usize = 512 << 10;
+/// And the first one; they double from there. Of a message that is cut nothing is left, so large ones over a line that is cut
+/// all the time would bring nothing.
+const BYTES_IN_THE_FIRST: usize = 64 << 10;
 
 /// A file that was found and opened, and the parts of it that are wanted.
 pub(super) struct Opened {
@@ -128,9 +131,11 @@ async fn send(
     let rest = Rest { parts: parts.into_iter(), now: (0, 0) };
     out.send(Ok(v1::FetchFileResponse { part: Some(Part::Header(header)) })).await.ok()?;
     let mut sending = Sending { file, rest, squeeze, buffers: Buffers::default() };
+    let mut most = BYTES_IN_THE_FIRST;
     while left > 0 {
         // No thread is held while the client takes its time: a thread makes one message, this task passes it on.
-        let want = usize::try_from(left).map_or(BYTES_IN_A_MESSAGE, |left| left.min(BYTES_IN_A_MESSAGE));
+        let want = usize::try_from(left).map_or(most, |left| left.min(most));
+        most = (2 * most).min(BYTES_IN_A_MESSAGE);
         let part = match blocking(move || sending.next(want).map(|part| (sending, part))).await {
             Ok((returned, part)) => {
                 sending = returned;
@@ -221,9 +226,10 @@ struct Buffer {
 }
 
 impl Buffers {
-    /// A buffer of at least this size; the sizes that are asked for do not grow.
+    /// A buffer of at least this size. The first few are too small for what comes later.
     fn take(&self, size: usize) -> Buffer {
         let back = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let back = back.filter(|buffer| buffer.len() >= size);
         let bytes = back.unwrap_or_else(|| vec![0; size].into_boxed_slice());
         Buffer { bytes, used: 0, home: self.clone() }
     }

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use sync_core::{Digest, Time};
+use sync_core::{Digest, Time, chunk::LEAST_FILE_BYTES};
 
 use super::{
     Applier, ApplyError, StagedFile,
@@ -27,8 +27,10 @@ use crate::{
 /// In staging: see above.
 pub(super) const PARTIAL: &str = "partial";
 
-/// Less is not worth a name that stays behind.
-const KEEP_FROM_BYTES: u64 = 1 << 20;
+/// Less is not worth a name that stays behind: it came in the first message of a connection.
+const KEEP_FROM_BYTES: u64 = 64 << 10;
+/// A whole file that did not get to its place is worth hashing it again from here on. Smaller ones come packed.
+const KEEP_WHOLE_FROM_BYTES: u64 = 1 << 20;
 /// What nobody went on with for so long is deleted, and the oldest first when all together are too large.
 const KEEP_FOR: Duration = Duration::from_secs(7 * 86_400);
 const KEEP_BYTES: u64 = 64 << 30;
@@ -75,14 +77,15 @@ impl Partials {
         Ok((self.dir.create_new(name, TEMP_MODE)?, 0))
     }
 
-    /// Opens those that were gone on with last, but for the one of this name, with what each holds.
+    /// Opens those that were gone on with last and are large enough to be taken apart, but for the one of this name, with what
+    /// each holds.
     fn open_newest(&self, but: &str, most: usize) -> io::Result<Vec<(File, u64)>> {
         let mut found = Vec::new();
         for entry in self.dir.list()? {
             let Ok(name) = String::from_utf8(entry.name.into()) else { continue };
             if name != but
                 && let Ok(stat) = self.dir.stat(&name)
-                && is_kept(stat.size)
+                && stat.size >= LEAST_FILE_BYTES
             {
                 found.push((stat.mtime, name));
             }
@@ -148,7 +151,7 @@ impl Applier {
     /// What becomes of a complete file of ours that did not get to its place: a large one waits like a partial, to be neither
     /// sent nor written again; others are deleted.
     pub(super) fn keep_as_partial(&self, dir: &Dir, name: &str, stat: &Stat) -> io::Result<()> {
-        if stat.kind != StatKind::File || !is_kept(stat.size) {
+        if stat.kind != StatKind::File || stat.size < KEEP_WHOLE_FROM_BYTES {
             return dir.remove_file(name);
         }
         let hashed = hash::hash_file(&dir.open_file(name)?, stat.size)?;

@@ -306,6 +306,27 @@ impl Body {
         Ok(())
     }
 
+    /// Appends a part of another file without reading it here, as far as the kernel does that. Answers how far that was.
+    pub(super) fn append_shared(&mut self, of: &File, at: u64, len: u64) -> io::Result<u64> {
+        let (to, end) = (&self.file, self.size + len);
+        let copy = || platform::copy_range((of, at), (to, self.size), end - self.size);
+        let done = probed!(Copy { file: to, at: end } => copy())?;
+        if done > 0 {
+            self.size += done;
+            self.written = self.size;
+        }
+        Ok(done)
+    }
+
+    /// Another handle of it, to read what was written.
+    pub(super) fn reader(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
     fn end_hole(&mut self) -> io::Result<()> {
         if self.written < self.size {
             set_file_len(&self.file, self.size)?;

@@ -41,7 +41,10 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
+    use sync_core::{Content, Digest, Entry, Name, Node, NodeId, Time};
+
     use super::*;
+    use crate::{hash::Identity, index::IndexedNode};
 
     fn indexes(index: &Index) -> Vec<String> {
         let names =
@@ -75,5 +78,42 @@ mod tests {
                 assert_eq!(indexes(&index), all);
             }
         }
+    }
+
+    #[test]
+    fn what_is_near_by_name_is_in_the_same_directory_and_little() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(&dir.path().join("index.db")).unwrap();
+        let put = |id, parent, name: &str, content| IndexedNode {
+            node: Node {
+                id,
+                parent,
+                name: Name::new(name).unwrap(),
+                entry: Entry { content, mtime: Time::default(), mode: 0 },
+            },
+            identity: Identity::default(),
+            vouched: false,
+        };
+        let written = index.write(|tx| {
+            let other = tx.new_id()?;
+            tx.insert(&put(other, NodeId::ROOT, "e dir", Content::Directory))?;
+            for (parent, letters) in [(NodeId::ROOT, "abcdfghijk"), (other, "ef")] {
+                for letter in letters.chars() {
+                    let content = Content::File { size: 1, digest: Digest::of(&[0]) };
+                    tx.insert(&put(tx.new_id()?, parent, &letter.to_string(), content))?;
+                }
+            }
+            Ok::<_, IndexError>(other)
+        });
+        let (other, _) = written.unwrap();
+        let near = |parent, name: &str| -> Vec<String> {
+            let found = index.read(|db| index.table().near(db, parent, name)).unwrap();
+            let mut names: Vec<_> = found.iter().map(|found| found.node.name.as_str().to_owned()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(near(NodeId::ROOT, "e"), ["a", "b", "c", "d", "e dir", "f", "g", "h"]);
+        assert_eq!(near(NodeId::ROOT, "k"), ["g", "h", "i", "j"]);
+        assert_eq!(near(other, "e"), ["f"]);
     }
 }

@@ -67,6 +67,8 @@ pub struct NodeTable {
     select_id: String,
     select_place: String,
     select_children: String,
+    select_before: String,
+    select_behind: String,
     select_since: String,
     select_page: String,
     select_inode: String,
@@ -83,6 +85,8 @@ pub struct NodeTable {
 
 const COLUMNS: &str =
     "id, kind, parent, name, size, mtime_s, mtime_ns, mode, content, sum, ino, ctime_s, ctime_ns, vouched";
+/// So many names before and behind another are near to it.
+const MOST_NEAR: usize = 4;
 /// So many files of one content are found at most. The number is part of the statement: with a parameter there SQLite would
 /// plan it anew for each call.
 const MOST_ALIKE: usize = 8;
@@ -104,6 +108,12 @@ impl NodeTable {
             select_id: format!("SELECT {COLUMNS} FROM {name} WHERE id = ?1"),
             select_place: format!("SELECT {COLUMNS} FROM {name} WHERE parent = ?1 AND name = ?2"),
             select_children: format!("SELECT {COLUMNS} FROM {name} WHERE parent = ?1"),
+            select_before: format!(
+                "SELECT {COLUMNS} FROM {name} WHERE parent = ?1 AND name < ?2 ORDER BY name DESC LIMIT {MOST_NEAR}"
+            ),
+            select_behind: format!(
+                "SELECT {COLUMNS} FROM {name} WHERE parent = ?1 AND name > ?2 ORDER BY name LIMIT {MOST_NEAR}"
+            ),
             select_since: format!("SELECT {COLUMNS}, seq FROM {name} WHERE seq > ?1 ORDER BY seq LIMIT ?2"),
             select_page: format!(
                 "SELECT {COLUMNS} FROM {name} WHERE id > ?1 AND parent IS NOT NULL ORDER BY id LIMIT ?2"
@@ -247,6 +257,22 @@ impl NodeTable {
         let mut statement = db.prepare_cached(&self.select_children)?;
         let rows = statement.query_map([sql_id(parent)], read)?;
         rows.filter_map(|row| row.map(present).transpose()).collect()
+    }
+
+    /// The nodes whose names come right before and behind this one in a directory.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn near(&self, db: &Connection, parent: NodeId, name: &str) -> rusqlite::Result<Vec<IndexedNode>> {
+        let mut near = Vec::new();
+        for select in [&self.select_before, &self.select_behind] {
+            let mut statement = db.prepare_cached(select)?;
+            let rows = statement.query_map(params![sql_id(parent), name], read)?;
+            for node in rows.filter_map(|row| row.map(present).transpose()) {
+                near.push(node?);
+            }
+        }
+        Ok(near)
     }
 
     /// The nodes in a directory but for those that `settled` answers true for.

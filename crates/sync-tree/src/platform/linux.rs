@@ -99,7 +99,7 @@ pub(crate) fn copy(from: &File, to: &File, size: u64) -> io::Result<u64> {
         if ioctl_ficlone(to, from).is_ok() {
             return keep_first(to, size);
         }
-        let done = copy_in_kernel(from, to, size)?;
+        let done = copy_range((from, 0), (to, 0), size)?;
         // Some file systems answer 0 where there is more to read, so the end is always found by reading.
         return portable::copy_from(from, to, done, size);
     }
@@ -115,11 +115,16 @@ fn keep_first(to: &File, size: u64) -> io::Result<u64> {
     Ok(cloned.min(size))
 }
 
-/// Copies as far as the kernel does it by itself; what is left is the caller's.
-fn copy_in_kernel(from: &File, to: &File, size: u64) -> io::Result<u64> {
+pub(crate) fn shares_blocks(file: &File, dir: BorrowedFd<'_>) -> bool {
+    let trial = create_unnamed(dir, Mode::RUSR | Mode::WUSR);
+    trial.is_ok_and(|trial| ioctl_ficlone(&trial, file).is_ok())
+}
+
+pub(crate) fn copy_range(from: (&File, u64), to: (&File, u64), size: u64) -> io::Result<u64> {
+    let ((from, first), (to, there)) = (from, to);
     let mut done = 0;
     while done < size {
-        let (mut read_at, mut write_at) = (done, done);
+        let (mut read_at, mut write_at) = (first + done, there + done);
         let step = usize::try_from((size - done).min(COPY_STEP_BYTES)).unwrap_or(usize::MAX);
         match copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), step) {
             Ok(0) => break,

@@ -6,7 +6,7 @@
 use std::{fs::File, io, os::fd::BorrowedFd};
 
 use rustix::{
-    fs::{FileType, Mode, OFlags},
+    fs::{FileType, Mode, OFlags, fstatvfs},
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 
@@ -67,6 +67,22 @@ pub fn copy(from: &File, to: &File, size: u64) -> io::Result<u64> {
     system::copy(from, to, size)
 }
 
+/// Whether parts of this file may become parts of files on the file system of `dir` without being written: both would then
+/// have the same blocks. Found out by trying it.
+pub(crate) fn shares_blocks(file: &File, dir: BorrowedFd<'_>) -> bool {
+    system::shares_blocks(file, dir)
+}
+
+/// Copies so many bytes from a place in one file to a place in another, as far as the kernel does it by itself: as shared blocks
+/// where the file system has those and both places and the number are multiples of its blocks. Returns how many; what is
+/// left is the caller's.
+///
+/// # Errors
+/// There is no room, or the file would be too large.
+pub(crate) fn copy_range(from: (&File, u64), to: (&File, u64), size: u64) -> io::Result<u64> {
+    system::copy_range(from, to, size)
+}
+
 /// Makes a file that has no name yet on the file system of `dir`; `Unsupported` where there is no such thing.
 pub(crate) fn create_unnamed(dir: BorrowedFd<'_>, mode: Mode) -> io::Result<File> {
     system::create_unnamed(dir, mode)
@@ -104,6 +120,13 @@ pub fn raise_open_files() -> io::Result<()> {
 
 /// More is not asked for: some systems refuse what is beyond a limit of their own.
 const ENOUGH_FILES: u64 = 65_536;
+
+/// How many bytes this user may still write to the file system that holds `fd`, where it can tell.
+#[must_use]
+pub fn free_bytes(fd: BorrowedFd<'_>) -> Option<u64> {
+    let system = fstatvfs(fd).ok()?;
+    Some(system.f_bavail.saturating_mul(system.f_frsize))
+}
 
 /// Whether the file system that holds `fd` lives on another machine (or may, like FUSE): memory-mapped databases and
 /// change events cannot be relied on there.

@@ -97,6 +97,16 @@ pub(crate) fn copy(from: &File, to: &File, size: u64) -> io::Result<u64> {
 }
 
 #[cfg(not(target_os = "linux"))]
+pub(crate) fn shares_blocks(_file: &File, _dir: BorrowedFd<'_>) -> bool {
+    false
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn copy_range(_from: (&File, u64), _to: (&File, u64), _size: u64) -> io::Result<u64> {
+    Ok(0)
+}
+
+#[cfg(not(target_os = "linux"))]
 pub(crate) fn create_unnamed(_dir: BorrowedFd<'_>, _mode: Mode) -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
 }

@@ -1,8 +1,9 @@
 //! Large files whose transfer is cut.
 
-use std::{fs::FileTimes, os::unix::fs::MetadataExt as _, time::SystemTime};
+use std::{fs::FileTimes, io::Write as _, os::unix::fs::MetadataExt as _, sync::Arc, time::SystemTime};
 
 use super::*;
+use crate::apply::pieces::Piece;
 
 const PART: usize = 512 << 10;
 
@@ -53,9 +54,13 @@ fn little_is_not_kept_and_nothing_that_is_wrong() {
     let target = target();
     let bytes = content(4);
     let mut staged = begin(&target.applier, &bytes);
-    receive(&mut staged, &bytes, 1);
+    staged.append(&bytes[..60_000]).unwrap();
     drop(staged);
-    assert_eq!(target.staging(), [], "half a MiB is soon sent again");
+    assert_eq!(target.staging(), [], "a small message is soon sent again");
+    let mut staged = begin(&target.applier, &bytes);
+    staged.append(&bytes[..70_000]).unwrap();
+    drop(staged);
+    assert_eq!(begin(&target.applier, &bytes).size(), 70_000);
 
     let mut staged = begin(&target.applier, &bytes);
     receive(&mut staged, &bytes, 3);
@@ -169,4 +174,102 @@ fn what_came_of_other_contents_can_be_read_newest_first() {
     assert_eq!(found(&third, 3), [(ino(&second), size), (ino(&first), size)], "a user's file is none");
     assert_eq!(found(&second, 2), [(ino(&first), size)], "of the two newest one is not ours");
     assert_eq!(begin(&target.applier, &first).size(), size, "they stay what they are");
+}
+
+/// Pieces of `bytes`, by turns given and read from a file that holds them behind some others.
+fn pieces(bytes: &[u8], from: usize, end: usize) -> Vec<Piece<Vec<u8>>> {
+    let mut material = tempfile::tempfile().unwrap();
+    material.write_all(&[&[7; 1000], bytes].concat()).unwrap();
+    let of = Arc::new(material);
+    let piece = |number: usize| {
+        let (at, len) = (from + number * 200_001, 200_001.min(end - from - number * 200_001));
+        match number % 3 {
+            0 => Piece::Bytes(bytes[at..at + len].to_vec()),
+            _ => Piece::Part { of: of.clone(), at: 1000 + at as u64, len: len as u64 },
+        }
+    };
+    (0..(end - from).div_ceil(200_001)).map(piece).collect()
+}
+
+#[test]
+fn pieces_from_here_and_elsewhere_become_the_file_also_after_a_cut() {
+    let target = target();
+    let bytes = content(8);
+    let mut have = 0;
+    for end in [3 * PART + 77, 5 * PART, bytes.len()] {
+        let staged = begin(&target.applier, &bytes);
+        assert_eq!(staged.size(), have as u64);
+        let staged = staged.append_pieces(pieces(&bytes, have, end).into_iter()).unwrap();
+        assert_eq!(staged.size(), end as u64);
+        have = end;
+    }
+    let staged = begin(&target.applier, &bytes).finish(bytes.len() as u64, &Digest::of(&bytes)).unwrap();
+    let (at, entry) = (target.at("large"), file_entry(&bytes, 0o644));
+    target.applier.place(staged, &at.place(), &entry, &Expect::Nothing, Displaced::Delete).unwrap();
+    assert!(fs::read(target.path.join("large")).unwrap() == bytes);
+}
+
+/// Where blocks cannot be shared the kernel copies, which is the same to all that is tested here.
+#[test]
+fn parts_are_shared_where_they_fit_and_hashed_where_they_went() {
+    const SHIFT: u64 = 1000;
+    let bytes = content(8);
+    let mut material = tempfile::tempfile().unwrap();
+    material.write_all(&[&vec![7; SHIFT as usize][..], &bytes].concat()).unwrap();
+    let of = Arc::new(material);
+    // Where each part begins, and whether it lies there as it will lie in the file.
+    for (shift, shared) in [(SHIFT, false), (0, true)] {
+        let target = target();
+        let asked = std::cell::Cell::new(0);
+        let may_share = |_: &fs::File| {
+            asked.set(asked.get() + 1);
+            true
+        };
+        let whole: Vec<u8> = match shared {
+            true => [&vec![7; SHIFT as usize][..], &bytes].concat()[..bytes.len()].to_vec(),
+            false => bytes.clone(),
+        };
+        let piece = |number: usize| {
+            let (at, len) = (number * 700_001, 700_001.min(whole.len() - number * 700_001));
+            match number {
+                2 => Piece::Bytes(whole[at..at + len].to_vec()),
+                _ => Piece::Part { of: of.clone(), at: shift + at as u64, len: len as u64 },
+            }
+        };
+        let pieces = (0..whole.len().div_ceil(700_001)).map(piece);
+        let staged = begin(&target.applier, &whole).append_pieces_sharing(pieces, &may_share).unwrap();
+        assert_eq!((staged.size(), asked.get()), (whole.len() as u64, u32::from(shared)));
+        let staged = staged.finish(whole.len() as u64, &Digest::of(&whole)).unwrap();
+        let (at, entry) = (target.at("large"), file_entry(&whole, 0o644));
+        target.applier.place(staged, &at.place(), &entry, &Expect::Nothing, Displaced::Delete).unwrap();
+        assert!(fs::read(target.path.join("large")).unwrap() == whole);
+    }
+}
+
+/// The old version is cut short under the reader's hands: nothing is made up in its place.
+#[test]
+fn a_shared_part_of_a_file_that_is_too_short_ends_the_file() {
+    let target = target();
+    let bytes = content(4);
+    let mut material = tempfile::tempfile().unwrap();
+    material.write_all(&bytes[..3 * PART]).unwrap();
+    let part: Piece<Vec<u8>> = Piece::Part { of: Arc::new(material), at: 0, len: bytes.len() as u64 };
+    let failed = begin(&target.applier, &bytes).append_pieces_sharing([part].into_iter(), &|_| true);
+    assert!(matches!(failed, Err(ApplyError::Io { .. })), "{failed:?}");
+    assert_eq!(target.staging(), []);
+}
+
+#[test]
+fn a_piece_that_is_not_there_ends_the_file() {
+    let target = target();
+    let bytes = content(6);
+    let mut pieces = pieces(&bytes, 0, bytes.len());
+    let Some(Piece::Part { at, .. }) = pieces.iter_mut().rfind(|piece| matches!(piece, Piece::Part { .. }))
+    else {
+        panic!("there is a part")
+    };
+    *at = bytes.len() as u64;
+    let failed = begin(&target.applier, &bytes).append_pieces(pieces.into_iter());
+    assert!(matches!(failed, Err(ApplyError::Io { .. })), "{failed:?}");
+    assert_eq!(target.staging(), [], "nothing that is not sure stays");
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sync_core::{NodeId, TreePath};
+use sync_core::{Digest, NodeId, TreePath};
 
 use super::*;
 
@@ -77,5 +77,26 @@ impl Scene {
         let problems = self.looker.index().problems().unwrap();
         let unknown = problems.into_iter().filter(|problem| problem.unknown);
         unknown.map(|problem| problem.path.as_str().to_owned()).collect()
+    }
+}
+
+#[test]
+fn the_parts_of_the_next_version_are_found_if_those_of_the_last_are_kept() {
+    let mut scene = Scene::new();
+    let described = Arc::new(Described::default());
+    let state = scene.root.join(sync_core::name::STATE_DIR);
+    scene.looker = Scene::looker(&scene.root, &state).keeping(described.clone());
+    let mut bytes: Vec<u8> =
+        (0..3_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    for (turn, asked) in [false, true, false, false].into_iter().enumerate() {
+        bytes.insert(turn * 500_000, 1);
+        fs::write(scene.root.join("f"), &bytes).unwrap();
+        scene.look_at_all();
+        let parts = crate::chunks::chunk_bytes(&bytes);
+        let found = described.get(&Digest::of(&bytes));
+        assert_eq!(found.as_deref(), (turn > 1).then_some(parts.as_slice()), "turn {turn}");
+        if asked {
+            described.put(Digest::of(&bytes), parts.into());
+        }
     }
 }
