@@ -4,6 +4,7 @@
 //!
 //! The limits are real ones of a user namespace. Where that cannot be had the tests say so; the same with injected limits is in
 //! `crates/sync-tree/src/live/tests/polling.rs`.
+#![expect(clippy::disallowed_methods, reason = "the trees are the test's own")]
 
 mod common;
 
@@ -15,7 +16,7 @@ use sync_testkit::{
     host::skip,
     limits::{FewWatches, Watches},
     moment,
-    programs::{Agent, Daemon, Signal, Value, cpu_time},
+    programs::{Agent, Daemon, Follower, Signal, Value, cpu_time},
     tree::assert_same,
 };
 
@@ -61,6 +62,25 @@ fn few(watches: u32, instances: u32) -> Option<FewWatches> {
     few
 }
 
+/// A share of many directories that is followed.
+struct Scene {
+    lab: Lab,
+    daemon: Daemon,
+    agent: Agent,
+    follower: Follower,
+}
+
+/// A daemon that is started through another program, and a follower that has caught up.
+fn followed(wrapper: Vec<String>) -> Scene {
+    let lab = Lab::new();
+    fill(&lab);
+    let daemon = lab.spec().through(wrapper).start();
+    let agent = lab.agent(&daemon.url());
+    let mut follower = agent.follow();
+    follower.caught_up();
+    Scene { lab, daemon, agent, follower }
+}
+
 fn watching(agent: &Agent) -> Value {
     agent.json(&["status"]).expect(0).json["watching"].clone()
 }
@@ -99,12 +119,7 @@ fn assert_rests(pid: u32) {
 #[test]
 fn a_share_with_few_watches_converges_says_so_and_recovers() {
     let Some(few) = few(30, 8) else { return };
-    let lab = Lab::new();
-    fill(&lab);
-    let mut daemon = lab.spec().through(few.inside()).start();
-    let agent = lab.agent(&daemon.url());
-    let mut follower = agent.follow();
-    follower.caught_up();
+    let Scene { lab, mut daemon, agent, follower: _follower } = followed(few.inside());
 
     let said = watching(&agent);
     assert!(is_degraded(&said), "{said}");
@@ -172,12 +187,7 @@ fn a_pull_brings_what_nothing_watches() {
 #[test]
 fn without_any_watcher_everything_is_polled_until_there_is_one() {
     let Some(few) = few(1000, 0) else { return };
-    let lab = Lab::new();
-    fill(&lab);
-    let mut daemon = lab.spec().through(few.inside()).start();
-    let agent = lab.agent(&daemon.url());
-    let mut follower = agent.follow();
-    follower.caught_up();
+    let Scene { lab, mut daemon, agent, follower: _follower } = followed(few.inside());
     let said = watching(&agent);
     assert_eq!((&said["watched"], &said["directories"]), (&0.into(), &(DIRECTORIES + 1).into()));
     assert_eq!(said["advice"], "raise it with: sysctl -w user.max_inotify_instances=1024");
@@ -226,12 +236,8 @@ fn what_happened_while_the_queue_of_events_was_full_is_found() {
             Some(None) => return,
             Some(few) => few,
         };
-        let lab = Lab::new();
-        fill(&lab);
-        let mut daemon = lab.spec().through(few.iter().flat_map(FewWatches::inside)).start();
-        let agent = lab.agent(&daemon.url());
-        let mut follower = agent.follow();
-        follower.caught_up();
+        let wrapper = few.iter().flat_map(FewWatches::inside).collect();
+        let Scene { lab, mut daemon, agent, follower: _follower } = followed(wrapper);
         let before = watching(&agent);
         assert_eq!((&before["lost"], is_degraded(&before)), (&0.into(), few.is_some()));
 
