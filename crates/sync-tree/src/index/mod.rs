@@ -33,7 +33,7 @@ use std::{
 use rusqlite::Connection;
 use sync_core::{Digest, Hint, Node, NodeChange, NodeId, Problem, RuleSet, Seq, ShareId, TreePath};
 
-use crate::probe::probed;
+use crate::{probe::probed, trouble};
 
 pub use replica::Replica;
 /// The paths that the last look could not read, for readers with a connection of their own.
@@ -87,6 +87,9 @@ pub enum IndexError {
     Exhausted,
 }
 
+const STATE_ADVICE: &str =
+    "check that the state directory is writable, and its disk neither full nor failing";
+
 impl Hint for IndexError {
     fn hint(&self) -> Option<&'static str> {
         match self {
@@ -100,9 +103,8 @@ impl Hint for IndexError {
                     "check that the state directory is writable, and that the program may have enough files open (ulimit -n)",
                 )
             }
-            Self::Database { .. } | Self::Aside { .. } => {
-                Some("check that the state directory is writable, and its disk neither full nor failing")
-            }
+            Self::Aside { source, .. } => trouble::advice(source).or(Some(STATE_ADVICE)),
+            Self::Database { .. } => Some(STATE_ADVICE),
             Self::TooNew { .. } => {
                 Some("run the newer version, or move the state directory away to start anew")
             }

@@ -141,8 +141,10 @@ impl Later {
         }
     }
 
-    /// What has come up by now, taken out.
-    pub(super) fn due(&mut self, now: Instant) -> Due {
+    /// What has come up by now, taken out. A place that nobody said anything of, and that is not there any more, is left to
+    /// the event that will tell of it: looked at alone, a file that is being moved would be taken for deleted, and so would what
+    /// is in a file system that was unmounted.
+    pub(super) fn due(&mut self, now: Instant, is_there: impl Fn(&TreePath) -> bool) -> Due {
         if self.everything_at.is_some_and(|at| at <= now) {
             return Due::Everything;
         }
@@ -152,8 +154,10 @@ impl Later {
                 break;
             }
             let Some((_, path)) = self.queue.pop_first() else { break };
-            self.waiting.remove(&path);
-            due.push(path);
+            let changed = self.waiting.remove(&path).is_some_and(|waiting| waiting.changed);
+            if changed || is_there(&path) {
+                due.push(path);
+            }
         }
         Due::Places(due)
     }
@@ -329,9 +333,9 @@ mod tests {
         for want in [100, 200, 400, 800, 1600, 3200, 6400, 6400] {
             later.looked(Some(&[path("a")]), &[path("a")], now);
             assert_eq!(later.next(), Some(now + want * MS));
-            assert_eq!(later.due(now + (want - 1) * MS), Due::Places(vec![]));
+            assert_eq!(later.due(now + (want - 1) * MS, |_| true), Due::Places(vec![]));
             now += want * MS;
-            assert_eq!(later.due(now), Due::Places(vec![path("a")]));
+            assert_eq!(later.due(now, |_| true), Due::Places(vec![path("a")]));
         }
         later.looked(Some(&[path("a")]), &[], now);
         assert_eq!(later.next(), None);
@@ -348,7 +352,7 @@ mod tests {
         assert!(later.admit(&path("other"), now + 10 * MS));
         assert_eq!(later.next(), Some(now + 150 * MS));
         assert!(later.admit(&path("log"), now + 150 * MS));
-        assert_eq!(later.due(now + 150 * MS), Due::Places(vec![path("log")]));
+        assert_eq!(later.due(now + 150 * MS, |_| true), Due::Places(vec![path("log")]));
     }
 
     #[test]
@@ -360,7 +364,7 @@ mod tests {
         assert!(!later.admit(&path("log"), now));
         assert_eq!(later.changed(), Due::Places(vec![path("log")]));
         assert_eq!(later.changed(), Due::Places(vec![]));
-        assert_eq!(later.due(now + 100 * MS), Due::Places(vec![path("unsettled")]));
+        assert_eq!(later.due(now + 100 * MS, |_| true), Due::Places(vec![path("unsettled")]));
     }
 
     #[test]
@@ -369,9 +373,9 @@ mod tests {
         let mut later = Later::default();
         let many: Vec<TreePath> = (0..=MOST_LATER).map(|number| path(&format!("f{number}"))).collect();
         later.looked(None, &many, now);
-        assert_eq!(later.due(now), Due::Places(vec![]));
+        assert_eq!(later.due(now, |_| true), Due::Places(vec![]));
         assert_eq!(later.next(), Some(now + 100 * MS));
-        assert_eq!(later.due(now + 100 * MS), Due::Everything);
+        assert_eq!(later.due(now + 100 * MS, |_| true), Due::Everything);
         later.looked(None, &[], now);
         assert_eq!(later.next(), None);
     }

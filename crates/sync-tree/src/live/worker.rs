@@ -228,7 +228,16 @@ impl Worker {
         if polls {
             self.add_polled(&mut set);
         }
-        for due in [Some(self.later.due(now)), barrier.map(|_| self.later.changed())].into_iter().flatten() {
+        let root = self.shared.site().root.clone();
+        let is_there = |path: &TreePath| match root.open_parent(path).and_then(|(dir, name)| dir.stat(&name))
+        {
+            Ok(_) => true,
+            // Nobody can tell now, and no event tells when somebody can.
+            Err(error) => trouble::may_pass(&error),
+        };
+        for due in
+            [Some(self.later.due(now, is_there)), barrier.map(|_| self.later.changed())].into_iter().flatten()
+        {
             match due {
                 Due::Everything => set.mark_everything(),
                 Due::Places(paths) => paths.into_iter().for_each(|path| set.mark(path, false)),

@@ -30,18 +30,21 @@ impl Walker<'_> {
         None
     }
 
-    /// Inode numbers are used again soon, so a directory must also have something in common with the one it was.
+    /// Inode numbers are used again soon, and what is in a new directory often has the names of what was in the old one. So it
+    /// must have its time, or have something in it that was there and has not changed: a rename touches neither. If it moved
+    /// and all of that changed since, it is a new one, and what is still the same in it is found to be so later.
     pub(super) fn claim_dir(&self, stat: &Stat, dir: &Dir) -> Option<Claim> {
+        let is_the_same = |child: &IndexedNode| {
+            let (ino, mtime) = (child.identity.ino, child.node.entry.mtime);
+            dir.stat(&child.node.name).is_ok_and(|seen| (seen.ino, seen.mtime) == (ino, mtime))
+        };
         self.claim(stat.ino, |node| {
             node.entry.content.is_dir()
-                && self.index.children(node.id).is_ok_and(|children| {
-                    children.is_empty()
-                        || children.iter().any(|child| match dir.stat(&child.node.name) {
-                            Ok(_) => true,
-                            // A directory that may be listed but not entered tells nothing of what is in it.
-                            Err(error) => !is_gone(&error) && node.entry.mtime == stat.mtime,
-                        })
-                })
+                && (node.entry.mtime == stat.mtime
+                    || self
+                        .index
+                        .children(node.id)
+                        .is_ok_and(|children| children.is_empty() || children.iter().any(is_the_same)))
         })
     }
 

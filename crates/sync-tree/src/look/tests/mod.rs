@@ -11,6 +11,7 @@ use sync_core::{Digest, NodeId, TreePath};
 use super::*;
 
 mod cut;
+mod moved;
 mod rules;
 mod unreadable;
 
