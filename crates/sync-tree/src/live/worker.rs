@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     lock::Lock,
+    trouble,
     watch::{
         WatcherFactory,
         dirty::{Dirt, DirtySet},
