@@ -69,7 +69,7 @@ pub trait LookObserver: Sync {
     fn entering(&self, dir: &TreePath);
     /// Whether it is sure that what is not in this place any more is gone: an event said so, or there are none that could.
     /// Otherwise it may be on its way to another place, which a look at some places knows nothing of. Then it stays in the
-    /// index, and [`LookReport::unsaid`] has it.
+    /// index, and the report has it.
     fn is_gone_for_good(&self, path: &TreePath) -> bool {
         let _ = path;
         true
