@@ -1,9 +1,10 @@
 //! A large file that has an old version here, all or a part of it: only what that lacks is fetched.
 //!
 //! The server describes the new file as a list of chunks, meanwhile the old one is cut into chunks here unless its list was kept
-//! when it came, and what both have is copied. An old version is the file in the place, or what had come of one when its transfer was cut. The new file is written
-//! from its start to its end, so a cut leaves a partial like any other, and in the end its digest is checked like any other's:
-//! a chunk that was mistaken for another costs time, never content.
+//! when it came, and what both have is copied. An old version is the file in the place, one that the plan holds for it, or what
+//! had come of one when its transfer was cut. The new file is written from its start to its end, so a cut leaves a partial like
+//! any other, and in the end its digest is checked like any other's: a chunk that was mistaken for another costs time, never
+//! content.
 
 use std::{collections::HashMap, fs::File, io, sync::Arc};
 

@@ -4,9 +4,8 @@ use serde::{Deserialize, Serialize};
 use sync_core::Watching;
 
 /// As it is in the database. What a later version adds is left out here, and what it leaves out is nothing.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
-#[derive(Default)]
 struct Kept {
     watched: u64,
     directories: u64,

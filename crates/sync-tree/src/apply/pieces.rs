@@ -90,14 +90,16 @@ impl StagedFile {
         let Self { body, hasher, .. } = &mut self;
         let (at, may_share) = (body.size(), Some((body.reader().map_err(write_failed)?, may_share)));
         let (read, written) = thread::scope(|scope| {
-            let writing = scope.spawn(move || write_blocks(body, &to_write, &empty));
+            let writing = thread::Builder::new()
+                .spawn_scoped(scope, move || write_blocks(body, &to_write, &empty))
+                .map_err(|source| ApplyError::of_state("start a thread", source))?;
             let mut reading = Reading { hasher, full, buffers, at, may_share, shared: None };
             let read = pieces.into_iter().try_for_each(|piece| reading.pass_on(piece));
             // Nothing more comes.
             drop(reading);
             let written = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            (read, written)
-        });
+            Ok((read, written))
+        })?;
         written?;
         match read {
             Ok(()) => {}

@@ -1,8 +1,8 @@
 //! When events cannot be relied on: why, what is said about it, and the way back.
 //!
-//! Three things can be wrong. *Blind*: there is no watcher, or none to be believed, and everything is polled. *Crowded*: some directories
-//! could not be watched and are polled ([`Places`](crate::watch::places::Places) knows them). *Lost*: events were lost, and until
-//! everything was looked at again nothing is known. Each ends by itself when its cause does.
+//! Three things can be wrong. *Blind*: there is no watcher, or none to be believed, and everything is polled. *Crowded*: some
+//! directories could not be watched and are polled ([`Places`](crate::watch::places::Places) knows them). *Lost*: events were
+//! lost, and until everything was looked at again nothing is known. Each ends by itself when its cause does.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! Whether a directory may be entered at all: what it hides must be known, and it must not be the other end of the tree.
+//! Whether a directory may be entered at all: what it hides must be known, it must not be the other end of the tree, and it must
+//! be in the file system that is known there.
 
 use std::{io, sync::Arc};
 
@@ -12,6 +13,27 @@ use super::{
 use crate::{rooted::Dir, rules::SYNCIGNORE, trouble};
 
 impl Walker<'_> {
+    /// The highest directory, of this one and those above it, at which a file system came or went since it was last looked at.
+    /// What is below it now is not what is known.
+    pub(super) fn displaced(&self, path: &TreePath, dir: &Dir) -> Option<TreePath> {
+        let (root, _) = self.root.identity();
+        if dir.stat_self().is_ok_and(|stat| stat.dev == root) && !self.mounts.is_known_above(path) {
+            return None;
+        }
+        let (mut at, mut above, mut place) = (self.root.dir(), root, TreePath::root());
+        for name in path.names() {
+            // What cannot be looked at shows where it matters.
+            at = at.open_dir(name).ok()?;
+            place = place.join(name);
+            let dev = at.stat_self().ok()?.dev;
+            if (dev != above) != self.mounts.is_known(&place) {
+                return Some(place);
+            }
+            above = dev;
+        }
+        None
+    }
+
     /// Nobody knows what is ignored in a directory, so nothing in it may be taken in.
     pub(super) fn unruled(&self, dir: &TreePath, error: &io::Error) -> Found {
         let text = format!(

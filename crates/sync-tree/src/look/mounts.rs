@@ -54,6 +54,11 @@ impl Mounts {
         self.known.contains(path)
     }
 
+    /// Whether this place, or one above it, is a boundary.
+    pub(super) fn is_known_above(&self, path: &TreePath) -> bool {
+        self.known.iter().any(|known| path.is_within(known))
+    }
+
     pub(super) fn known(&self) -> Vec<TreePath> {
         self.known.iter().cloned().collect()
     }

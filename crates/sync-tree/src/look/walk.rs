@@ -90,7 +90,7 @@ pub(super) struct Walker<'a> {
     pub(super) root: &'a Root,
     pub(super) index: &'a Index,
     observer: &'a dyn LookObserver,
-    mounts: Mounts,
+    pub(super) mounts: Mounts,
     accept: bool,
     trust: Trust,
     pub(super) rules: &'a LookRules,
@@ -571,7 +571,8 @@ impl<'a> Walker<'a> {
                 *todo.entry(parent).or_default().entry(name.to_owned()).or_default() |= place.deep;
             }
         }
-        // A place whose directory is not known yet, or is gone, makes that directory itself a dirty place above it.
+        // A place whose directory is not known yet, or is gone, makes that directory itself a dirty place above it. So does one
+        // whose file system is another one now.
         while let Some((parent, names)) = todo.pop_last() {
             if self.stopped() {
                 return Ok(());
@@ -584,10 +585,14 @@ impl<'a> Walker<'a> {
             let known = self
                 .known_dir(&parent)?
                 .filter(|(dir, _)| parent.is_root() || !self.is_other_end(dir).unwrap_or(false));
-            if let Some((dir, here)) = known {
-                self.look_at_names(tasks, dir, here, names)?;
-            } else if let Some((above, name)) = parent.split() {
-                todo.entry(above).or_default().insert(name.to_owned(), true);
+            let displaced = known.as_ref().and_then(|(dir, _)| self.displaced(&parent, dir));
+            match known {
+                Some((dir, here)) if displaced.is_none() => self.look_at_names(tasks, dir, here, names)?,
+                _ => {
+                    if let Some((above, name)) = displaced.as_ref().unwrap_or(&parent).split() {
+                        todo.entry(above).or_default().insert(name.to_owned(), true);
+                    }
+                }
             }
         }
         Ok(())

@@ -23,8 +23,8 @@ pub const TRACE: &str = "SYNCD_FAILPOINT_TRACE";
 /// The same, with the calls that read.
 pub const ALL_TRACE: &str = "SYNCD_FAULT_TRACE";
 
-/// Reads these variables, and [`FAULT`] with [`SWITCH`]. Called once, when a program starts. A value that cannot be read ends the program: a test that
-/// believes it has crashed it must not pass.
+/// Reads these variables, and [`FAULT`] with [`SWITCH`]. Called once, when a program starts. A value that cannot be read ends
+/// the program: a test that believes it has crashed it must not pass.
 ///
 /// # Errors
 /// The file cannot be made, or the point or the rules are none.

@@ -3,7 +3,10 @@
 use std::process::Command;
 
 use super::*;
-use crate::apart::is_apart;
+use crate::{
+    apart::is_apart,
+    watch::{WatchEvent, fake::Meddler},
+};
 
 /// The prefix of a program with mounts that nobody else sees.
 fn own_mounts() -> Option<Vec<String>> {
@@ -77,4 +80,37 @@ fn a_file_system_that_goes_and_comes_back_is_noticed_both_times() {
     scene.write("dir/later", "x");
     scene.until("events", || scene.id("dir/later").is_some());
     run("umount", &[], &dir);
+}
+
+#[test]
+fn what_is_said_late_of_a_file_system_that_is_gone_deletes_nothing() {
+    if !is_apart(
+        "live::tests::mounting::what_is_said_late_of_a_file_system_that_is_gone_deletes_nothing",
+        own_mounts(),
+    ) {
+        return;
+    }
+    let places = ["above/dir/file", "above/dir/sub/file"];
+    let mount = |root: &Path| {
+        let dir = root.join("above/dir");
+        fs::create_dir_all(&dir).unwrap();
+        run("mount", &["-t", "tmpfs", "none"], &dir);
+        fs::create_dir(dir.join("sub")).unwrap();
+        for place in places {
+            fs::write(root.join(place), "x").unwrap();
+        }
+    };
+    let meddler = Meddler::with_limit(usize::MAX);
+    let scene = Scene::meddled(&meddler, mount);
+    let ids = places.map(|place| scene.id(place));
+    assert!(ids.iter().all(Option::is_some));
+    // The event that tells of the end itself comes last.
+    meddler.mute(true);
+    run("umount", &[], &scene.root.join("above/dir"));
+    for place in places {
+        meddler.inject(WatchEvent::Touched(scene.root.join(place)));
+    }
+    scene.until("it is missed", || unknown(&scene) == ["above/dir"]);
+    scene.barrier().unwrap();
+    assert_eq!(places.map(|place| scene.id(place)), ids);
 }
