@@ -277,7 +277,6 @@ fn following_outlives_trouble_of_every_sort() {
         let finished = follower.stop();
         common::expect_code(&finished, 0);
         assert!(!finished.stderr.contains("panicked"), "{}", finished.stderr);
-        // Nobody worked in the target: all that is in the trash was the share's, and that is put there only if its state was lost.
         lab.agent(&daemon.url()).json(&["verify"]).expect(0);
     }
 }
