@@ -14,7 +14,10 @@ use std::{
 };
 
 use common::scene::{self, Scene};
-use sync_testkit::{programs::PATIENCE, tree::Tree};
+use sync_testkit::{
+    programs::PATIENCE,
+    tree::{PathBytes, Seen, Tree, same},
+};
 use sync_tree::probe::{FAILPOINT, Op, OpKind, TRACE};
 
 const DURABILITIES: [&str; 3] = ["none", "batch", "file"];
@@ -43,10 +46,15 @@ impl Crashes {
     /// The steps of a pull into such a target, with how often each came.
     fn trace(&self, durability: &str, ended: Option<&str>) -> BTreeMap<String, usize> {
         let target = self.target(durability, ended);
-        let file = target.root().with_extension("trace");
-        let agent = self.0.agent(&target, durability).env(TRACE, &file);
-        agent.pull().expect(0);
+        let steps = self.trace_into(&target, durability);
         self.0.check_end(&target).unwrap_or_else(|error| panic!("{durability}: {error}"));
+        steps
+    }
+
+    fn trace_into(&self, target: &Tree, durability: &str) -> BTreeMap<String, usize> {
+        let file = target.root().with_extension("trace");
+        let agent = self.0.agent(target, durability).env(TRACE, &file);
+        agent.pull().expect(0);
         let mut steps = BTreeMap::new();
         for line in fs::read_to_string(file).unwrap().lines() {
             *steps.entry(line.to_owned()).or_default() += 1;
@@ -118,6 +126,77 @@ fn killed_at_every_step() {
         missed.is_empty(),
         "no run makes these steps, so nobody knows what a kill there leaves: {missed:?}"
     );
+}
+
+/// Each step in which new directories are filled and appear, the first and the last time: by then others have their places.
+fn steps_of_new(steps: &BTreeMap<String, usize>) -> BTreeMap<String, BTreeSet<usize>> {
+    let is_one = |step: &&String| {
+        step.ends_with(" new") || step.ends_with("make-dir lane") || step.ends_with("rename-new lane>tree")
+    };
+    let of_new = steps.keys().filter(is_one);
+    of_new.map(|step| (step.clone(), BTreeSet::from([1, steps[step]]))).collect()
+}
+
+/// A first pull is ended at such a step: what is there is complete, and the next pull ends equal and leaves nothing.
+fn end_first_pull(scene: &Scene, durability: &str, point: &str) -> Result<(), String> {
+    let target = Tree::at(scene.free_path());
+    let agent = scene.agent(&target, durability).env(FAILPOINT, point);
+    let ended = agent.start(&["pull"]).finish(PATIENCE);
+    // How many directories are flushed together depends on when their files come.
+    if ended.code == Some(0) && point.contains(" sync-") {
+        return Ok(());
+    }
+    if ended.code.is_some() {
+        return Err(format!("the point was not reached: {}", ended.stderr));
+    }
+    let (whole, now) = (scene.lab.share.snapshot(), target.snapshot());
+    for (path, seen) in &now {
+        if whole.get(path).is_none_or(|it| it.digest != seen.digest || it.link != seen.link) {
+            return Err(format!("{path:?} is not complete: {seen:?}"));
+        }
+    }
+    let is_missing = |(path, _): &(&PathBytes, &Seen)| !now.contains_key(*path);
+    let missing: u64 = whole.iter().filter(is_missing).map(|(_, seen)| seen.size).sum();
+    let received = scene.agent(&target, durability).pull().expect(0).count("bytes_received");
+    if received > missing + scene::TALK_BYTES {
+        return Err(format!("{received} bytes were received where {missing} were missing"));
+    }
+    same(scene.lab.share.root(), target.root(), Default::default())?;
+    let mut left =
+        fs::read_dir(target.path(".syncd/staging")).unwrap().map(|entry| entry.unwrap().file_name());
+    match left.find(|name| name.to_string_lossy().starts_with("run-")) {
+        Some(name) => Err(format!("{name:?} is left in staging")),
+        None if !target.trash().is_empty() => {
+            Err(format!("the share's own in the trash: {:?}", target.trash()))
+        }
+        None => scene::discard(&target),
+    }
+}
+
+#[test]
+fn killed_while_new_directories_appear() {
+    let scene = Crashes(Scene::new());
+    for durability in DURABILITIES {
+        let steps = scene.trace_into(&Tree::at(scene.0.free_path()), durability);
+        let steps = steps_of_new(&steps);
+        let usual = [
+            "create new",
+            "write new",
+            "set-times new",
+            "set-mode new",
+            "make-dir lane",
+            "rename-new lane>tree",
+        ];
+        let flushes: &[&str] = if durability == "file" { &["sync-file new", "sync-dir new"] } else { &[] };
+        for step in usual.iter().chain(flushes) {
+            let is_made = steps.contains_key(&format!("after {step}"));
+            assert!(is_made, "{durability}: no new directory appears by {step}: {steps:?}");
+        }
+        let points =
+            steps.iter().flat_map(|(step, counts)| counts.iter().map(move |n| format!("{step} {n}")));
+        let judge = |point: &String| end_first_pull(&scene.0, durability, point);
+        scene::judge_all(points, |point| format!("{durability}, {point}"), judge);
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ use sync_testkit::{
 use super::{Lab, SHARE, SYNC_AGENT};
 
 /// What a pull may receive beyond missing content: the feed, headers, the answers to wants.
-const TALK_BYTES: u64 = 32 * 1024;
+pub(crate) const TALK_BYTES: u64 = 32 * 1024;
 
 /// Two versions of a share and a target that has the first, with edits of its own. Each case works on a copy of it.
 pub(crate) struct Scene {

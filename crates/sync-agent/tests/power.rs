@@ -162,6 +162,15 @@ async fn what_is_recorded_is_safe() {
     }
 }
 
+/// How many directories were filled in staging and got their place with what is in them.
+fn appeared(trace: &Trace) -> usize {
+    let is_appearing = |event: &&Event| {
+        let new = |name: &[u8]| name.starts_with(b"new-");
+        matches!(event, Event::Rename((_, from), (_, to)) if new(from) && !new(to))
+    };
+    trace.events.iter().filter(is_appearing).count()
+}
+
 /// More directories than the engine has handles of.
 const WIDE: usize = 150;
 /// What is flushed together takes so few calls, however many files and directories there are.
@@ -178,6 +187,7 @@ async fn what_is_recorded_of_many_directories_is_safe() {
             share.file(format!("moved {number}/file"), "the same everywhere");
         }
         let trace = traced.pull("new").await;
+        assert_eq!(appeared(&trace), 2 * WIDE, "those with nothing but files in them");
         let is_flush = |event: &&Event| matches!(event, Event::Sync { .. } | Event::SyncAll { .. });
         let flushes = trace.events.iter().filter(is_flush).count();
         assert!(durability == Durability::File || flushes < FLUSHES, "{flushes} flushes");
@@ -314,6 +324,7 @@ async fn a_first_pull_that_was_cut_is_continued_also_if_the_share_has_moved_on()
         fill(&pair.share);
         let first = pair.share.snapshot();
         let trace = traced.pull("the trace").await;
+        assert_eq!(appeared(&trace), 3, "all that a cut may leave of that is tried");
         let pair = &traced.pair;
         // More than a first run may replace without asking, if they were somebody's own.
         for number in 0..FILLED / 2 {

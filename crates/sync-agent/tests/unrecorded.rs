@@ -190,7 +190,11 @@ impl Probe for Searchable {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_pull_that_goes_on_searches_quickly() {
     let scene = Scene::new(Durability::None);
-    scene.share.edit(|edit| edit.file("dir/file", "in a directory"));
+    scene.share.edit(|edit| {
+        edit.file("dir/file", "in a directory");
+        // With another in it, it is made before its files come.
+        edit.dir("dir/empty");
+    });
     scene.share.cut_fetch_after(0);
     let cut = scene.pull(&mut scene.engine()).await;
     assert!(matches!(cut, Err(EngineError::Location(_))), "{cut:?}");

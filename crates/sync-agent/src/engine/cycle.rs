@@ -10,7 +10,9 @@ use std::{
 use sync_core::{
     CommitPoint, FeedEvent, Halt, Problem, RuleSet, TreePath, Watching,
     name::STATE_DIR,
-    plan::{Clear, Filling, Guard, Plan, Policy, Put, Record, Scope, Slot, gather, gather_all, plan},
+    plan::{
+        Clear, Filling, Guard, Plan, Policy, Put, Record, Scope, Slot, gather, gather_all, plan, take_wholes,
+    },
 };
 use sync_locations::{ChangeStream, Location, LocationError};
 use sync_tree::{
@@ -32,6 +34,7 @@ use super::{
     material::Material,
     now_secs,
     outcome::Outcome,
+    part::Puts,
     phases::Phases,
     store::{Keeper, Verified},
     threads::{self, in_place},
@@ -585,18 +588,25 @@ impl Engine {
             Policy::LeftWins => in_place(|| Material::hold(&context, &mut plan))?,
             Policy::LeftWinsAnew => Default::default(),
         };
+        // Where something waits to make way, its place is not free.
+        let wholes = if later.is_empty() { take_wholes(&mut plan, |_| true) } else { Vec::new() };
         let mut phases = Phases::new(&context, run.reporter.as_ref());
-        let captured = match in_place(|| phases.before_files(&plan)) {
-            Ok(captured) => captured,
+        let made = in_place(|| {
+            let captured = phases.before_files(&plan)?;
+            Ok((captured, phases.make_in_place(wholes, &mut plan.finish)?))
+        });
+        let (captured, wholes) = match made {
+            Ok(made) => made,
             Err(failure) => {
                 self.done.add(&phases.outcome);
                 return Err(failure);
             }
         };
         run.reporter.phase(Phase::Transferring);
-        let files = std::mem::take(&mut plan.files);
+        let puts = Puts { files: std::mem::take(&mut plan.files), wholes };
         let here = Here { captured, material };
-        let (outcome, failure) = transfer::run(&self.context, in_one_part(files), here, run).await;
+        let (mut outcome, failure) = transfer::run(&self.context, in_one_part(puts), here, run).await;
+        plan.finish.append(&mut outcome.unfinished);
         run.reporter.phase(Phase::Finishing);
         let finished = in_place(|| {
             // What still comes may need what was to go.
@@ -721,10 +731,10 @@ fn naming(error: EngineError, database: &Path) -> EngineError {
 /// A target may be emptied by its owner, and a pull then fills it again.
 const LIMITS: LookLimits = LookLimits { files_recently: 0, accept_emptied: true, distrust: false };
 
-fn in_one_part(files: Vec<Put>) -> mpsc::Receiver<Vec<Put>> {
+fn in_one_part(puts: Puts) -> mpsc::Receiver<Puts> {
     let (parts, queue) = mpsc::channel(1);
     // It has room for one, and its receiver is right here.
-    let _ = parts.try_send(files);
+    let _ = parts.try_send(puts);
     queue
 }
 

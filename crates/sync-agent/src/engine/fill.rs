@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use sync_core::{
     NodeId, RuleSet,
-    plan::{Filling, Finish, Guard, Policy, Put, plan},
+    plan::{Filling, Finish, Guard, Policy, plan, take_wholes},
 };
 use sync_tree::rules::Rules;
 use tokio::sync::mpsc;
@@ -16,6 +16,7 @@ use super::{
     context::Context,
     cycle::Run,
     outcome::Outcome,
+    part::Puts,
     phases::Phases,
     store::Keeper,
     threads::{self, in_place},
@@ -33,7 +34,7 @@ struct Filler {
     reporter: Arc<dyn Reporter>,
     cancel: CancellationToken,
     filling: Filling,
-    parts: mpsc::Sender<Vec<Put>>,
+    parts: mpsc::Sender<Puts>,
 }
 
 /// What is left to do when all files are in place.
@@ -68,12 +69,13 @@ impl Engine {
         let filler = Filler { context, reporter, cancel, filling, parts };
         let filling = threads::start(filler.run());
         let (outcome, failure) = transfer::run(&self.context, queue, Here::default(), run).await;
-        let (filled, unfilled) =
+        let (mut filled, unfilled) =
             filling.await.map_err(|error| EngineError::Broken { reason: error.to_string() })?;
         run.reporter.phase(Phase::Finishing);
         let mut all = filled.outcome;
         all.merge(outcome);
         all.touched.extend(filled.touched);
+        filled.finish.append(&mut all.unfinished);
         self.done.add(&all);
         let mut phases = Phases::new(&self.context, run.reporter.as_ref());
         let finished = in_place(|| phases.after_files(&filled.finish, &all.touched));
@@ -110,10 +112,12 @@ impl Filler {
             let filling = &mut self.filling;
             let slots = self.context.store.with_trees(&keeper, |trees| filling.next_part(trees, PART))?;
             let Some(slots) = slots else { return Ok(()) };
-            let plan = plan(slots, Policy::LeftWins, &nothing)?;
+            let mut plan = plan(slots, Policy::LeftWins, &nothing)?;
+            let wholes = take_wholes(&mut plan, |id| self.filling.is_leaf(id));
             phases.before_files(&plan)?;
+            let wholes = phases.make_in_place(wholes, &mut plan.finish)?;
             finish.extend(plan.finish);
-            if self.parts.send(plan.files).await.is_err() {
+            if self.parts.send(Puts { files: plan.files, wholes }).await.is_err() {
                 return Ok(());
             }
         }

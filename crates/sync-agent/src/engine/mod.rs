@@ -1,7 +1,7 @@
 //! The sync cycle of one target: scan, plan, stage, apply, record.
 //!
-//! Reading order: this file (what a run is), `store` and `base` (what is known), `phases` and `transfer` (how a plan is carried out),
-//! `record` (how that becomes known), `counts` (what is told of it), `target` (what can be wrong with the directory itself).
+//! Reading order: this file (what a run is), `store` and `base` (what is known), `phases`, `transfer` and `whole` (how a plan is carried
+//! out),//! `record` (how that becomes known), `counts` (what is told of it), `target` (what can be wrong with the directory itself).
 //! Deciding is not here but in `sync_core::plan`.
 //!
 //! Invariants:
@@ -18,6 +18,7 @@ mod delta;
 mod fill;
 mod material;
 mod outcome;
+mod part;
 mod phases;
 mod record;
 pub mod reporter;
@@ -27,6 +28,7 @@ mod target;
 mod threads;
 mod told;
 mod transfer;
+mod whole;
 
 use std::{
     collections::BTreeMap,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use sync_core::{Hint as _, NodeId, Problem, TreePath};
+use sync_core::{Hint as _, NodeId, Problem, TreePath, plan::Finish};
 use sync_tree::apply::ApplyError;
 
 use super::phases::{Failed, is_stale};
@@ -32,6 +32,8 @@ pub(super) struct Outcome {
     pub left_local: Vec<NodeId>,
     /// Local directories in which something was changed.
     pub touched: HashSet<NodeId>,
+    /// New directories that did not appear whole, and so without their modes and times.
+    pub unfinished: Vec<Finish>,
 }
 
 impl Outcome {
@@ -98,6 +100,7 @@ impl Outcome {
         self.left_remote.extend(other.left_remote);
         self.left_local.extend(other.left_local);
         self.touched.extend(other.touched);
+        self.unfinished.extend(other.unfinished);
     }
 }
 

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sync_core::{
     Content, Node, NodeId, TreePath,
-    plan::{Build, Capture, Clear, Displaced as PlannedDisplaced, Finish, Plan},
+    plan::{Build, Capture, Clear, Displaced as PlannedDisplaced, Finish, Plan, Whole},
 };
-use sync_tree::apply::{ApplyError, Displaced, Place, Staged, Unflushed};
+use sync_tree::apply::{ApplyError, Displaced, Place, Staged, Unflushed, whole::is_plain};
 
 use super::{
     AppliedOp, EngineError,
@@ -118,6 +118,43 @@ impl<'a> Phases<'a> {
         }
         self.flush()?;
         Ok(captured)
+    }
+
+    /// Of the directories that could appear whole, makes those in their places that get something from what they are in, and adds
+    /// them to those to be finished. Answers the others.
+    pub(super) fn make_in_place(
+        &mut self,
+        wholes: Vec<Whole>,
+        finish: &mut Vec<Finish>,
+    ) -> Result<Vec<Whole>, EngineError> {
+        let result = self.sort_wholes(wholes, finish).and_then(|wholes| self.flush().map(|()| wholes));
+        self.with_all_recorded(result)
+    }
+
+    fn sort_wholes(
+        &mut self,
+        wholes: Vec<Whole>,
+        finish: &mut Vec<Finish>,
+    ) -> Result<Vec<Whole>, EngineError> {
+        let mut others = Vec::with_capacity(wholes.len());
+        let mut last: Option<(TreePath, bool)> = None;
+        for whole in wholes {
+            let parent = whole.path.parent().unwrap_or_default();
+            let known = last.take().filter(|(path, _)| *path == parent);
+            // One that cannot be opened fails in the ordinary way.
+            let plain = known.map(|(_, plain)| plain);
+            let plain = plain.unwrap_or_else(|| self.dirs.get(&parent).is_ok_and(|dir| is_plain(&dir)));
+            last = Some((parent, plain));
+            if plain {
+                others.push(whole);
+                continue;
+            }
+            let (build, todo) = whole.in_place();
+            let result = self.build(&build);
+            self.settle(result, build.path(), Failed::Remote(todo.remote.id))?;
+            finish.push(todo);
+        }
+        Ok(others)
     }
 
     /// Those of phase 2 that had to wait for the files.

@@ -13,6 +13,7 @@ use super::{
     base::{agree, agree_anew, drop_base_of_local, local_of},
     now_secs,
     store::{Store, count_deletions},
+    whole::Appeared,
 };
 
 /// One thing that was done.
@@ -20,12 +21,24 @@ use super::{
 pub(super) enum Done {
     /// A file, link or directory is in its place; `over` is the local node that it took the place of.
     Present { remote: Node, over: Option<NodeId>, stat: Stat },
+    /// A new directory is in its place with the files that it has.
+    Whole(Appeared),
     /// A node is in its new place.
     Moved { remote: Node, local: Node, stat: Stat },
     /// A node waits in staging; its place is free for another.
     TakenOut { local: Node },
     /// A node is gone. What is lost counts for the guard against mass deletion.
     Removed { local: Node, lost: bool },
+}
+
+impl Done {
+    /// How many rows it writes, about.
+    pub(super) fn rows(&self) -> usize {
+        match self {
+            Done::Whole(appeared) => 1 + appeared.files().len(),
+            _ => 1,
+        }
+    }
 }
 
 /// Records a batch in one transaction. Answers the local directories in which something was changed.
@@ -54,6 +67,7 @@ impl Recorder<'_, '_> {
     fn one(&mut self, done: &Done) -> Result<(), IndexError> {
         match done {
             Done::Present { remote, over, stat } => self.present(remote, *over, stat),
+            Done::Whole(appeared) => self.whole(appeared),
             Done::Moved { remote, local, stat } => self.moved(remote, local, stat),
             Done::TakenOut { local } => self.taken_out(local),
             Done::Removed { local, .. } => self.removed(local),
@@ -96,6 +110,18 @@ impl Recorder<'_, '_> {
             }
         }
         self.parents.remove(&remote.id);
+        Ok(())
+    }
+
+    fn whole(&mut self, appeared: &Appeared) -> Result<(), IndexError> {
+        self.present(&appeared.remote, None, &appeared.stat)?;
+        for (remote, stat) in appeared.files() {
+            self.present(remote, None, stat)?;
+        }
+        // It appeared with its time.
+        if let Some(Some(dir)) = self.parents.get(&appeared.remote.id) {
+            self.touched.remove(dir);
+        }
         Ok(())
     }
 

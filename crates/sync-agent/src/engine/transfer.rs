@@ -5,14 +5,14 @@
 //! at work, so the slowest of network, disk and index sets the pace and memory does not grow with the number or size of files.
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
 use sync_core::{
-    Content, Digest, Node, NodeId,
+    Content, NodeId,
     plan::{Over, Put, Source},
 };
 use sync_locations::{Answer, FetchFailure, Location, LocationError, Want};
@@ -22,7 +22,7 @@ use tokio::{
         OwnedSemaphorePermit, Semaphore,
         mpsc::{self, Receiver, Sender, UnboundedReceiver, UnboundedSender},
     },
-    task::{JoinError, JoinSet},
+    task::{JoinError, JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -33,10 +33,12 @@ use super::{
     delta::{self, Sources, Wanted},
     material::Material,
     outcome::Outcome,
+    part::{Item, Part, Puts},
     phases::{Failed, displaced_to},
     record::{Done, record},
     reporter::Reporter,
     threads,
+    whole::Full,
 };
 
 /// Packs between the fetchers and the workers.
@@ -46,7 +48,7 @@ const WANTS_AHEAD: usize = 2048;
 /// Threads that stage and place.
 const WORKERS: usize = 2;
 /// A batch is flushed and placed when it has this many files or bytes, or when nothing more comes for a moment.
-const BATCH_FILES: usize = 2048;
+pub(super) const BATCH_FILES: usize = 2048;
 const BATCH_BYTES: u64 = 64 << 20;
 const BATCH_WAIT: Duration = Duration::from_millis(50);
 /// Batches between the workers and the recorder, and rows in one transaction. Large transactions cost less for each row, but a
@@ -60,49 +62,16 @@ const RECORD_WAIT: Duration = Duration::from_millis(20);
 /// these few are in memory.
 pub(super) const PARTS_AT_WORK: usize = 16;
 
-/// A part of a plan. It is gone when the last of its items is settled.
-struct Part {
-    puts: Vec<Put>,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-/// One file or link of a part.
-#[derive(Clone)]
-struct Item {
-    part: Arc<Part>,
-    at: usize,
-}
-
-impl Item {
-    fn put(&self) -> &Put {
-        &self.part.puts[self.at]
-    }
-
-    fn node(&self) -> &Node {
-        self.put().remote()
-    }
-
-    /// The size and digest of what is wanted, if it is a file.
-    fn content(&self) -> Option<(u64, Digest)> {
-        match self.node().entry.content {
-            Content::File { size, digest } => Some((size, digest)),
-            _ => None,
-        }
-    }
-
-    fn is_fetched(&self) -> bool {
-        matches!(self.put(), Put::File { source: Source::Fetch, .. })
-    }
-}
-
 /// Work for a worker.
 enum Job {
-    /// Small files whose bytes are here.
-    Pack(Vec<(Item, Bytes)>),
+    /// Small files whose bytes are here; without bytes, one of a new directory that cannot be had.
+    Pack(Vec<(Item, Option<Bytes>)>),
     /// A large file that is staged.
     Staged(Item, Staged),
     /// Something that needs no bytes from outside.
     Local(Item),
+    /// A large file of a new directory that cannot be had.
+    GivenUp(Item),
 }
 
 /// What came of a local job: nothing more to do, or a file that has to be fetched because its local source failed.
@@ -118,11 +87,13 @@ pub(super) struct Here {
 }
 
 /// What all parts share.
-struct Shared {
-    context: Arc<Context>,
+pub(super) struct Shared {
+    pub(super) context: Arc<Context>,
     captured: Mutex<HashMap<NodeId, Staged>>,
     material: Material,
-    reporter: Arc<dyn Reporter>,
+    pub(super) reporter: Arc<dyn Reporter>,
+    /// The new directories that have something in them and are not in place: a file of each.
+    open: Mutex<BTreeMap<NodeId, Item>>,
     outcome: Mutex<Outcome>,
     failure: Mutex<Option<EngineError>>,
     /// Cancelled by the first failure that ends the whole run, and by whoever runs it.
@@ -132,17 +103,21 @@ struct Shared {
 }
 
 impl Shared {
-    fn outcome(&self) -> std::sync::MutexGuard<'_, Outcome> {
+    pub(super) fn outcome(&self) -> MutexGuard<'_, Outcome> {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fail(&self, error: EngineError) {
+    pub(super) fn open(&self) -> MutexGuard<'_, BTreeMap<NodeId, Item>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn fail(&self, error: EngineError) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert(error);
         self.stop.cancel();
     }
 
-    fn place_failed(&self, error: ApplyError, put: &Put) {
+    pub(super) fn place_failed(&self, error: ApplyError, put: &Put) {
         if error.is_fatal() || self.context.trouble.is_too_much(&error) {
             return self.fail(EngineError::Apply(error));
         }
@@ -154,7 +129,7 @@ impl Shared {
 /// run fails.
 pub(super) async fn run(
     context: &Arc<Context>,
-    parts: Receiver<Vec<Put>>,
+    parts: Receiver<Puts>,
     here: Here,
     run: &Run<'_>,
 ) -> (Outcome, Option<EngineError>) {
@@ -165,6 +140,7 @@ pub(super) async fn run(
         captured: Mutex::new(here.captured),
         material: here.material,
         reporter: reporter.clone(),
+        open: Mutex::default(),
         outcome: Mutex::new(Outcome::default()),
         failure: Mutex::new(None),
         stop: cancel.child_token(),
@@ -173,20 +149,20 @@ pub(super) async fn run(
     let (jobs, job_queue) = mpsc::channel(JOBS_AHEAD);
     let (records, record_queue) = mpsc::channel(RECORDS_AHEAD);
     let job_queue = Arc::new(tokio::sync::Mutex::new(job_queue));
-    let mut started = Vec::with_capacity(WORKERS + 1);
+    let mut started = Vec::with_capacity(WORKERS);
     for _ in 0..WORKERS {
         let (shared, job_queue, records) = (shared.clone(), job_queue.clone(), records.clone());
         started.push(threads::start(async move { Worker::new(&shared, records).run(&job_queue).await }));
     }
-    drop(records);
-    started.push(threads::start(record_all(shared.clone(), record_queue)));
+    let recording = threads::start(record_all(shared.clone(), record_queue));
 
     feed_jobs(&shared, remote, jobs, Incoming { parts, answered }).await;
     for thread in started {
-        if let Err(panic) = thread.await {
-            std::panic::resume_unwind(panic.into_panic());
-        }
+        end_of(thread).await;
     }
+    let last = shared.clone();
+    end_of(threads::start(async move { Worker::new(&last, records).place_open().await })).await;
+    end_of(recording).await;
     let outcome = std::mem::take(&mut *shared.outcome());
     let failure = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
     if matches!(failure, Some(EngineError::Apply(ApplyError::Full { .. }))) {
@@ -195,9 +171,16 @@ pub(super) async fn run(
     (outcome, failure.or_else(|| cancel.is_cancelled().then_some(EngineError::Cancelled)))
 }
 
+/// Waits for a thread.
+async fn end_of(thread: JoinHandle<()>) {
+    if let Err(panic) = thread.await {
+        std::panic::resume_unwind(panic.into_panic());
+    }
+}
+
 /// Where items come from: new parts, and local jobs whose source failed.
 struct Incoming {
-    parts: Receiver<Vec<Put>>,
+    parts: Receiver<Puts>,
     answered: mpsc::UnboundedReceiver<LocalAnswer>,
 }
 
@@ -260,17 +243,15 @@ impl Sorter<'_> {
                     }
                 }
                 (puts, permit) = next_part, if open => match puts {
-                    Some(puts) => self.sort(Part { puts, _permit: permit }),
+                    Some(puts) => self.sort(puts, permit),
                     None => open = false,
                 },
             }
         }
     }
 
-    fn sort(&mut self, part: Part) {
-        let part = Arc::new(part);
-        for at in 0..part.puts.len() {
-            let item = Item { part: part.clone(), at };
+    fn sort(&mut self, puts: Puts, permit: Option<OwnedSemaphorePermit>) {
+        for item in Part::begin(puts, permit) {
             if item.is_fetched() {
                 self.fetch(item);
             } else {
@@ -329,7 +310,7 @@ async fn fetch_small(
 struct Asked(Mutex<(u64, HashMap<u64, Item>)>);
 
 impl Asked {
-    fn lock(&self) -> std::sync::MutexGuard<'_, (u64, HashMap<u64, Item>)> {
+    fn lock(&self) -> MutexGuard<'_, (u64, HashMap<u64, Item>)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -347,25 +328,34 @@ impl Asked {
         Some(Want { number, node, digest })
     }
 
-    /// Answers the files whose bytes are here; the others are passed on or noted as failed.
+    /// Answers the files whose bytes are here; the others are passed on or noted as failed. A worker hears of these too if a new
+    /// directory waits for them.
     fn sort(
         &self,
         shared: &Shared,
         answers: Vec<Answer>,
         large: &UnboundedSender<Item>,
-    ) -> Vec<(Item, Bytes)> {
+    ) -> Vec<(Item, Option<Bytes>)> {
         let mut pack = Vec::with_capacity(answers.len());
         let mut asked = self.lock();
         for answer in answers {
             // Nobody may answer what was not asked, or twice.
             let Some(item) = asked.1.remove(&answer.number) else { continue };
+            let (path, id) = (item.put().path(), item.node().id);
             match answer.result {
-                Ok(bytes) => pack.push((item, bytes)),
-                Err(FetchFailure::TooLarge) => drop(large.send(item)),
-                Err(FetchFailure::Changed) => {
-                    shared.outcome().fetch_changed(item.put().path(), item.node().id);
+                Ok(bytes) => {
+                    pack.push((item, Some(bytes)));
+                    continue;
                 }
-                Err(error) => shared.outcome().fetch_failed(item.put().path(), item.node().id, error),
+                Err(FetchFailure::TooLarge) => {
+                    let _ = large.send(item);
+                    continue;
+                }
+                Err(FetchFailure::Changed) => shared.outcome().fetch_changed(path, id),
+                Err(error) => shared.outcome().fetch_failed(path, id, error),
+            }
+            if item.whole().is_some() {
+                pack.push((item, None));
             }
         }
         pack
@@ -376,7 +366,7 @@ async fn take_packed(
     shared: &Arc<Shared>,
     remote: &Arc<dyn Location>,
     wants: Receiver<Want>,
-    sort: impl Fn(Vec<Answer>) -> Vec<(Item, Bytes)>,
+    sort: impl Fn(Vec<Answer>) -> Vec<(Item, Option<Bytes>)>,
     jobs: &Sender<Job>,
 ) -> Result<(), LocationError> {
     let mut answers = remote.fetch_packed(wants).await?;
@@ -433,13 +423,16 @@ async fn fetch_one_task(shared: &Arc<Shared>, remote: &Arc<dyn Location>, item: 
         fetched = fetch_one(shared, remote, &item) => fetched,
     };
     match fetched {
-        Ok(staged) => drop(jobs.send(Job::Staged(item, staged)).await),
+        Ok(staged) => return drop(jobs.send(Job::Staged(item, staged)).await),
         Err(EngineError::Location(LocationError::Changed)) => shared.outcome().fetch_changed(path, id),
         Err(EngineError::Location(error)) if !error.is_transient() => {
             shared.outcome().fetch_failed(path, id, super::outcome::describe(&error));
         }
         Err(EngineError::Apply(error)) => shared.place_failed(error.about(path), item.put()),
         Err(error) => shared.fail(error),
+    }
+    if item.whole().is_some() {
+        let _ = jobs.send(Job::GivenUp(item)).await;
     }
 }
 
@@ -514,14 +507,17 @@ pub(super) fn done_apart<T>(done: Result<Result<T, ApplyError>, JoinError>) -> R
 }
 
 /// Stages and places.
-struct Worker<'a> {
-    shared: &'a Shared,
-    dirs: Dirs<'a>,
+pub(super) struct Worker<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) dirs: Dirs<'a>,
     batch: Vec<(Item, Staged)>,
     batch_bytes: u64,
+    /// A file of each new directory that waits for its place, and how many files they have together.
+    pub(super) full: Vec<Item>,
+    pub(super) full_files: usize,
     /// What is in place and neither flushed nor recorded yet.
-    done: Vec<Done>,
-    unflushed: Unflushed,
+    pub(super) done: Vec<Done>,
+    pub(super) unflushed: Unflushed,
     /// What is in place to stay, and not on its way to the recorder yet.
     ready: Vec<Done>,
     records: Sender<Vec<Done>>,
@@ -534,6 +530,8 @@ impl<'a> Worker<'a> {
             dirs: Dirs::new(&shared.context),
             batch: Vec::new(),
             batch_bytes: 0,
+            full: Vec::new(),
+            full_files: 0,
             done: Vec::new(),
             unflushed: Unflushed::new(shared.context.durability),
             ready: Vec::new(),
@@ -557,10 +555,14 @@ impl<'a> Worker<'a> {
                 }
                 Err(_) => self.place_batch(),
             }
-            if !self.ready.is_empty() {
-                // Only fails if the recorder has failed, and then the run has.
-                let _ = self.records.send(std::mem::take(&mut self.ready)).await;
-            }
+            self.send_ready().await;
+        }
+    }
+
+    pub(super) async fn send_ready(&mut self) {
+        if !self.ready.is_empty() {
+            // Only fails if the recorder has failed, and then the run has.
+            let _ = self.records.send(std::mem::take(&mut self.ready)).await;
         }
     }
 
@@ -568,11 +570,9 @@ impl<'a> Worker<'a> {
         match job {
             Job::Pack(files) => {
                 for (item, bytes) in files {
-                    if let Some((_, digest)) = item.content() {
-                        let mode = item.node().entry.mode;
-                        let staged = self.shared.context.applier.stage_bytes(&bytes, &digest, mode);
-                        self.shared.reporter.bytes(item.put().path(), bytes.len() as u64);
-                        self.hold(item, staged);
+                    match bytes {
+                        Some(bytes) => self.small(item, &bytes),
+                        None => self.settle(&item, None),
                     }
                 }
                 // Without flushes there is nothing to collect for.
@@ -582,10 +582,26 @@ impl<'a> Worker<'a> {
             }
             Job::Staged(item, staged) => self.hold(item, Ok(staged)),
             Job::Local(item) => self.local(&item),
+            Job::GivenUp(item) => self.settle(&item, None),
+        }
+    }
+
+    fn small(&mut self, item: Item, bytes: &[u8]) {
+        self.shared.reporter.bytes(item.put().path(), bytes.len() as u64);
+        if let Some(whole) = item.whole() {
+            return self.fill(&item, whole, bytes);
+        }
+        if let Some((_, digest)) = item.content() {
+            let mode = item.node().entry.mode;
+            let staged = self.shared.context.applier.stage_bytes(bytes, &digest, mode);
+            self.hold(item, staged);
         }
     }
 
     fn hold(&mut self, item: Item, staged: Result<Staged, ApplyError>) {
+        if let Some(whole) = item.whole() {
+            return self.fill_staged(&item, whole, staged);
+        }
         match staged {
             Ok(staged) => {
                 self.batch_bytes += item.node().entry.content.size();
@@ -675,30 +691,38 @@ impl<'a> Worker<'a> {
     }
 
     /// Flushes the batch if that is asked for, gives every file its place, and hands over all that is in place.
-    fn place_batch(&mut self) {
-        self.batch_bytes = 0;
-        let mut batch = std::mem::take(&mut self.batch);
-        if !batch.is_empty() && !self.shared.stop.is_cancelled() {
-            let mut staged: Vec<_> =
-                batch.iter_mut().map(|(item, staged)| (&item.node().entry, staged)).collect();
-            if let Err(error) = self.shared.context.applier.flush_staged(&mut staged) {
-                self.shared.fail(error.into());
-                batch.clear();
-            }
-            for (item, staged) in batch {
-                let put = item.put();
-                match self.place_file(put, staged) {
-                    Ok(one) => self.done.push(one),
-                    Err(EngineError::Apply(error)) => self.not_placed(error, put),
-                    Err(error) => self.shared.fail(error),
-                }
-            }
+    pub(super) fn place_batch(&mut self) {
+        (self.batch_bytes, self.full_files) = (0, 0);
+        let (batch, full) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.full));
+        if !self.shared.stop.is_cancelled() {
+            self.place_all(batch, full);
         }
         self.hand_over();
     }
 
+    pub(super) fn place_all(&mut self, mut batch: Vec<(Item, Staged)>, full: Vec<Item>) {
+        let full = self.dress_full(full);
+        let new: Vec<_> = full.iter().filter_map(Full::unflushed).collect();
+        let mut staged: Vec<_> =
+            batch.iter_mut().map(|(item, staged)| (&item.node().entry, staged)).collect();
+        if let Err(error) = self.shared.context.applier.flush_staged(&mut staged, &new) {
+            return self.shared.fail(error.into());
+        }
+        for full in &full {
+            self.place_full(full);
+        }
+        for (item, staged) in batch {
+            let put = item.put();
+            match self.place_file(put, staged) {
+                Ok(one) => self.done.push(one),
+                Err(EngineError::Apply(error)) => self.not_placed(error, put),
+                Err(error) => self.shared.fail(error),
+            }
+        }
+    }
+
     /// Has what is in place written down, once it is there to stay.
-    fn hand_over(&mut self) {
+    pub(super) fn hand_over(&mut self) {
         if let Err(error) = self.shared.context.applier.flush(&mut self.unflushed) {
             if !std::mem::take(&mut self.done).is_empty() {
                 self.shared.context.leave_unrecorded();
@@ -723,14 +747,14 @@ impl<'a> Worker<'a> {
     }
 
     /// In trouble that may come after the swap too, and then it is in place all the same.
-    fn not_placed(&self, error: ApplyError, put: &Put) {
+    pub(super) fn not_placed(&self, error: ApplyError, put: &Put) {
         if error.is_fatal() || error.is_trouble() {
             self.shared.context.leave_unrecorded();
         }
         self.shared.place_failed(error, put);
     }
 
-    fn placed(&self, put: &Put, op: AppliedOp) {
+    pub(super) fn placed(&self, put: &Put, op: AppliedOp) {
         self.shared.context.trouble.passed();
         let mut outcome = self.shared.outcome();
         outcome.synced += 1;
@@ -751,7 +775,7 @@ async fn record_all(shared: Arc<Shared>, mut queue: Receiver<Vec<Done>>) {
     let mut touched = HashSet::new();
     let mut enough = FIRST_RECORD_ROWS;
     while let Some(mut rows) = queue.recv().await {
-        while rows.len() < enough {
+        while rows.iter().map(Done::rows).sum::<usize>() < enough {
             match tokio::time::timeout(RECORD_WAIT, queue.recv()).await {
                 Ok(Some(more)) => rows.extend(more),
                 Ok(None) | Err(_) => break,

@@ -4,6 +4,8 @@
 //! neither is true. So each part can be planned and carried out by itself, and neither the slots nor the plan of a whole tree
 //! are ever in memory.
 
+use std::collections::HashSet;
+
 use super::{gather::Trees, slot::Slot};
 use crate::{
     entry::{Content, Node, NodeId},
@@ -16,6 +18,7 @@ use crate::{
 pub struct Filling {
     todo: Vec<Todo>,
     blank: bool,
+    leaves: HashSet<NodeId>,
 }
 
 /// A directory that is still to be looked at.
@@ -25,6 +28,8 @@ struct Todo {
     /// The same directory here, if it was here when the walk began.
     local: Option<NodeId>,
     path: TreePath,
+    /// Its own place, if it is to be made. It comes together with all that is in it.
+    slot: Option<Slot>,
 }
 
 impl Filling {
@@ -42,8 +47,9 @@ impl Filling {
     }
 
     fn new(blank: bool) -> Self {
-        let root = Todo { remote: NodeId::ROOT, local: Some(NodeId::ROOT), path: TreePath::root() };
-        Self { todo: vec![root], blank }
+        let local = Some(NodeId::ROOT);
+        let root = Todo { remote: NodeId::ROOT, local, path: TreePath::root(), slot: None };
+        Self { todo: vec![root], blank, leaves: HashSet::new() }
     }
 
     /// Whether nothing is left to be planned afterwards.
@@ -52,18 +58,30 @@ impl Filling {
         self.blank
     }
 
-    /// The next places, a directory's own place before those in it; at least `least` of them unless it is the last part.
-    /// `None` after that.
+    /// Whether the last part has all that will be in this directory before a plan of the whole is made.
+    #[must_use]
+    pub fn is_leaf(&self, id: NodeId) -> bool {
+        self.leaves.contains(&id)
+    }
+
+    /// The next places, a directory's own place before those in it, and the files of one directory together; at least `least`
+    /// of them unless it is the last part. `None` after that.
     ///
     /// # Errors
     /// Reading the trees failed.
     pub fn next_part<T: Trees>(&mut self, trees: &T, least: usize) -> Result<Option<Vec<Slot>>, T::Error> {
         let mut slots = Vec::new();
+        self.leaves.clear();
         while slots.len() < least
-            && let Some(dir) = self.todo.pop()
+            && let Some(mut dir) = self.todo.pop()
         {
+            slots.extend(dir.slot.take());
+            let others = self.todo.len();
             for node in trees.remote_children(dir.remote)? {
                 self.child(trees, &dir, node, &mut slots)?;
+            }
+            if self.todo.len() == others {
+                self.leaves.insert(dir.remote);
             }
         }
         Ok((!slots.is_empty()).then_some(slots))
@@ -79,12 +97,13 @@ impl Filling {
         let path = dir.path.join(&node.name);
         let is_dir = node.entry.content.is_dir();
         if self.blank || self.is_missing(trees, dir, &node)? {
-            if is_dir {
-                self.todo.push(Todo { remote: node.id, local: None, path: path.clone() });
+            let (remote, slot) = (node.id, slot(dir, path.clone(), node));
+            match is_dir {
+                true => self.todo.push(Todo { remote, local: None, path, slot: Some(slot) }),
+                false => slots.push(slot),
             }
-            slots.push(slot(dir, path, node));
         } else if is_dir && let Some(local) = agreed_here(trees, dir, &node)? {
-            self.todo.push(Todo { remote: node.id, local: Some(local), path });
+            self.todo.push(Todo { remote: node.id, local: Some(local), path, slot: None });
         }
         Ok(())
     }

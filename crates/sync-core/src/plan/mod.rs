@@ -19,12 +19,14 @@ pub mod fill;
 pub mod gather;
 mod phases;
 pub mod slot;
+pub mod whole;
 
 pub use decide::{Decision, Policy, Side, decide};
 pub use fill::Filling;
 pub use gather::{Keep, Scope, Trees, gather, gather_all};
 pub use phases::plan;
 pub use slot::{Arrival, Base, Copy, Slot};
+pub use whole::{Whole, take_wholes};
 
 use std::collections::HashSet;
 

@@ -11,7 +11,7 @@ use std::{
 
 use sync_core::Entry;
 
-use super::{Applier, ApplyError, Durability, Place, Staged, journal};
+use super::{Applier, ApplyError, Durability, NewDir, Place, Staged, journal};
 use crate::rooted::{Dir, StatKind, sync_file};
 
 /// Up to so many files and directories are flushed one by one; beyond that one flush of the whole file system is cheaper.
@@ -96,21 +96,28 @@ impl Unflushed {
 }
 
 impl Applier {
-    /// Gives staged files the mode and time of their entries and flushes them as the durability asks for, before they are placed.
+    /// Gives staged files the mode and time of their entries and flushes them as the durability asks for, before they are placed,
+    /// and with them new directories, which come with the number of their files and have their modes and times.
     ///
     /// # Errors
     /// The disk failed; none of them may be counted on.
-    pub fn flush_staged(&self, staged: &mut [(&Entry, &mut Staged)]) -> Result<(), ApplyError> {
-        if self.durability != Durability::Batch || staged.is_empty() {
+    pub fn flush_staged(
+        &self,
+        staged: &mut [(&Entry, &mut Staged)],
+        new: &[(&NewDir, usize)],
+    ) -> Result<(), ApplyError> {
+        if self.durability != Durability::Batch || (staged.is_empty() && new.is_empty()) {
             return Ok(());
         }
         let failed = |source| ApplyError::of_state("flush what was written", source);
         for (entry, staged) in &mut *staged {
             staged.dress(entry).map_err(failed)?;
         }
-        if staged.len() > FLUSH_SINGLY {
+        let in_new: usize = new.iter().map(|(_, files)| files + 1).sum();
+        if staged.len() + in_new > FLUSH_SINGLY {
             return self.staging.dir().sync_fs().map_err(failed);
         }
+        new.iter().try_for_each(|(dir, _)| dir.sync()).map_err(failed)?;
         staged.iter_mut().try_for_each(|(_, staged)| staged.sync(&self.staging)).map_err(failed)
     }
 

@@ -12,7 +12,7 @@
 //! * Everything goes through held directory handles and never through a symlink, also in `.syncd` itself.
 //!
 //! Reading order: [`stage`] (content comes in), [`pieces`] (much of it from
-//! here), `partial` (and goes on after a cut), [`place`] (it gets its name), [`remove`], [`moves`], [`meta`], [`trash`],
+//! here), `partial` (and goes on after a cut), [`place`] (it gets its name), [`whole`] (with its directory), [`remove`], [`moves`], [`meta`], [`trash`],
 //! `flush`, [`recover`].
 //!
 //! What it cannot do: a program that keeps a replaced file open and goes on writing writes into a file that has no name
@@ -46,6 +46,7 @@ pub mod recover;
 pub mod remove;
 pub mod stage;
 pub mod trash;
+pub mod whole;
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests make and look at their own trees")]
@@ -56,6 +57,7 @@ pub use flush::Unflushed;
 pub use meta::WorkDir;
 pub use recover::Recovered;
 pub use stage::{Staged, StagedFile};
+pub use whole::NewDir;
 
 /// When what was written is made to survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -127,7 +127,7 @@ impl Staging {
         Ok(temp)
     }
 
-    fn hold(&self) -> Option<Held> {
+    pub(super) fn hold(&self) -> Option<Held> {
         let guard = Held(self.held.clone());
         (self.held.fetch_add(1, Ordering::Relaxed) < self.most_held).then_some(guard)
     }
@@ -172,7 +172,7 @@ impl Drop for Temp {
 
 /// The right to keep a file open.
 #[derive(Debug)]
-struct Held(Arc<AtomicUsize>);
+pub(super) struct Held(Arc<AtomicUsize>);
 
 impl Drop for Held {
     fn drop(&mut self) {

@@ -10,7 +10,7 @@ use std::{
 use rustix::{
     fs::{
         AtFlags, CWD, FileType, Mode, OFlags, RawDir, RawMode, RenameFlags, chmodat, copy_file_range, fchmod,
-        fstat, fstatfs, ftruncate, ioctl_ficlone, linkat, openat, renameat_with, syncfs,
+        fgetxattr, fstat, fstatfs, ftruncate, ioctl_ficlone, linkat, openat, renameat_with, syncfs,
     },
     io::Errno,
 };
@@ -88,6 +88,17 @@ pub(crate) fn list(dir: BorrowedFd<'_>, mut each: impl FnMut(&[u8], FileType)) -
         each(entry.file_name().to_bytes(), entry.file_type());
     }
     Ok(())
+}
+
+pub(crate) fn hands_down(dir: BorrowedFd<'_>) -> bool {
+    let sets_group = fstat(dir).map_or(true, |stat| Mode::from_raw_mode(stat.st_mode).contains(Mode::SGID));
+    // Only how long the list is would be asked for.
+    let list: &mut [u8] = &mut [];
+    let has_list = || match fgetxattr(dir, "system.posix_acl_default", list) {
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOSYS) => false,
+        Ok(_) | Err(_) => true,
+    };
+    sets_group || has_list()
 }
 
 pub(crate) fn sync_fs(fd: BorrowedFd<'_>) -> io::Result<()> {

@@ -53,6 +53,11 @@ pub(crate) fn list(dir: BorrowedFd<'_>, each: impl FnMut(&[u8], FileType)) -> io
     system::list(dir, each)
 }
 
+/// Whether what is made in this directory may get more from it than a place: a group, or an access list.
+pub(crate) fn hands_down(dir: BorrowedFd<'_>) -> bool {
+    system::hands_down(dir)
+}
+
 /// Flushes the whole file system that holds `fd`.
 pub(crate) fn sync_fs(fd: BorrowedFd<'_>) -> io::Result<()> {
     system::sync_fs(fd)

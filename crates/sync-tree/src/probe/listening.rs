@@ -18,7 +18,7 @@ use std::{
 use rustix::io::Errno;
 use sync_core::name::STATE_DIR;
 
-use crate::index::IndexError;
+use crate::{apply::whole::NEW, index::IndexError};
 
 macro_rules! ops {
     ($($(#[$doc:meta])* $op:ident = $name:literal $kind:ident),* $(,)?) => {
@@ -250,14 +250,15 @@ fn area(path: &Path) -> &'static str {
         return "tree";
     }
     let mut name = || names.next().and_then(|name| name.to_str()).unwrap_or("");
-    match (name(), name(), name()) {
-        ("staging", "", _) => "staging",
-        ("staging", "swap", _) => "swap",
-        ("staging", "moves", _) => "moves",
-        ("staging", "partial", _) => "partial",
-        ("staging", _, "") => "run",
-        ("staging", _, _) => "lane",
-        ("trash", _, _) => "trash",
+    match (name(), name(), name(), name()) {
+        ("staging", "", ..) => "staging",
+        ("staging", "swap", ..) => "swap",
+        ("staging", "moves", ..) => "moves",
+        ("staging", "partial", ..) => "partial",
+        ("staging", _, "", _) => "run",
+        ("staging", _, _, inner) if inner.starts_with(NEW) => "new",
+        ("staging", ..) => "lane",
+        ("trash", ..) => "trash",
         _ => "state",
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Recovers as the next run does, and says what it found.
-fn next_run(root: &Root) -> Vec<Recovered> {
+pub(super) fn next_run(root: &Root) -> Vec<Recovered> {
     applier(root, Durability::None, RUN).recover().unwrap()
 }
 

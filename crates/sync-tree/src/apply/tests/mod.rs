@@ -40,6 +40,7 @@ mod partials;
 mod placing;
 mod races;
 mod trashing;
+mod whole;
 
 /// A target with its applier.
 struct Target {

@@ -15,7 +15,7 @@ fn a_new_file_has_bytes_mode_and_time_and_staging_is_empty_again() {
             let mut staged = target.stage("text");
             let at = target.at(name);
             let entry = file_entry(b"text", mode);
-            target.applier.flush_staged(&mut [(&entry, &mut staged)]).unwrap();
+            target.applier.flush_staged(&mut [(&entry, &mut staged)], &[]).unwrap();
             let stat = target
                 .applier
                 .place(staged, &at.place(), &entry, &Expect::Nothing, Displaced::Delete)
@@ -89,8 +89,8 @@ fn more_staged_files_than_may_be_open() {
     let mut staged: Vec<Staged> = (0..400).map(|i| target.stage(&i.to_string())).collect();
     let entry = file_entry(b"", 0o640);
     let mut all: Vec<_> = staged.iter_mut().map(|staged| (&entry, staged)).collect();
-    target.applier.flush_staged(&mut all).unwrap();
-    target.applier.flush_staged(&mut all[390..]).unwrap();
+    target.applier.flush_staged(&mut all, &[]).unwrap();
+    target.applier.flush_staged(&mut all[390..], &[]).unwrap();
     for (i, staged) in staged.into_iter().enumerate() {
         let at = target.at(&format!("f{i}"));
         let stat =

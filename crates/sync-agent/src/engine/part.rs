@@ -1,0 +1,84 @@
+//! What is to be brought into place, a part of a plan at a time.
+
+use std::{collections::HashMap, sync::Arc};
+
+use sync_core::{
+    Content, Digest, Node, NodeId,
+    plan::{self, Put, Source},
+};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::whole::Whole;
+
+/// Files and links to bring, and the new directories among their places that appear whole.
+#[derive(Default)]
+pub(super) struct Puts {
+    pub files: Vec<Put>,
+    pub wholes: Vec<plan::Whole>,
+}
+
+/// A part at work. It is gone when the last of its items is settled.
+#[derive(Debug)]
+pub(super) struct Part {
+    puts: Vec<Put>,
+    wholes: HashMap<NodeId, Whole>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Part {
+    /// Answers its items.
+    pub(super) fn begin(puts: Puts, permit: Option<OwnedSemaphorePermit>) -> impl Iterator<Item = Item> {
+        let wholes = puts.wholes.into_iter().map(|whole| (whole.remote.id, Whole::new(whole))).collect();
+        let part = Arc::new(Self { puts: puts.files, wholes, _permit: permit });
+        (0..part.puts.len()).map(move |at| Item { part: part.clone(), at })
+    }
+}
+
+/// One file or link of a part.
+#[derive(Debug, Clone)]
+pub(super) struct Item {
+    part: Arc<Part>,
+    at: usize,
+}
+
+impl Item {
+    pub(super) fn put(&self) -> &Put {
+        &self.part.puts[self.at]
+    }
+
+    pub(super) fn node(&self) -> &Node {
+        self.put().remote()
+    }
+
+    /// The size and digest of what is wanted, if it is a file.
+    pub(super) fn content(&self) -> Option<(u64, Digest)> {
+        match self.node().entry.content {
+            Content::File { size, digest } => Some((size, digest)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_fetched(&self) -> bool {
+        matches!(self.put(), Put::File { source: Source::Fetch, .. })
+    }
+
+    /// The directory that it appears with, if it does.
+    pub(super) fn whole(&self) -> Option<&Whole> {
+        self.part.wholes.get(&self.node().parent)
+    }
+
+    /// Its number in the part.
+    pub(super) fn number(&self) -> usize {
+        self.at
+    }
+
+    /// Another item of the same part.
+    pub(super) fn other(&self, number: usize) -> Item {
+        Item { part: self.part.clone(), at: number }
+    }
+
+    /// The node of another item.
+    pub(super) fn other_node(&self, number: usize) -> &Node {
+        self.part.puts[number].remote()
+    }
+}
