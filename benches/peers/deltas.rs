@@ -1,6 +1,6 @@
 //! Large files of which a part changed, beside rsync's own delta (`--no-whole-file`).
 
-use sync_testkit::contest::{large::LargeFile, stats::mib, working_directory};
+use sync_testkit::contest::{free_in_memory, large::LargeFile, stats::mib, working_directory};
 
 use crate::{
     bed::{Bed, Contest, Target, Work},
@@ -15,6 +15,8 @@ const MIB: u64 = 1 << 20;
 const MEMORY_MIB: (f64, f64) = (150.0, 250.0);
 /// The name of the share.
 const SHARE: &str = "large";
+/// A file that does not fit into memory as often as needed is made smaller, down to this part; then it is on disk.
+const LEAST_PART: u64 = 8;
 
 /// A row: a file and what happens to it.
 struct Case {
@@ -78,7 +80,7 @@ const CASES: [Case; 4] = [
             bed.large().rewrite(writes, 4 << 10);
         },
         wall: None,
-        wire: |_| 200 * MIB,
+        wire: |new| new * 50,
         wire_of_rsync: false,
     },
 ];
@@ -87,9 +89,9 @@ const CASES: [Case; 4] = [
 pub(crate) fn rows(settings: &Settings, table: &mut Table) {
     for case in CASES.iter().filter(|case| settings.wants(case.name)) {
         interrupt::check();
-        let bytes = case.file_bytes / settings.delta_part / MIB * MIB;
-        // The share, both targets, and what takes the place of a target or of the share.
-        let dir = working_directory(bytes * 4 + bytes / 4);
+        let part = case.part_that_fits(settings.delta_part, free_in_memory());
+        let bytes = case.bytes(part);
+        let dir = working_directory(room_for(bytes));
         eprintln!("peers: making a file of {:.0} MiB in {}", mib(bytes), dir.path().display());
         let large = LargeFile::make(&dir.path().join(SHARE), bytes);
         let mut bed = Bed::serve(dir, &[SHARE], None);
@@ -101,13 +103,33 @@ pub(crate) fn rows(settings: &Settings, table: &mut Table) {
             ..cold(SHARE, settings)
         };
         let contest = bed.contest(&work);
-        let what = format!("one file of {:.0} MiB, {}", mib(bytes), case.what);
-        let checks = case.checks(&contest, case.new_bytes.div_ceil(settings.delta_part));
+        let smaller = if part > settings.delta_part { " (for more there is no memory)" } else { "" };
+        let what = format!("one file of {:.0} MiB{smaller}, {}", mib(bytes), case.what);
+        let checks = case.checks(&contest, case.new_bytes.div_ceil(part));
         table.contests.push(row(what, &contest, checks));
     }
 }
 
+/// The share, both targets, and what takes the place of a target or of the share, all in memory.
+const fn room_for(bytes: u64) -> u64 {
+    bytes * 4 + bytes / 4
+}
+
 impl Case {
+    fn bytes(&self, part: u64) -> u64 {
+        self.file_bytes / part / MIB * MIB
+    }
+
+    /// Which part of the full size fits into memory, at most this one.
+    fn part_that_fits(&self, most: u64, free: Option<u64>) -> u64 {
+        let parts =
+            std::iter::successors(Some(most), |part| Some(part * 2)).take_while(|part| *part <= LEAST_PART);
+        parts
+            .into_iter()
+            .find(|part| free.is_some_and(|free| room_for(self.bytes(*part)) <= free))
+            .unwrap_or(most)
+    }
+
     fn checks(&self, contest: &Contest, new_bytes: u64) -> Vec<Check> {
         let mut checks =
             self.wall.map_or_else(Vec::new, |(goal, floor)| Goals::wall(goal, floor).checks(contest));

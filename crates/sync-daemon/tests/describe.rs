@@ -17,11 +17,17 @@ use tonic::{Code, Status};
 
 async fn node_of(daemon: &mut Daemon, name: &str) -> Node {
     let events = all(&mut daemon.client, watch(false)).await.expect("the share is watched");
-    nodes_of(&events).into_iter().find(|node| node.name == name).expect("it is there")
+    // What changed meanwhile comes after the whole tree.
+    nodes_of(&events).into_iter().rfind(|node| node.name == name).expect("it is there")
 }
 
 fn description_of(node: &Node) -> DescribeFileRequest {
-    DescribeFileRequest { share: "docs".to_owned(), node_id: node.id, digest: node.digest.clone() }
+    DescribeFileRequest {
+        share: "docs".to_owned(),
+        node_id: node.id,
+        digest: node.digest.clone(),
+        ..DescribeFileRequest::default()
+    }
 }
 
 fn ranges_of(node: &Node, ranges: &[(u64, u64)]) -> FetchFileRequest {
@@ -38,21 +44,35 @@ async fn describe(
     client: &mut Client,
     request: DescribeFileRequest,
 ) -> Result<(DescriptionHeader, Option<Vec<Chunk>>), Status> {
+    let (header, chunks, _) = describe_knowing(client, request, &[]).await?;
+    Ok((header, chunks))
+}
+
+/// The same, to a client that knows these chunks, and how many were sent.
+async fn describe_knowing(
+    client: &mut Client,
+    request: DescribeFileRequest,
+    known: &[Chunk],
+) -> Result<(DescriptionHeader, Option<Vec<Chunk>>, usize), Status> {
+    let mut sent = 0;
     let mut stream = client.describe_file(request).await?.into_inner();
     let mut begun = None;
     while let Some(message) = timeout(DEADLINE, stream.message()).await.expect("it goes on in time")? {
         match (message.part.expect("every message has a part"), &mut begun) {
             (Part::Heartbeat(_), _) => {}
             (Part::Header(header), None) => {
-                let reader = DescriptionReader::new(&header).expect("a good header");
+                let reader = DescriptionReader::new(&header, known.into()).expect("a good header");
                 begun = Some((header, reader));
             }
-            (Part::Chunks(batch), Some((_, Some(reader)))) => reader.take(&batch).expect("good chunks"),
+            (Part::Chunks(batch), Some((_, Some(reader)))) => {
+                sent += batch.sizes.len();
+                reader.take(&batch).expect("good chunks");
+            }
             (part, _) => panic!("in the wrong order: {part:?}"),
         }
     }
     let (header, reader) = begun.expect("there is a header");
-    Ok((header, reader.map(|reader| reader.finish().expect("the whole file"))))
+    Ok((header, reader.map(|reader| reader.finish().expect("the whole file")), sent))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,6 +95,30 @@ async fn a_large_file_is_described_and_a_small_one_is_not() {
     let small = node_of(&mut daemon, "small").await;
     let (header, chunks) = describe(&mut daemon.client, description_of(&small)).await.unwrap();
     assert_eq!((header.algorithm.as_str(), header.size, chunks), ("", (1 << 20) - 1, None));
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_of_a_version_that_both_know_are_not_sent_again() {
+    let mut daemon = serve(|tree| drop(tree.bytes("large", 5_000_001, 7))).await;
+    let before = node_of(&mut daemon, "large").await;
+    let known = describe(&mut daemon.client, description_of(&before)).await.unwrap().1.unwrap();
+    let contents = [b"x", daemon.tree.read("large").as_slice()].concat();
+    daemon.tree.file("large", &contents);
+    let after = node_of(&mut daemon, "large").await;
+    let want = chunk_bytes(&contents);
+    let request = description_of(&after);
+    for (digest, knows, most) in [
+        (before.digest, true, 10),
+        (vec![1; 32].into(), true, want.len()),
+        (Vec::new().into(), false, want.len()),
+    ] {
+        let request = DescribeFileRequest { known_digest: digest, ..request.clone() };
+        let known = if knows { known.as_slice() } else { &[] };
+        let (_, chunks, sent) = describe_knowing(&mut daemon.client, request, known).await.unwrap();
+        assert_eq!(chunks.unwrap(), want);
+        assert!(sent <= most && (most == 10 || sent == most), "{sent} of {}", want.len());
+    }
     daemon.app.stop().await;
 }
 
@@ -130,6 +174,7 @@ async fn what_cannot_be_described_is_told_by_its_code() {
         (DescribeFileRequest { digest: vec![1; 31].into(), ..large.clone() }, Code::InvalidArgument),
         (DescribeFileRequest { digest: Vec::new().into(), ..large.clone() }, Code::InvalidArgument),
         (DescribeFileRequest { digest: vec![1; 32].into(), ..large.clone() }, Code::FailedPrecondition),
+        (DescribeFileRequest { known_digest: vec![1; 31].into(), ..large.clone() }, Code::InvalidArgument),
     ] {
         let status = describe(&mut daemon.client, request.clone()).await.unwrap_err();
         assert_eq!(status.code(), code, "{request:?}: {status}");

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::channel;
 
 use crate::{
     error::LocationError,
-    location::{Answer, ByteStream, ChangeStream, FetchFailure, Location, MOST_RANGES, Want},
+    location::{Answer, ByteStream, ChangeStream, FetchFailure, KnownChunks, Location, MOST_RANGES, Want},
 };
 
 /// By when anything must have happened.
@@ -476,11 +476,17 @@ pub(crate) async fn a_large_file_tells_its_parts(stage: &dyn Stage) {
     let larger = mirror.want(0, "larger");
     // The second answer may be one that was kept.
     for _ in 0..2 {
-        let chunks = soon(location.describe_file(larger.node, &larger.digest)).await.unwrap().unwrap();
-        assert_eq!(chunks, sync_tree::chunks::chunk_bytes(&bytes));
+        let chunks = soon(location.describe_file(larger.node, &larger.digest, None)).await.unwrap().unwrap();
+        assert_eq!(*chunks, sync_tree::chunks::chunk_bytes(&bytes));
+    }
+    // Nor does it matter what is said to be known, of this or of a content that nobody has heard of.
+    for digest in [larger.digest, Digest::of(b"never")] {
+        let known = Some(KnownChunks { digest, chunks: sync_tree::chunks::chunk_bytes(&bytes).into() });
+        let chunks = soon(location.describe_file(larger.node, &larger.digest, known)).await.unwrap().unwrap();
+        assert_eq!(*chunks, sync_tree::chunks::chunk_bytes(&bytes));
     }
     let small = mirror.want(0, "large");
-    assert_eq!(soon(location.describe_file(small.node, &small.digest)).await.unwrap(), None);
+    assert_eq!(soon(location.describe_file(small.node, &small.digest, None)).await.unwrap(), None);
 }
 
 pub(crate) async fn what_a_changed_file_is_made_of_is_not_told(stage: &dyn Stage) {
@@ -493,12 +499,12 @@ pub(crate) async fn what_a_changed_file_is_made_of_is_not_told(stage: &dyn Stage
         (NodeId(u64::MAX >> 2), larger.digest),
         (mirror.node("dir").id, larger.digest),
     ] {
-        let end = soon(location.describe_file(node, &digest)).await;
+        let end = soon(location.describe_file(node, &digest, None)).await;
         assert!(matches!(end, Err(LocationError::Changed | LocationError::Refused { .. })), "{end:?}");
     }
     // Nothing has told the location of the change when it is asked.
     stage.write("dir/larger", &large_bytes()[..2_000_000]);
-    let described = soon(location.describe_file(larger.node, &larger.digest)).await;
+    let described = soon(location.describe_file(larger.node, &larger.digest, None)).await;
     assert!(matches!(described, Err(LocationError::Changed)), "{described:?}");
     let end = match soon(location.fetch_ranges(larger.node, &larger.digest, vec![(5, 10), (0, 5)])).await {
         Ok(stream) => read_file(stream).await.map(drop),

@@ -21,7 +21,8 @@ pub use error::LocationError;
 pub use faulty::Faulty;
 pub use local::LocalFolder;
 pub use location::{
-    Answer, AnswerStream, BoxFuture, ByteStream, ChangeStream, FetchFailure, Location, MOST_RANGES, Want,
+    Answer, AnswerStream, BoxFuture, ByteStream, ChangeStream, FetchFailure, KnownChunks, Location,
+    MOST_RANGES, Want,
 };
 pub use memory::Memory;
 pub use remote::{Compression, ConnectOptions, RemoteSyncd, Windows};

@@ -28,7 +28,8 @@ use tokio::{
 use crate::{
     error::LocationError,
     location::{
-        Answer, AnswerStream, BoxFuture, ByteStream, ChangeStream, FetchFailure, Location, Want, check_ranges,
+        Answer, AnswerStream, BoxFuture, ByteStream, ChangeStream, FetchFailure, KnownChunks, Location, Want,
+        check_ranges,
     },
 };
 
@@ -104,14 +105,16 @@ impl Location for LocalFolder {
         &'a self,
         node: NodeId,
         digest: &'a Digest,
-    ) -> BoxFuture<'a, Result<Option<Vec<Chunk>>, LocationError>> {
+        _known: Option<KnownChunks>,
+    ) -> BoxFuture<'a, Result<Option<Arc<[Chunk]>>, LocationError>> {
         let (tree, digest) = (Arc::clone(&self.tree), *digest);
         Box::pin(async move {
             let waited_for = Arc::new(AtomicBool::new(true));
             let _waiting = Waiting(Arc::clone(&waited_for));
             let describe = move || {
                 let file = tree.open_file(node, Some(&digest)).map_err(read_error)?;
-                file.describe(|| waited_for.load(Ordering::Relaxed)).map_err(read_error)
+                let parts = file.describe(|| waited_for.load(Ordering::Relaxed)).map_err(read_error)?;
+                Ok(parts.map(|parts| parts.chunks))
             };
             blocking(describe).await
         })

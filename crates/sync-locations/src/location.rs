@@ -4,7 +4,7 @@
 //! with a `next` that may be dropped midway without losing anything, so that it can stand in a `select!`. Dropping a stream
 //! ends it and frees what it holds on the other side.
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use sync_core::{Chunk, Cursor, Digest, FeedEvent, NodeId};
@@ -31,6 +31,15 @@ pub(crate) fn check_ranges(ranges: &[(u64, u64)]) -> Result<u64, LocationError> 
         }
         sum.checked_add(length).ok_or_else(|| refused("the ranges are too long"))
     })
+}
+
+/// The parts of a content that a caller has heard of before.
+#[derive(Debug, Clone)]
+pub struct KnownChunks {
+    /// Which content.
+    pub digest: Digest,
+    /// All of its parts, in order.
+    pub chunks: Arc<[Chunk]>,
 }
 
 /// A tree that can be read: what is in it, how it changes, and its bytes.
@@ -73,14 +82,16 @@ pub trait Location: Send + Sync {
     ) -> BoxFuture<'a, Result<Box<dyn ByteStream>, LocationError>>;
 
     /// The parts that a file with these bytes is made of, in order; `None` where that is not told. The same promise about the
-    /// bytes as [`Location::fetch_file`] makes. The sizes add up to the file's.
+    /// bytes as [`Location::fetch_file`] makes. The sizes add up to the file's. What is `known` need not be told again, and is
+    /// believed.
     ///
     /// The future may be dropped midway.
     fn describe_file<'a>(
         &'a self,
         _node: NodeId,
         _digest: &'a Digest,
-    ) -> BoxFuture<'a, Result<Option<Vec<Chunk>>, LocationError>> {
+        _known: Option<KnownChunks>,
+    ) -> BoxFuture<'a, Result<Option<Arc<[Chunk]>>, LocationError>> {
         Box::pin(async { Ok(None) })
     }
 

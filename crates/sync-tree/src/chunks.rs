@@ -4,8 +4,10 @@
 //!   release of the library that moves a border fails them, and would need a name of its own.
 //! * A large file is taken apart in several places at once, each as if a part began there. Borders depend on so little that
 //!   two lists meet after a few parts; from there on they are the same, so what comes out is what one reader would find.
-//! * Whoever knows the parts of another version passes them on. Where the same part comes next, its hash tells, and no border
-//!   is looked for. This too gives what one reader would find without.
+//! * Whoever knows the parts of another version passes them on. Where the same part comes next, its mark tells, and neither is
+//!   a border looked for nor a hash made. This too gives what one reader would find without, unless two parts have the same
+//!   mark, which is as likely as a lucky guess of 64 bits: then the whole is not what it should be, and whoever checks it sees.
+//! * The digest of the whole can be had from the same reading.
 //! * Memory is bounded: a buffer for each reader, and the list itself.
 //! * A file of size n is its first n bytes, read by position: what is appended meanwhile does not matter.
 
@@ -13,16 +15,28 @@ use std::{
     borrow::Cow,
     collections::HashMap,
     fs::File,
+    hash::{BuildHasher as _, Hasher as _},
     io,
     os::unix::fs::FileExt,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
+use blake3::hazmat::ChainingValue;
 use fastcdc::v2020::{Normalization, cut, get_gear_with_seed, select_masks};
+use foldhash::quality::RandomState;
 use rayon::prelude::*;
-use sync_core::chunk::{self, Chunk, ChunkHash};
+use sync_core::{
+    Digest,
+    chunk::{self, Chunk, ChunkHash},
+};
 
-use crate::probe::probed;
+use crate::{
+    blocks::{BLOCK_BYTES, Blocks, digest_of},
+    probe::probed,
+};
 
 /// How much is read at a time. Finding borders takes 0.34 s for a GiB of random bytes on one core, hashing the parts 0.41 s,
 /// reading 0.13 s.
@@ -35,71 +49,129 @@ const MOST_SEGMENTS: u64 = 8;
 /// How taking a file apart ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Apart {
-    /// These are its parts, in order.
-    Complete(Vec<Chunk>),
+    /// These are its parts.
+    Complete(Parts),
     /// The file is shorter than it should be.
     TooShort,
     /// Nobody wants the parts any more, or they are more than [`chunk::MOST_CHUNKS`].
     Stopped,
 }
 
+/// The parts of a content, in order, with what finds them again in its next version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parts {
+    /// The parts, as everybody knows them.
+    pub chunks: Arc<[Chunk]>,
+    /// For each a number that this process makes of its bytes, many times as fast as its hash, and that others make differently:
+    /// whoever writes a file cannot know which parts would be mistaken for each other.
+    marks: Arc<[u64]>,
+}
+
+impl Parts {
+    /// The parts of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        cut_up(bytes).collect()
+    }
+
+    /// How much memory they take.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.chunks) + size_of_val(&*self.marks)
+    }
+}
+
+impl FromIterator<Part> for Parts {
+    fn from_iter<I: IntoIterator<Item = Part>>(parts: I) -> Self {
+        let (chunks, marks): (Vec<_>, Vec<_>) = parts.into_iter().map(|part| (part.chunk, part.mark)).unzip();
+        Self { chunks: chunks.into(), marks: marks.into() }
+    }
+}
+
+/// A part that was found.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    chunk: Chunk,
+    mark: u64,
+}
+
 /// The parts of the first `size` bytes of a file, wherever its position is; `None` if it is shorter, or has too many.
 ///
 /// # Errors
 /// Reading failed.
-pub fn chunk_file(file: &File, size: u64) -> io::Result<Option<Vec<Chunk>>> {
+pub fn chunk_file(file: &File, size: u64) -> io::Result<Option<Arc<[Chunk]>>> {
     let read =
         |offset, part: &mut [u8]| probed!(Read { file: file, at: offset } => file.read_at(part, offset));
-    Ok(match take_apart(&read, size, &[], &|| true)? {
-        Apart::Complete(chunks) => Some(chunks),
+    Ok(match take_apart(&read, size, &|| true)? {
+        Apart::Complete(parts) => Some(parts.chunks),
         Apart::TooShort | Apart::Stopped => None,
     })
 }
 
 /// The parts of these bytes.
 #[must_use]
-pub fn chunk_bytes(mut bytes: &[u8]) -> Vec<Chunk> {
-    let cutter = Cutter::new();
-    let mut chunks = Vec::new();
-    while !bytes.is_empty() {
-        let (part, rest) = bytes.split_at(cutter.first(bytes));
-        chunks.push(chunk_of(part));
-        bytes = rest;
-    }
-    chunks
+pub fn chunk_bytes(bytes: &[u8]) -> Vec<Chunk> {
+    cut_up(bytes).map(|part| part.chunk).collect()
 }
 
-/// Takes `size` bytes apart, which `read` gives from an offset on (0: there are no more), from several threads. `known` are
-/// the parts of another version, which make it faster. Stops soon after `go_on` says false.
+fn cut_up(mut bytes: &[u8]) -> impl Iterator<Item = Part> {
+    let cutter = Cutter::new();
+    std::iter::from_fn(move || {
+        let (part, rest) = bytes.split_at(cutter.first(bytes));
+        bytes = rest;
+        (!part.is_empty()).then(|| part_of(part))
+    })
+}
+
+/// Takes `size` bytes apart, which `read` gives from an offset on (0: there are no more), from several threads. Stops soon after
+/// `go_on` says false.
 ///
 /// # Errors
 /// Reading failed.
-pub fn take_apart<R>(
-    read: &R,
-    size: u64,
-    known: &[Chunk],
-    go_on: &(dyn Fn() -> bool + Sync),
-) -> io::Result<Apart>
+pub fn take_apart<R>(read: &R, size: u64, go_on: &(dyn Fn() -> bool + Sync)) -> io::Result<Apart>
 where
     R: Fn(u64, &mut [u8]) -> io::Result<usize> + Sync,
 {
-    let (cutter, known) = (Cutter::new(), Known::new(known));
-    let job = Job { read, size, cutter: &cutter, known: &known, go_on, found: AtomicUsize::new(0) };
+    let known = Known::default();
+    Ok(match Job::new(read, size, &known, go_on).run() {
+        Ok(Found { parts, .. }) => Apart::Complete(parts.into_iter().collect()),
+        Err(Broken::TooShort) => Apart::TooShort,
+        Err(Broken::Stopped) => Apart::Stopped,
+        Err(Broken::Failed(error)) => return Err(error),
+    })
+}
+
+/// The digest of `size` bytes and their parts, found like [`take_apart`] does from one reading. `known` are the parts of another
+/// version. `None` if there are fewer bytes, if they have too many parts, or if they are too few for several threads: 256 KiB.
+///
+/// # Errors
+/// Reading failed.
+pub fn hash_and_take_apart<R>(read: &R, size: u64, known: &Parts) -> io::Result<Option<(Digest, Parts)>>
+where
+    R: Fn(u64, &mut [u8]) -> io::Result<usize> + Sync,
+{
+    let (known, go_on) = (Known::new(known), || true);
+    let job = Job { is_hashed: true, ..Job::new(read, size, &known, &go_on) };
     match job.run() {
-        Ok(chunks) => Ok(Apart::Complete(chunks)),
-        Err(Broken::TooShort) => Ok(Apart::TooShort),
-        Err(Broken::Stopped) => Ok(Apart::Stopped),
+        Ok(Found { parts, blocks }) => {
+            Ok(digest_of(&blocks).map(|digest| (digest, parts.into_iter().collect())))
+        }
+        Err(Broken::TooShort | Broken::Stopped) => Ok(None),
         Err(Broken::Failed(error)) => Err(error),
     }
 }
 
-fn chunk_of(bytes: &[u8]) -> Chunk {
-    Chunk { size: size_of_part(bytes), hash: ChunkHash::of(bytes) }
+fn part_of(bytes: &[u8]) -> Part {
+    // A part has at most `MAX_BYTES`.
+    let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    Part { chunk: Chunk { size, hash: ChunkHash::of(bytes) }, mark: mark_of(bytes) }
 }
 
-fn size_of_part(bytes: &[u8]) -> u32 {
-    // A part has at most `MAX_BYTES`.
-    u32::try_from(bytes.len()).unwrap_or(u32::MAX)
+fn mark_of(bytes: &[u8]) -> u64 {
+    static MARKS: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+    let mut hasher = MARKS.build_hasher();
+    hasher.write(bytes);
+    hasher.finish()
 }
 
 /// Why there is no list.
@@ -113,9 +185,11 @@ enum Broken {
 struct Job<'a, R> {
     read: &'a R,
     size: u64,
-    cutter: &'a Cutter,
+    cutter: Cutter,
     known: &'a Known<'a>,
     go_on: &'a (dyn Fn() -> bool + Sync),
+    /// Whether the digest of the whole is wanted too.
+    is_hashed: bool,
     /// How many parts were found so far.
     found: AtomicUsize,
 }
@@ -123,56 +197,76 @@ struct Job<'a, R> {
 /// The parts from a place on, as if one began there, up to the first that ends at or behind the next segment's start.
 struct Segment {
     start: u64,
-    chunks: Vec<Chunk>,
+    parts: Vec<Part>,
     end: u64,
+    blocks: Vec<ChainingValue>,
 }
 
-impl<R: Fn(u64, &mut [u8]) -> io::Result<usize> + Sync> Job<'_, R> {
-    fn run(&self) -> Result<Vec<Chunk>, Broken> {
+/// What a whole file is made of.
+struct Found {
+    parts: Vec<Part>,
+    blocks: Vec<ChainingValue>,
+}
+
+impl<'a, R: Fn(u64, &mut [u8]) -> io::Result<usize> + Sync> Job<'a, R> {
+    fn new(read: &'a R, size: u64, known: &'a Known<'a>, go_on: &'a (dyn Fn() -> bool + Sync)) -> Self {
+        let (cutter, found) = (Cutter::new(), AtomicUsize::new(0));
+        Self { read, size, cutter, known, go_on, is_hashed: false, found }
+    }
+
+    fn run(&self) -> Result<Found, Broken> {
         let count = (self.size / SEGMENT_BYTES).clamp(1, MOST_SEGMENTS);
-        // Where all bytes are the same, borders meet only if the places differ by whole parts.
-        let step = (self.size / count).next_multiple_of(u64::from(chunk::MAX_BYTES));
+        // Where all bytes are the same, borders meet only if the places differ by whole parts; blocks have several of those.
+        let step = (self.size / count).next_multiple_of(BLOCK_BYTES);
         let segment = |number: u64| self.segment(number * step, ((number + 1) * step).min(self.size));
+        let count = self.size.div_ceil(step.max(1)).max(1);
         if count == 1 {
-            return Ok(segment(0)?.chunks);
+            let Segment { parts, blocks, .. } = segment(0)?;
+            return Ok(Found { parts, blocks });
         }
         let segments: Result<Vec<_>, Broken> = (0..count).into_par_iter().map(segment).collect();
         self.join(segments?)
     }
 
     fn segment(&self, start: u64, end: u64) -> Result<Segment, Broken> {
-        let mut cutting = Cutting::new(self, start);
-        let mut chunks = Vec::new();
+        let blocks = self.is_hashed.then(|| Blocks::new(start, end));
+        let mut cutting = Cutting::new(self, start, blocks);
+        let mut parts = Vec::new();
         while cutting.at() < end {
-            chunks.push(cutting.next()?);
+            parts.push(cutting.next()?);
         }
-        Ok(Segment { start, chunks, end: cutting.at() })
+        let end = cutting.at();
+        let blocks = cutting.blocks.map(Blocks::finish).unwrap_or_default();
+        Ok(Segment { start, parts, end, blocks })
     }
 
     /// Goes on from where each segment ends until that is a border in the next one as well.
-    fn join(&self, segments: Vec<Segment>) -> Result<Vec<Chunk>, Broken> {
+    fn join(&self, segments: Vec<Segment>) -> Result<Found, Broken> {
         let mut segments = segments.into_iter();
-        let Some(Segment { mut chunks, end: mut at, .. }) = segments.next() else { return Ok(Vec::new()) };
+        let Some(Segment { mut parts, end: mut at, mut blocks, .. }) = segments.next() else {
+            return Ok(Found { parts: Vec::new(), blocks: Vec::new() });
+        };
         for next in segments {
+            blocks.extend(next.blocks);
             let mut cutting = None;
-            let (mut border, mut rest) = (next.start, next.chunks.as_slice());
+            let (mut border, mut rest) = (next.start, next.parts.as_slice());
             while at < next.end {
                 while let [first, behind @ ..] = rest
                     && border < at
                 {
-                    border += u64::from(first.size);
+                    border += u64::from(first.chunk.size);
                     rest = behind;
                 }
                 if border == at {
-                    chunks.extend_from_slice(rest);
+                    parts.extend_from_slice(rest);
                     at = next.end;
                 } else {
-                    chunks.push(cutting.get_or_insert_with(|| Cutting::new(self, at)).next()?);
-                    at += chunks.last().map_or(0, |chunk| u64::from(chunk.size));
+                    parts.push(cutting.get_or_insert_with(|| Cutting::new(self, at, None)).next()?);
+                    at += parts.last().map_or(0, |part| u64::from(part.chunk.size));
                 }
             }
         }
-        Ok(chunks)
+        Ok(Found { parts, blocks })
     }
 }
 
@@ -189,15 +283,17 @@ struct Cutting<'a, R> {
     guess: Option<usize>,
     /// How many parts were found since the others were told.
     found: usize,
+    /// What was read, as far as it is to be hashed.
+    blocks: Option<Blocks>,
 }
 
 impl<'a, R: Fn(u64, &mut [u8]) -> io::Result<usize> + Sync> Cutting<'a, R> {
-    fn new(job: &'a Job<'a, R>, start: u64) -> Self {
+    fn new(job: &'a Job<'a, R>, start: u64, blocks: Option<Blocks>) -> Self {
         let left = usize::try_from(job.size - start).unwrap_or(usize::MAX);
         let buffer = vec![0; left.min(BUFFER_BYTES)];
         // Versions begin alike more often than not.
         let guess = (start == 0).then_some(0);
-        Self { job, buffer, offset: start, used: 0, filled: 0, guess, found: 0 }
+        Self { job, buffer, offset: start, used: 0, filled: 0, guess, found: 0, blocks }
     }
 
     /// Where the next part begins.
@@ -206,24 +302,24 @@ impl<'a, R: Fn(u64, &mut [u8]) -> io::Result<usize> + Sync> Cutting<'a, R> {
     }
 
     /// The next part; there must be one.
-    fn next(&mut self) -> Result<Chunk, Broken> {
+    fn next(&mut self) -> Result<Part, Broken> {
         self.fill()?;
         let bytes = &self.buffer[self.used..self.filled];
         let guessed = self.guess.and_then(|number| self.job.guessed(number, bytes));
-        let chunk = match guessed {
-            Some(chunk) => {
+        let part = match guessed {
+            Some(part) => {
                 self.guess = self.guess.map(|number| number + 1);
-                chunk
+                part
             }
             None => {
-                let chunk = chunk_of(&bytes[..self.job.cutter.first(bytes)]);
-                self.guess = self.job.known.places.get(&chunk.hash).map(|number| number + 1);
-                chunk
+                let part = part_of(&bytes[..self.job.cutter.first(bytes)]);
+                self.guess = self.job.known.places.get(&part.mark).map(|number| number + 1);
+                part
             }
         };
-        self.used += chunk.size as usize;
+        self.used += part.chunk.size as usize;
         self.found += 1;
-        Ok(chunk)
+        Ok(part)
     }
 
     /// Sees to it that the whole next part is in the buffer, and the byte behind it, which decides about the border.
@@ -245,7 +341,12 @@ impl<'a, R: Fn(u64, &mut [u8]) -> io::Result<usize> + Sync> Cutting<'a, R> {
             let part = &mut self.buffer[self.filled..want];
             match (self.job.read)(self.offset + self.filled as u64, part) {
                 Ok(0) => return Err(Broken::TooShort),
-                Ok(count) => self.filled += count,
+                Ok(count) => {
+                    if let Some(blocks) = &mut self.blocks {
+                        blocks.update(&part[..count]);
+                    }
+                    self.filled += count;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Broken::Failed(error)),
             }
@@ -256,30 +357,37 @@ impl<'a, R: Fn(u64, &mut [u8]) -> io::Result<usize> + Sync> Cutting<'a, R> {
 
 impl<R> Job<'_, R> {
     /// This known part, if these bytes begin with it.
-    fn guessed(&self, number: usize, bytes: &[u8]) -> Option<Chunk> {
-        let guess = self.known.chunks.get(number)?;
+    fn guessed(&self, number: usize, bytes: &[u8]) -> Option<Part> {
+        let guess = self.known.part(number)?;
         // Close to the file's end the end itself decides.
         if bytes.len() < chunk::MAX_BYTES as usize {
             return None;
         }
-        let part = bytes.get(..guess.size as usize)?;
+        let part = bytes.get(..guess.chunk.size as usize)?;
         // Up to its last byte there is no border, as there was none when it was cut; behind it there must be one here too.
-        (self.cutter.is_border(bytes, part.len()) && ChunkHash::of(part) == guess.hash).then_some(*guess)
+        (self.cutter.is_border(bytes, part.len()) && mark_of(part) == guess.mark).then_some(guess)
     }
 }
 
 /// The parts of another version.
+#[derive(Default)]
 struct Known<'a> {
     chunks: &'a [Chunk],
-    places: HashMap<ChunkHash, usize>,
+    marks: &'a [u64],
+    places: HashMap<u64, usize, RandomState>,
 }
 
 impl<'a> Known<'a> {
-    fn new(chunks: &'a [Chunk]) -> Self {
+    fn new(parts: &'a Parts) -> Self {
         // The last one ended where its file did.
-        let chunks = chunks.split_last().map_or(chunks, |(_, others)| others);
-        let places = chunks.iter().enumerate().map(|(number, chunk)| (chunk.hash, number)).collect();
-        Self { chunks, places }
+        let count = parts.chunks.len().saturating_sub(1);
+        let (chunks, marks) = (&parts.chunks[..count], &parts.marks[..count]);
+        let places = marks.iter().enumerate().map(|(number, mark)| (*mark, number)).collect();
+        Self { chunks, marks, places }
+    }
+
+    fn part(&self, number: usize) -> Option<Part> {
+        Some(Part { chunk: *self.chunks.get(number)?, mark: *self.marks.get(number)? })
     }
 }
 
@@ -412,7 +520,7 @@ mod tests {
             let bytes = mixed(seed, len + more * 40_000);
             let file = file_of(&bytes);
             let want = chunk_bytes(&bytes[..len]);
-            prop_assert_eq!(chunk_file(&file, len as u64).unwrap(), Some(want));
+            prop_assert_eq!(chunk_file(&file, len as u64).unwrap(), Some(want.into()));
             prop_assert_eq!(chunk_file(&file, bytes.len() as u64 + 1).unwrap(), None);
         }
     }
@@ -438,12 +546,12 @@ mod tests {
             let count = part.len().min(70_001);
             reader(&bytes)(offset, &mut part[..count])
         };
-        let take = |go_on: &(dyn Fn() -> bool + Sync)| take_apart(&odd, bytes.len() as u64, &[], go_on);
-        assert_eq!(take(&|| true).unwrap(), Apart::Complete(chunk_bytes(&bytes)));
+        let take = |go_on: &(dyn Fn() -> bool + Sync)| take_apart(&odd, bytes.len() as u64, go_on);
+        assert_eq!(take(&|| true).unwrap(), Apart::Complete(Parts::of(&bytes)));
         let asked = AtomicUsize::new(0);
         assert_eq!(take(&|| asked.fetch_add(1, Ordering::Relaxed) < 3).unwrap(), Apart::Stopped);
         let failing = |_, _: &mut [u8]| Err(io::ErrorKind::PermissionDenied.into());
-        assert!(take_apart(&failing, 1, &[], &|| true).is_err());
+        assert!(take_apart(&failing, 1, &|| true).is_err());
     }
 
     #[test]
@@ -452,17 +560,17 @@ mod tests {
             [(1, 2 * SEGMENT_BYTES), (2, 3 * SEGMENT_BYTES + 12_345), (3, 5 * SEGMENT_BYTES - 1)]
         {
             let bytes = mixed(seed, usize::try_from(len).unwrap());
-            let found = take_apart(&reader(&bytes), len, &[], &|| true).unwrap();
-            assert_eq!(found, Apart::Complete(chunk_bytes(&bytes)));
-            let short = take_apart(&reader(&bytes), len + 1, &[], &|| true).unwrap();
+            let found = take_apart(&reader(&bytes), len, &|| true).unwrap();
+            assert_eq!(found, Apart::Complete(Parts::of(&bytes)));
+            let short = take_apart(&reader(&bytes), len + 1, &|| true).unwrap();
             assert_eq!(short, Apart::TooShort);
         }
         // After bytes that are all the same the lists never meet, unless the places are well chosen.
         let mut bytes = vec![0; 3 * usize::try_from(SEGMENT_BYTES).unwrap()];
         for head in [0, 1000] {
             bytes[..head].copy_from_slice(&Rng::new(1).bytes(head));
-            let found = take_apart(&reader(&bytes), bytes.len() as u64, &[], &|| true).unwrap();
-            assert_eq!(found, Apart::Complete(chunk_bytes(&bytes)));
+            let found = take_apart(&reader(&bytes), bytes.len() as u64, &|| true).unwrap();
+            assert_eq!(found, Apart::Complete(Parts::of(&bytes)));
         }
     }
 
@@ -481,26 +589,49 @@ mod tests {
             // An end at any place of a part, and ends close behind what was an end.
             new.truncate(new.len() - rng.below(50_000));
             for (known, bytes) in [(&old, &new), (&new, &old)] {
-                let found = take_apart(&reader(bytes), bytes.len() as u64, &chunk_bytes(known), &|| true);
-                assert_eq!(found.unwrap(), Apart::Complete(chunk_bytes(bytes)), "seed {seed}");
+                let found = hash_and_take_apart(&reader(bytes), bytes.len() as u64, &Parts::of(known));
+                let want = (Digest::of(bytes), Parts::of(bytes));
+                assert_eq!(found.unwrap(), Some(want), "seed {seed}");
             }
         }
+    }
+
+    #[test]
+    fn the_digest_is_that_of_the_whole_however_many_read_it() {
+        let none = Parts::of(&[]);
+        for len in [BLOCK_BYTES + 1, SEGMENT_BYTES, 3 * SEGMENT_BYTES + 70_000] {
+            let old = mixed(6, usize::try_from(len).unwrap());
+            let new = [&[1, 2, 3], old.as_slice()].concat();
+            let size = new.len() as u64;
+            for known in [&none, &Parts::of(&old), &Parts::of(&new)] {
+                let found = hash_and_take_apart(&reader(&new), size, known).unwrap();
+                assert_eq!(found, Some((Digest::of(&new), Parts::of(&new))), "{len} bytes");
+                // What is appended meanwhile does not count, and less is nothing.
+                let found = hash_and_take_apart(&reader(&new), len, known).unwrap();
+                assert_eq!(found.unwrap().0, Digest::of(&new[..old.len()]));
+                assert_eq!(hash_and_take_apart(&reader(&new), size + 1, known).unwrap(), None);
+            }
+        }
+        assert_eq!(hash_and_take_apart(&reader(b"few"), 3, &none).unwrap(), None);
+        let failing = |_, _: &mut [u8]| Err(io::ErrorKind::PermissionDenied.into());
+        assert!(hash_and_take_apart(&failing, 1 << 20, &none).is_err());
     }
 
     /// A border depends on the byte behind it too.
     #[test]
     fn a_known_part_before_another_byte_may_end_elsewhere() {
         let old = Rng::new(5).bytes(300_000);
-        let known = chunk_bytes(&old);
+        let parts = Parts::of(&old);
+        let known = &parts.chunks;
         let mut moved = 0;
         for number in 0..10 {
             let end: u32 = known[..=number].iter().map(|chunk| chunk.size).sum();
             let mut new = old.clone();
             new[end as usize] ^= 0x55;
-            let want = chunk_bytes(&new);
-            moved += usize::from(want[number] != known[number]);
-            let found = take_apart(&reader(&new), new.len() as u64, &known, &|| true).unwrap();
-            assert_eq!(found, Apart::Complete(want), "part {number}");
+            let want = Parts::of(&new);
+            moved += usize::from(want.chunks[number] != known[number]);
+            let found = hash_and_take_apart(&reader(&new), new.len() as u64, &parts).unwrap();
+            assert_eq!(found.unwrap().1, want, "part {number}");
         }
         assert!(moved > 5, "only {moved} borders moved");
     }

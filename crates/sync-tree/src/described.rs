@@ -4,12 +4,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use sync_core::{Chunk, Digest};
+use sync_core::Digest;
 
-/// How much memory is spent: the parts of some 37 GiB of files.
+use crate::chunks::Parts;
+
+/// How much memory is spent: the parts of some 26 GiB of files.
 const MOST_BYTES: usize = 64 << 20;
 
 /// What an entry takes beside its parts, generously.
@@ -28,13 +30,13 @@ impl Default for Described {
 impl Described {
     /// The parts of this content.
     #[must_use]
-    pub fn get(&self, digest: &Digest) -> Option<Arc<[Chunk]>> {
+    pub fn get(&self, digest: &Digest) -> Option<Parts> {
         self.lock().get(digest)
     }
 
     /// Keeps the parts of this content.
-    pub fn put(&self, digest: Digest, chunks: Arc<[Chunk]>) {
-        self.lock().put(digest, chunks);
+    pub fn put(&self, digest: Digest, parts: Parts) {
+        self.lock().put(digest, parts);
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -48,7 +50,7 @@ struct Kept {
     most_bytes: usize,
     bytes: usize,
     uses: u64,
-    by_digest: HashMap<Digest, (Arc<[Chunk]>, u64)>,
+    by_digest: HashMap<Digest, (Parts, u64)>,
     by_use: BTreeMap<u64, Digest>,
 }
 
@@ -57,17 +59,17 @@ impl Kept {
         Self { most_bytes, bytes: 0, uses: 0, by_digest: HashMap::new(), by_use: BTreeMap::new() }
     }
 
-    fn get(&mut self, digest: &Digest) -> Option<Arc<[Chunk]>> {
-        let (chunks, used) = self.by_digest.get_mut(digest)?;
+    fn get(&mut self, digest: &Digest) -> Option<Parts> {
+        let (parts, used) = self.by_digest.get_mut(digest)?;
         self.by_use.remove(used);
         self.uses += 1;
         *used = self.uses;
         self.by_use.insert(self.uses, *digest);
-        Some(Arc::clone(chunks))
+        Some(parts.clone())
     }
 
-    fn put(&mut self, digest: Digest, chunks: Arc<[Chunk]>) {
-        let bytes = size_of_entry(&chunks);
+    fn put(&mut self, digest: Digest, parts: Parts) {
+        let bytes = size_of_entry(&parts);
         if bytes > self.most_bytes || self.by_digest.contains_key(&digest) {
             return;
         }
@@ -81,22 +83,22 @@ impl Kept {
         self.uses += 1;
         self.bytes += bytes;
         self.by_use.insert(self.uses, digest);
-        self.by_digest.insert(digest, (chunks, self.uses));
+        self.by_digest.insert(digest, (parts, self.uses));
     }
 }
 
-fn size_of_entry(chunks: &[Chunk]) -> usize {
-    size_of_val(chunks) + ENTRY_BYTES
+fn size_of_entry(parts: &Parts) -> usize {
+    parts.memory_bytes() + ENTRY_BYTES
 }
 
 #[cfg(test)]
 mod tests {
-    use sync_core::ChunkHash;
-
     use super::*;
 
-    fn chunks(count: u32) -> Vec<Chunk> {
-        (0..count).map(|size| Chunk { size, hash: ChunkHash([0; 16]) }).collect()
+    fn parts(count: usize) -> Parts {
+        let parts = Parts::of(&vec![0; count * (64 << 10)]);
+        assert_eq!(parts.chunks.len(), count);
+        parts
     }
 
     fn digest(number: u8) -> Digest {
@@ -105,18 +107,18 @@ mod tests {
 
     #[test]
     fn what_is_kept_has_a_bound_and_the_oldest_goes_first() {
-        let one = size_of_entry(&chunks(10));
+        let one = size_of_entry(&parts(10));
         let mut kept = Kept::new(3 * one);
         for number in 1..=3 {
-            kept.put(digest(number), chunks(10).into());
+            kept.put(digest(number), parts(10));
         }
         assert!(kept.get(&digest(1)).is_some());
-        kept.put(digest(4), chunks(10).into());
-        kept.put(digest(4), chunks(10).into());
+        kept.put(digest(4), parts(10));
+        kept.put(digest(4), parts(10));
         let here = |kept: &mut Kept| [1, 2, 3, 4].map(|number| kept.get(&digest(number)).is_some());
         assert_eq!(here(&mut kept), [true, false, true, true]);
         assert_eq!((kept.bytes, kept.by_use.len(), kept.by_digest.len()), (3 * one, 3, 3));
-        kept.put(digest(5), chunks(10_000).into());
+        kept.put(digest(5), parts(100));
         assert_eq!(
             here(&mut kept),
             [true, false, true, true],

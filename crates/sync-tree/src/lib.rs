@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod apart;
 pub mod apply;
+mod blocks;
 pub mod chunks;
 pub mod described;
 pub mod durable;

@@ -18,10 +18,10 @@ use std::{
 
 use rusqlite::Connection;
 use rustix::{buffer::spare_capacity, io::pread};
-use sync_core::{Chunk, Content, Digest, Hint, Node, NodeId, TreePath, chunk::is_taken_apart};
+use sync_core::{Content, Digest, Hint, Node, NodeId, TreePath, chunk::is_taken_apart};
 
 use crate::{
-    chunks::{Apart, take_apart},
+    chunks::{Apart, Parts, take_apart},
     hash::{Identity, hash_file},
     index::{IndexError, IndexedNode},
     live::{LiveTree, Site, Suspects},
@@ -419,13 +419,13 @@ impl ServedFile {
     ///
     /// # Errors
     /// [`ServeError::Changed`] if the file is another now, or [`ServeError::Unreadable`].
-    pub fn describe(&self, go_on: impl Fn() -> bool + Sync) -> Result<Option<Vec<Chunk>>, ServeError> {
+    pub fn describe(&self, go_on: impl Fn() -> bool + Sync) -> Result<Option<Parts>, ServeError> {
         if !is_taken_apart(self.known.size) {
             return Ok(None);
         }
         let read = |offset, part: &mut [u8]| self.file.read_at(part, offset);
-        let mut chunks = match take_apart(&read, self.known.size, &[], &go_on) {
-            Ok(Apart::Complete(chunks)) => chunks,
+        let parts = match take_apart(&read, self.known.size, &go_on) {
+            Ok(Apart::Complete(parts)) => parts,
             Ok(Apart::Stopped) => return Ok(None),
             Ok(Apart::TooShort) => {
                 self.suspects.add(self.path.clone());
@@ -434,8 +434,7 @@ impl ServedFile {
             Err(source) => return Err(ServeError::Unreadable { path: self.path.clone(), source }),
         };
         self.finish_parts()?;
-        chunks.shrink_to_fit();
-        Ok(Some(chunks))
+        Ok(Some(parts))
     }
 
     /// Says whether all that was read were the bytes of the entry. To be called before the last of them is called good.

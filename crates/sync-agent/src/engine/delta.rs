@@ -14,7 +14,7 @@ use sync_core::{
     chunk::{self, Step},
     plan::Put,
 };
-use sync_locations::{ByteStream, Location, LocationError, MOST_RANGES};
+use sync_locations::{ByteStream, KnownChunks, Location, LocationError, MOST_RANGES};
 use sync_tree::{
     apply::{ApplyError, Expect, StagedFile, pieces::Piece},
     chunks::chunk_file,
@@ -99,11 +99,25 @@ impl Sources {
         }
     }
 
+    /// The chunks of each, where they were kept.
+    fn kept(&self, shelf: &Shelf) -> Vec<Option<Arc<[Chunk]>>> {
+        let kept = |source: &Source| Some(shelf.get(source.size, &source.known?.0)?.into());
+        self.0.iter().map(kept).collect()
+    }
+
+    /// What the server may have heard of too.
+    fn known(&self, kept: &[Option<Arc<[Chunk]>>]) -> Option<KnownChunks> {
+        let known = |(source, chunks): (&Source, &Option<Arc<[Chunk]>>)| {
+            Some(KnownChunks { digest: source.known?.0, chunks: chunks.clone()? })
+        };
+        self.0.iter().zip(kept).find_map(known)
+    }
+
     /// Where which chunk is. What cannot be read is not used.
-    fn cut_up(&self, shelf: &Shelf) -> HashMap<ChunkHash, u64> {
+    fn cut_up(&self, kept: Vec<Option<Arc<[Chunk]>>>, shelf: &Shelf) -> HashMap<ChunkHash, u64> {
         let mut places = HashMap::new();
-        for source in &self.0 {
-            match source.chunks(shelf) {
+        for (source, kept) in self.0.iter().zip(kept) {
+            match kept.map_or_else(|| source.cut_up(shelf), |chunks| Ok(Some(chunks))) {
                 Ok(Some(chunks)) => source.note(&chunks, &mut places),
                 other => tracing::debug!(?other, "a part of what is here cannot be used"),
             }
@@ -137,10 +151,7 @@ impl Sources {
 }
 
 impl Source {
-    fn chunks(&self, shelf: &Shelf) -> io::Result<Option<Vec<Chunk>>> {
-        if let Some(chunks) = self.known.and_then(|(digest, _)| shelf.get(self.size, &digest)) {
-            return Ok(Some(chunks));
-        }
+    fn cut_up(&self, shelf: &Shelf) -> io::Result<Option<Arc<[Chunk]>>> {
         let chunks = chunk_file(&self.file, self.size)?;
         if let (Some(chunks), Some((digest, Relation::Stays))) = (&chunks, self.known) {
             shelf.put(&digest, chunks);
@@ -167,9 +178,12 @@ pub(super) async fn find_reuse(
     if sources.0.is_empty() || wanted.have >= wanted.size {
         return Ok(None);
     }
+    let (asked, shelf) = (sources.clone(), context.clone());
+    let kept = off_the_runtime(move || Ok(asked.kept(&shelf.shelf))).await?;
+    let known = sources.known(&kept);
     let (cut, shelf) = (sources.clone(), context.clone());
-    let cut = off_the_runtime(move || Ok(cut.cut_up(&shelf.shelf)));
-    let (described, places) = tokio::join!(describe(context, remote, wanted), cut);
+    let cut = off_the_runtime(move || Ok(cut.cut_up(kept, &shelf.shelf)));
+    let (described, places) = tokio::join!(describe(context, remote, wanted, known), cut);
     let (Some(chunks), places) = (described?, places?) else { return Ok(None) };
     let steps = chunk::steps(&chunks, wanted.have, |chunk| places.get(&chunk.hash).copied());
     let (copied, missing) = (chunk::copied(&steps), wanted.size - wanted.have);
@@ -187,14 +201,14 @@ async fn describe(
     context: &Arc<Context>,
     remote: &Arc<dyn Location>,
     wanted: &Wanted,
+    known: Option<KnownChunks>,
 ) -> Result<Option<Arc<[Chunk]>>, EngineError> {
     let Wanted { node, size, digest, .. } = *wanted;
     let kept = context.clone();
     if let Some(chunks) = off_the_runtime(move || Ok(kept.shelf.get(size, &digest))).await? {
         return Ok(Some(chunks.into()));
     }
-    let Some(chunks) = remote.describe_file(node, &digest).await? else { return Ok(None) };
-    let chunks: Arc<[Chunk]> = chunks.into();
+    let Some(chunks) = remote.describe_file(node, &digest, known).await? else { return Ok(None) };
     let (keeping, keep) = (context.clone(), chunks.clone());
     off_the_runtime(move || {
         keeping.shelf.put(&digest, &keep);

@@ -20,14 +20,23 @@ use crate::shares::Share;
 pub(super) struct Wanted {
     file: ServedFile,
     digest: Digest,
+    /// The content whose description the client has, if it has one.
+    known: Option<Digest>,
 }
 
 /// Finds and opens what a request wants. Blocks.
 pub(super) fn open(share: &Share, request: &v1::DescribeFileRequest) -> Result<Wanted, RequestError> {
     let digest = Digest::from_slice(&request.digest)
         .ok_or(RequestError::Malformed { what: "a digest that is not 32 bytes" })?;
+    let known = match &*request.known_digest {
+        [] => None,
+        bytes => {
+            let malformed = RequestError::Malformed { what: "a known digest that is not 32 bytes" };
+            Some(Digest::from_slice(bytes).ok_or(malformed)?)
+        }
+    };
     let file = share.tree.open_file(NodeId(request.node_id), Some(&digest));
-    Ok(Wanted { file: file.map_err(|error| while_scanning(&share.tree, error))?, digest })
+    Ok(Wanted { file: file.map_err(|error| while_scanning(&share.tree, error))?, digest, known })
 }
 
 /// Finds out what the file is made of, and sends it.
@@ -38,10 +47,12 @@ pub(super) async fn send_task(
     out: Sender<v1::DescribeFileResponse>,
 ) {
     let size = wanted.file.node.entry.content.size();
+    // Looked up first: it is the older one, and what is kept has a bound.
+    let known = wanted.known.and_then(|known| descriptions.kept(&known));
     // Nobody is left to tell if sending fails.
     let _ = match describe(wanted, &descriptions, heartbeat, &out).await {
         None => return,
-        Some(Ok(description)) => send(size, description, &out).await,
+        Some(Ok(description)) => send(size, (description, known), &out).await,
         Some(Err(error)) => out.send(Err(error.into())).await.ok(),
     };
 }
@@ -53,7 +64,7 @@ async fn describe(
     heartbeat: Duration,
     out: &Sender<v1::DescribeFileResponse>,
 ) -> Option<Result<Description, RequestError>> {
-    let Wanted { file, digest } = wanted;
+    let Wanted { file, digest, .. } = wanted;
     if !is_taken_apart(file.node.entry.content.size()) {
         return Some(Ok(None));
     }
@@ -68,12 +79,17 @@ async fn describe(
 }
 
 /// `None` if the client is gone.
-async fn send(size: u64, description: Description, out: &Sender<v1::DescribeFileResponse>) -> Option<()> {
-    let Some(chunks) = description else {
+async fn send(
+    size: u64,
+    (description, known): (Description, Description),
+    out: &Sender<v1::DescribeFileResponse>,
+) -> Option<()> {
+    let Some(parts) = description else {
         return put(out, Part::Header(v1::DescriptionHeader { size, ..Default::default() })).await;
     };
     put(out, Part::Header(description_header(size))).await?;
-    for batch in chunks_to_wire(&chunks) {
+    let known = known.as_ref().map_or(&[][..], |known| &known.chunks);
+    for batch in chunks_to_wire(&parts.chunks, known) {
         put(out, Part::Chunks(batch)).await?;
     }
     Some(())

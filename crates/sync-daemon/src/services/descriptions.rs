@@ -14,8 +14,8 @@ use std::{
     },
 };
 
-use sync_core::{Chunk, Digest};
-use sync_tree::described::Described;
+use sync_core::Digest;
+use sync_tree::{chunks::Parts, described::Described};
 use tokio::sync::Semaphore;
 
 use super::errors::{RequestError, blocking};
@@ -24,7 +24,7 @@ use super::errors::{RequestError, blocking};
 const AT_ONCE: usize = 2;
 
 /// What a file is made of; `None` if that is not told.
-pub(super) type Description = Option<Arc<[Chunk]>>;
+pub(super) type Description = Option<Parts>;
 
 /// Finds out what files are made of, and keeps it.
 pub(super) struct Descriptions {
@@ -38,12 +38,17 @@ impl Descriptions {
         Self { kept, turns: Mutex::default(), at_once: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
+    /// The description of this content, if it is kept.
+    pub(super) fn kept(&self, digest: &Digest) -> Description {
+        self.kept.get(digest)
+    }
+
     /// The description of this content; `make` is run if nobody else has made it. It blocks, and is to stop and give `None`
     /// soon after what it is given says false: dropping the future says that.
     pub(super) async fn get<E: Into<RequestError> + Send + 'static>(
         self: &Arc<Self>,
         digest: Digest,
-        make: impl FnOnce(&(dyn Fn() -> bool + Sync)) -> Result<Option<Vec<Chunk>>, E> + Send + 'static,
+        make: impl FnOnce(&(dyn Fn() -> bool + Sync)) -> Result<Description, E> + Send + 'static,
     ) -> Result<Description, RequestError> {
         if let Some(found) = self.kept.get(&digest) {
             return Ok(Some(found));
@@ -59,9 +64,8 @@ impl Descriptions {
             // Both end with the work, which may go on for a moment after nobody waits for it.
             let _held = (turn, permit);
             let made = make(&|| waited_for.load(Ordering::Relaxed))?;
-            let made: Description = made.map(Into::into);
-            if let Some(chunks) = &made {
-                this.kept.put(digest, Arc::clone(chunks));
+            if let Some(parts) = &made {
+                this.kept.put(digest, parts.clone());
             }
             Ok::<_, E>(made)
         })
@@ -98,7 +102,6 @@ mod tests {
         time::Duration,
     };
 
-    use sync_core::ChunkHash;
     use sync_tree::serve::ServeError;
     use tokio::{task::JoinSet, time::timeout};
 
@@ -106,8 +109,8 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
-    fn chunks(count: u32) -> Vec<Chunk> {
-        (0..count).map(|size| Chunk { size, hash: ChunkHash([0; 16]) }).collect()
+    fn parts(count: usize) -> Parts {
+        Parts::of(&vec![0; count * (64 << 10)])
     }
 
     fn digest(number: u8) -> Digest {
@@ -124,10 +127,10 @@ mod tests {
             asking.spawn(async move {
                 let make = move |_: &(dyn Fn() -> bool + Sync)| {
                     made.fetch_add(1, Ordering::SeqCst);
-                    Ok::<_, ServeError>(Some(chunks(u32::from(number % 4))))
+                    Ok::<_, ServeError>(Some(parts(usize::from(number % 4))))
                 };
                 let found = descriptions.get(digest(number % 4), make).await.unwrap().unwrap();
-                assert_eq!(&*found, chunks(u32::from(number % 4)));
+                assert_eq!(found, parts(usize::from(number % 4)));
             });
         }
         timeout(DEADLINE, asking.join_all()).await.unwrap();
@@ -153,13 +156,13 @@ mod tests {
         });
         has_entered.recv_timeout(DEADLINE).unwrap();
         let mut second = Box::pin(
-            descriptions.get(digest(1), |_: &(dyn Fn() -> bool + Sync)| Ok::<_, ServeError>(Some(chunks(3)))),
+            descriptions.get(digest(1), |_: &(dyn Fn() -> bool + Sync)| Ok::<_, ServeError>(Some(parts(3)))),
         );
         let waits = timeout(Duration::from_millis(20), &mut second).await;
         assert!(waits.is_err(), "it waits for the first");
         go_on.send(()).unwrap();
         assert!(matches!(first.await.unwrap(), Err(RequestError::Serve(ServeError::Changed))));
-        assert_eq!(timeout(DEADLINE, second).await.unwrap().unwrap().unwrap().len(), 3);
+        assert_eq!(timeout(DEADLINE, second).await.unwrap().unwrap().unwrap().chunks.len(), 3);
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -182,10 +185,10 @@ mod tests {
             });
         }
         (0..AT_ONCE).for_each(|_| has_entered.recv_timeout(DEADLINE).unwrap());
-        let make = |_: &(dyn Fn() -> bool + Sync)| Ok::<_, ServeError>(Some(chunks(3)));
+        let make = |_: &(dyn Fn() -> bool + Sync)| Ok::<_, ServeError>(Some(parts(3)));
         let mut next = Box::pin(descriptions.get(digest(0), make));
         assert!(timeout(Duration::from_millis(20), &mut next).await.is_err(), "there is no room");
         endless.shutdown().await;
-        assert_eq!(timeout(DEADLINE, next).await.unwrap().unwrap().unwrap().len(), 3);
+        assert_eq!(timeout(DEADLINE, next).await.unwrap().unwrap().unwrap().chunks.len(), 3);
     }
 }

@@ -25,7 +25,9 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::{
     error::LocationError,
-    location::{AnswerStream, BoxFuture, ByteStream, ChangeStream, FetchFailure, Location, Want},
+    location::{
+        AnswerStream, BoxFuture, ByteStream, ChangeStream, FetchFailure, KnownChunks, Location, Want,
+    },
 };
 use streams::{Answers, FileBytes, Line};
 
@@ -170,12 +172,13 @@ impl Location for Faulty {
         &'a self,
         node: NodeId,
         digest: &'a Digest,
-    ) -> BoxFuture<'a, Result<Option<Vec<Chunk>>, LocationError>> {
+        known: Option<KnownChunks>,
+    ) -> BoxFuture<'a, Result<Option<Arc<[Chunk]>>, LocationError>> {
         Box::pin(async move {
             let line = self.begin(Call::DescribeFile).await?;
-            let mut chunks = self.inner.describe_file(node, digest).await?;
+            let mut chunks = self.inner.describe_file(node, digest, known).await?;
             if let (true, Some(chunks)) = (line.is_spoiled(), &mut chunks)
-                && let [first, .., last] = &mut chunks[..]
+                && let [first, .., last] = Arc::make_mut(chunks)
             {
                 std::mem::swap(&mut first.hash, &mut last.hash);
             }

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc::Receiver, watch};
 
 use crate::{
     error::LocationError,
-    location::{AnswerStream, BoxFuture, ByteStream, ChangeStream, Location, Want},
+    location::{AnswerStream, BoxFuture, ByteStream, ChangeStream, KnownChunks, Location, Want},
 };
 pub use tree::Edit;
 use tree::{Held, State};
@@ -233,7 +233,8 @@ impl Location for Memory {
         &'a self,
         node: NodeId,
         digest: &'a Digest,
-    ) -> BoxFuture<'a, Result<Option<Vec<Chunk>>, LocationError>> {
+        _known: Option<KnownChunks>,
+    ) -> BoxFuture<'a, Result<Option<Arc<[Chunk]>>, LocationError>> {
         let description = serve::describe(&self.0, node, digest);
         Box::pin(async { description })
     }

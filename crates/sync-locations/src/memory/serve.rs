@@ -47,9 +47,9 @@ pub(super) fn describe(
     shared: &Shared,
     node: NodeId,
     digest: &Digest,
-) -> Result<Option<Vec<Chunk>>, LocationError> {
+) -> Result<Option<Arc<[Chunk]>>, LocationError> {
     let (_, bytes) = find(&shared.state(), node, digest).map_err(file_error)?;
-    Ok(is_taken_apart(bytes.len() as u64).then(|| chunk_bytes(&bytes)))
+    Ok(is_taken_apart(bytes.len() as u64).then(|| chunk_bytes(&bytes).into()))
 }
 
 /// The path and the right bytes of a node that must have this digest.

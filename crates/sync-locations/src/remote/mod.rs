@@ -35,7 +35,9 @@ use v1::{fetch_file_request::File, sync_service_client::SyncServiceClient};
 
 use crate::{
     error::LocationError,
-    location::{AnswerStream, BoxFuture, ByteStream, ChangeStream, Location, Want, check_ranges},
+    location::{
+        AnswerStream, BoxFuture, ByteStream, ChangeStream, KnownChunks, Location, Want, check_ranges,
+    },
 };
 use streams::{Answers, Changes, FileBytes, Incoming};
 use unpack::Unpack;
@@ -328,17 +330,23 @@ impl Location for RemoteSyncd {
         &'a self,
         node: NodeId,
         digest: &'a Digest,
-    ) -> BoxFuture<'a, Result<Option<Vec<Chunk>>, LocationError>> {
+        known: Option<KnownChunks>,
+    ) -> BoxFuture<'a, Result<Option<Arc<[Chunk]>>, LocationError>> {
         Box::pin(async move {
             if !self.describes {
                 return Ok(None);
             }
             let (share, digest) = (self.share.clone(), Bytes::copy_from_slice(&digest.0));
-            let request = v1::DescribeFileRequest { share, node_id: node.0, digest };
+            let (known_digest, known) = match known {
+                Some(known) => (Bytes::copy_from_slice(&known.digest.0), known.chunks),
+                None => Default::default(),
+            };
+            let request = v1::DescribeFileRequest { share, node_id: node.0, digest, known_digest };
             let mut bulk = self.bulk();
             let stream = self.begin(bulk.describe_file(request), file_error).await?;
             let received = Arc::clone(&self.received);
-            described::read(Incoming::new(stream, self.watchdog(), received, sync_wire::wire_bytes)).await
+            let incoming = Incoming::new(stream, self.watchdog(), received, sync_wire::wire_bytes);
+            described::read(incoming, known).await
         })
     }
 

@@ -224,7 +224,7 @@ impl SyncService for Served {
         let parts = match script {
             Some(script) => script,
             None => {
-                let found = self.share.describe_file(NodeId(request.node_id), &digest).await;
+                let found = self.share.describe_file(NodeId(request.node_id), &digest, None).await;
                 described(found.map_err(|error| status(&error))?.as_deref())
             }
         };
@@ -246,7 +246,7 @@ fn described(chunks: Option<&[sync_core::Chunk]>) -> Vec<Description> {
         Description::Heartbeat(v1::Heartbeat {}),
         Description::Header(sync_wire::description_header(size)),
     ];
-    parts.extend(sync_wire::chunks_to_wire(chunks).map(Description::Chunks));
+    parts.extend(sync_wire::chunks_to_wire(chunks, &[]).map(Description::Chunks));
     parts
 }
 
@@ -575,7 +575,7 @@ async fn an_old_server_is_not_asked_for_what_it_cannot_do() {
     let host = Host::able_to(&[], &options()).await;
     host.write("a", &[7; 2 << 20]);
     let (node, digest) = (host.served.share.node("a").unwrap().id, Digest::of(&[7; 2 << 20]));
-    assert_eq!(host.location.describe_file(node, &digest).await.unwrap(), None);
+    assert_eq!(host.location.describe_file(node, &digest, None).await.unwrap(), None);
     let refused = host.location.fetch_ranges(node, &digest, vec![(0, 1)]).await.map(drop);
     assert!(matches!(refused, Err(LocationError::Refused { .. })), "{refused:?}");
     assert!(host.served.share.fetched().is_empty());
@@ -586,7 +586,11 @@ async fn descriptions_that_break_the_contract_are_refused() {
     let host = Host::new(&options()).await;
     let header = |size| Description::Header(sync_wire::description_header(size));
     let batch = |sizes: &[u32], hash_bytes: usize| {
-        Description::Chunks(v1::ChunkBatch { sizes: sizes.to_vec(), hashes: vec![1; hash_bytes].into() })
+        Description::Chunks(v1::ChunkBatch {
+            sizes: sizes.to_vec(),
+            hashes: vec![1; hash_bytes].into(),
+            known: Vec::new(),
+        })
     };
     let endless = std::iter::once(header(24 << 30))
         .chain(std::iter::repeat_n(batch(&[4096; 32_768], 32_768 * 16), 100))
@@ -604,12 +608,12 @@ async fn descriptions_that_break_the_contract_are_refused() {
         ("too many chunks", endless),
     ] {
         *host.served.script.lock().unwrap() = Some(script);
-        let end = host.location.describe_file(NodeId(1), &Digest::of(b"")).await;
+        let end = host.location.describe_file(NodeId(1), &Digest::of(b""), None).await;
         assert!(matches!(end, Err(LocationError::Protocol { .. })), "{what}: {end:?}");
     }
     let unknown = v1::DescriptionHeader { algorithm: "fastcdc-v2030".into(), size: 7 };
     *host.served.script.lock().unwrap() = Some(vec![Description::Header(unknown), batch(&[1], 3)]);
-    assert_eq!(host.location.describe_file(NodeId(1), &Digest::of(b"")).await.unwrap(), None);
+    assert_eq!(host.location.describe_file(NodeId(1), &Digest::of(b""), None).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -1,14 +1,15 @@
 //! Looks at one file or link: believes its identity or reads it.
 
-use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
+use std::{fs::File, io, os::unix::fs::FileExt};
 
-use sync_core::{Chunk, Content, Entry, Time, chunk::is_taken_apart};
+use sync_core::{Content, Digest, Entry, Time, chunk::is_taken_apart};
 
 use crate::{
-    chunks::{Apart, take_apart},
+    chunks::{Parts, hash_and_take_apart},
     described::Described,
-    hash::{self, Hashed, Identity},
+    hash::{self, Identity},
     index::{IndexedNode, Sketch},
+    probe::probed,
     rooted::{Dir, Stat, StatKind, stat_file},
 };
 
@@ -81,19 +82,16 @@ impl Reader<'_> {
                 return Ok(Seen::Moved);
             }
             let identity = Identity::of(&before);
-            let (hashed, parts) = self.hash(&file, &identity, old)?;
-            if hashed.read < before.size {
-                continue;
-            }
+            let Some((digest, parts)) = self.hash(&file, &identity, old)? else { continue };
             let after = stat_file(&file)?;
             let still = identity == Identity::of(&after);
             // A file that only grew is taken as the bytes it had: an entry of size n is its first n bytes. Whether those
             // were left alone cannot be told, so nothing vouches for them and it is read again soon.
             if still || after.size > before.size {
                 if let (true, Some(described), Some(parts)) = (still, self.described, parts) {
-                    described.put(hashed.digest, parts.into());
+                    described.put(digest, parts);
                 }
-                let content = Content::File { size: before.size, digest: hashed.digest };
+                let content = Content::File { size: before.size, digest };
                 let entry = Entry { content, mtime: before.mtime, mode: carried_mode(&before) };
                 let vouched = still && identity.vouches(self.trust.began);
                 return Ok(Seen::Entry { entry, identity, vouched });
@@ -102,26 +100,27 @@ impl Reader<'_> {
         Ok(Seen::Restless)
     }
 
-    /// Hashes a file, and finds out its parts at the same time if those of its old version are kept.
+    /// Hashes a file, and finds out its parts at the same time if those of its old version are kept. `None` if it is shorter
+    /// than it was.
     fn hash(
         &self,
         file: &File,
         identity: &Identity,
         old: Option<&IndexedNode>,
-    ) -> io::Result<(Hashed, Option<Vec<Chunk>>)> {
+    ) -> io::Result<Option<(Digest, Option<Parts>)>> {
         let size = identity.size;
-        let Some(known) = old.and_then(|old| self.parts_of(old, identity)) else {
-            return Ok((hash::hash_file(file, size)?, None));
-        };
-        let read = |offset, part: &mut [u8]| file.read_at(part, offset);
-        let (hashed, parts) =
-            rayon::join(|| hash::hash_file(file, size), || take_apart(&read, size, &known, &|| true));
-        let parts = if let Apart::Complete(parts) = parts? { Some(parts) } else { None };
-        Ok((hashed?, parts))
+        if let Some(known) = old.and_then(|old| self.parts_of(old, identity)) {
+            let read = |offset, part: &mut [u8]| probed!(Read { file: file, at: offset } => file.read_at(part, offset));
+            if let Some((digest, parts)) = hash_and_take_apart(&read, size, &known)? {
+                return Ok(Some((digest, Some(parts))));
+            }
+        }
+        let hashed = hash::hash_file(file, size)?;
+        Ok((hashed.read == size).then_some((hashed.digest, None)))
     }
 
     /// The parts of the old version of a file that has changed.
-    fn parts_of(&self, old: &IndexedNode, now: &Identity) -> Option<Arc<[Chunk]>> {
+    fn parts_of(&self, old: &IndexedNode, now: &Identity) -> Option<Parts> {
         let Content::File { digest, .. } = &old.node.entry.content else { return None };
         // If only a second look is taken, those of this version are known.
         let changed = old.identity != *now && is_taken_apart(now.size);

@@ -229,7 +229,7 @@ fn the_parts_of_a_file_are_told_whether_it_vouches_for_itself_or_not() {
             settle(&scene, "f");
         }
         let file = scene.tree.open_file(id, Some(&digest)).unwrap();
-        assert_eq!(file.describe(|| true).unwrap(), Some(crate::chunks::chunk_bytes(&large(1))));
+        assert_eq!(file.describe(|| true).unwrap(), Some(crate::chunks::Parts::of(&large(1))));
     }
     let file = scene.tree.open_file(id, Some(&digest)).unwrap();
     assert_eq!(file.describe(|| false).unwrap(), None, "it is told to stop");
