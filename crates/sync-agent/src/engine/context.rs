@@ -34,6 +34,8 @@ pub(super) struct Context {
     pub guesses: Guesses,
     /// Something was put in place and could not be written down.
     pub unrecorded: AtomicBool,
+    /// Something that was taken out of the tree could neither go to its new place nor back.
+    pub waiting: AtomicBool,
     /// Directories that were opened up to be worked in. They get their mode back, or their final one, in the end.
     pub opened: Mutex<BTreeMap<TreePath, WorkDir>>,
 }
@@ -62,6 +64,11 @@ impl Context {
     /// Takes note that something that is in place will not be written down.
     pub(super) fn leave_unrecorded(&self) {
         self.unrecorded.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes note that something waits in staging.
+    pub(super) fn leave_waiting(&self) {
+        self.waiting.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn opened(&self) -> MutexGuard<'_, BTreeMap<TreePath, WorkDir>> {

@@ -31,7 +31,7 @@ use super::{
     counts::{Done, FailedFiles, one_for_each_place, unexplained},
     material::Material,
     now_secs,
-    outcome::Outcome,
+    outcome::{Outcome, describe},
     phases::Phases,
     store::{Keeper, Verified},
     threads::{self, in_place},
@@ -217,6 +217,8 @@ impl Engine {
         if !self.cut_off {
             return Ok(());
         }
+        // What was taken out is best found where it was.
+        self.settle_waiting();
         // A look records what it finds as if it were there to stay.
         in_place(|| self.context.applier.flush_earlier())?;
         self.look(&LookScope::Everything, false, run)?;
@@ -453,6 +455,9 @@ impl Engine {
     /// Plans what is pending and carries it out.
     async fn one_round(&mut self, run: &Run<'_>, policy: Policy) -> Result<Outcome, EngineError> {
         self.check_root()?;
+        if self.settle_waiting() {
+            self.look_quietly(&LookScope::Everything, false)?;
+        }
         self.context.trouble.passed();
         let round = match self.store().filling()? {
             Some(filling) if policy == Policy::LeftWins => self.filling_round(run, filling).await,
@@ -488,6 +493,19 @@ impl Engine {
         let (scope, rest) = self.planned_round(run, Policy::LeftWins).await?;
         outcome.merge(rest);
         Ok((scope, outcome))
+    }
+
+    /// What could not go back into the tree earlier may be able to now. Answers whether it did.
+    fn settle_waiting(&self) -> bool {
+        if !self.context.waiting.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        let settled = in_place(|| self.context.applier.recover_moves());
+        if let Err(error) = &settled {
+            tracing::debug!(error = describe(error), "it still waits in .syncd/staging");
+            self.context.leave_waiting();
+        }
+        settled.is_ok()
     }
 
     /// Answers what was planned for, and what came of it.

@@ -307,6 +307,7 @@ impl Engine {
             trouble: context::Trouble::default(),
             guesses: material::Guesses::default(),
             unrecorded: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
             opened: Mutex::default(),
         };
         Ok(Self {

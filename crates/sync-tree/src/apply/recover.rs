@@ -77,7 +77,11 @@ impl Applier {
             .map_err(|source| ApplyError::of_state("clean .syncd/trash", source))
     }
 
-    fn recover_moves(&self) -> Result<Vec<Recovered>, ApplyError> {
+    /// Gives up on all that was taken out and waits: back to where it was, or to the trash. Their notes stay until the next start.
+    ///
+    /// # Errors
+    /// Something can go to neither. It, and what was not tried yet, waits on.
+    pub fn recover_moves(&self) -> Result<Vec<Recovered>, ApplyError> {
         let mut found: Vec<(Option<TreePath>, String)> = waiting(&self.moves)
             .map_err(state_failed)?
             .into_iter()
