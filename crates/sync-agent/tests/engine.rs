@@ -604,3 +604,34 @@ async fn a_directory_that_could_not_be_moved_is_not_taken_for_moved() {
     assert!(refuses.1.load(std::sync::atomic::Ordering::SeqCst), "nothing was refused");
     assert_eq!(said.1.lock().unwrap()[0], ["other", "other/stays"]);
 }
+
+/// A disk that fails where somebody wants to look at one name.
+#[cfg(feature = "failpoints")]
+struct Unseen(&'static [u8]);
+
+#[cfg(feature = "failpoints")]
+impl sync_tree::probe::Probe for Unseen {
+    fn before(&self, call: &sync_tree::probe::Call<'_>) -> std::io::Result<()> {
+        match call.op == sync_tree::probe::Op::Stat && call.name == self.0 {
+            true => Err(std::io::ErrorKind::Other.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// `SYNCD_SEED=1293` of the simulation, once.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_could_not_be_looked_at_everywhere_is_not_called_equal() {
+    let pair = Pair::new();
+    pair.share.file("file", "content");
+    pair.pull().await;
+    pair.target.file("mine", "somebody's own");
+    let listening = sync_tree::probe::install(pair.target.root(), Arc::new(Unseen(b"mine")));
+    let summary = pair.try_pull(PullMode::default()).await.unwrap();
+    assert!(!summary.equal, "{summary:?}");
+    assert_eq!(summary.problems.len(), 1, "{summary:?}");
+    drop(listening);
+    assert!(pair.pull().await.equal);
+    assert_same(pair.share.root(), pair.target.root());
+}

@@ -673,7 +673,9 @@ impl Engine {
     }
 
     fn is_equal(&self) -> Result<bool, EngineError> {
-        Ok(self.has_same_digest()? && self.store().pending_count()? == 0)
+        // What could not be looked at is in the index as it was before.
+        let is_known = !self.store().index().is_partly_unknown()?;
+        Ok(is_known && self.has_same_digest()? && self.store().pending_count()? == 0)
     }
 
     fn has_same_digest(&self) -> Result<bool, EngineError> {

@@ -483,6 +483,14 @@ impl Index {
         self.read(schema::problems)
     }
 
+    /// Whether the last look could not find out what is at some place.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn is_partly_unknown(&self) -> Result<bool, IndexError> {
+        self.read(schema::is_partly_unknown)
+    }
+
     /// The directories that were other file systems at the last look.
     ///
     /// # Errors

@@ -148,6 +148,11 @@ pub fn problems(db: &Connection) -> rusqlite::Result<Vec<Problem>> {
     Ok(problems)
 }
 
+/// Whether what is at some place is not known.
+pub(crate) fn is_partly_unknown(db: &Connection) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT 1 FROM problems WHERE unknown LIMIT 1")?.exists([])
+}
+
 pub(crate) fn set_problems(db: &Connection, problems: &[Problem]) -> rusqlite::Result<()> {
     db.execute("DELETE FROM problems", [])?;
     let mut insert = db.prepare_cached("INSERT OR REPLACE INTO problems VALUES (?1, ?2, ?3, ?4)")?;
