@@ -605,6 +605,57 @@ async fn a_directory_that_could_not_be_moved_is_not_taken_for_moved() {
     assert_eq!(said.1.lock().unwrap()[0], ["other", "other/stays"]);
 }
 
+/// Ends the first answers after their first message, and only then lets a local copy fail, which then has to be fetched.
+#[cfg(feature = "failpoints")]
+struct EndsEarly(std::sync::Condvar, Mutex<bool>);
+
+#[cfg(feature = "failpoints")]
+impl Script for EndsEarly {
+    fn meets(&self, moment: Moment) -> Turn {
+        if (moment.call, moment.number, moment.message) != (Call::FetchPacked, 1, 2) {
+            return Turn::Pass;
+        }
+        *self.1.lock().unwrap() = true;
+        self.0.notify_all();
+        Turn::End
+    }
+}
+
+#[cfg(feature = "failpoints")]
+impl sync_tree::probe::Probe for EndsEarly {
+    fn before(&self, call: &sync_tree::probe::Call<'_>) -> std::io::Result<()> {
+        if call.op != sync_tree::probe::Op::OpenFile || call.name != b"source" {
+            return Ok(());
+        }
+        let ended = self.1.lock().unwrap();
+        let waited = self.0.wait_timeout_while(ended, Duration::from_secs(20), |ended| !*ended).unwrap();
+        assert!(!waited.1.timed_out(), "the answers never ended");
+        Err(std::io::ErrorKind::PermissionDenied.into())
+    }
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_after_the_answers_ended_is_not_taken_for_done() {
+    let pair = Scripted::new();
+    pair.share.edit(|edit| edit.file("source", "the same"));
+    pair.pull().await;
+    pair.share.edit(|edit| {
+        edit.file("copy", "the same");
+        edit.file("new", "something else");
+    });
+    let script = Arc::new(EndsEarly(Default::default(), Mutex::new(false)));
+    let _listening = sync_tree::probe::install(pair.target.root(), script.clone());
+    let remote: Arc<dyn Location> = Arc::new(Faulty::new(Arc::new(pair.share.clone()), script.clone()));
+    let mut engine = Engine::open(options_for(pair.target.root(), pair.share.share_id())).unwrap();
+    let reporter: Arc<dyn Reporter> = Arc::new(Silent);
+    let pulled = engine.pull(&remote, PullMode::default(), &reporter, &CancellationToken::new()).await;
+    assert!(*script.1.lock().unwrap(), "nothing was fetched");
+    assert!(matches!(&pulled, Err(EngineError::Location(error)) if error.is_transient()), "{pulled:?}");
+    drop(engine);
+    assert!(pair.pull().await.equal);
+}
+
 /// A disk that fails where somebody wants to look at one name.
 #[cfg(feature = "failpoints")]
 struct Unseen(&'static [u8]);

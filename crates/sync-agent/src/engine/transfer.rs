@@ -6,7 +6,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -140,6 +143,13 @@ impl Shared {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert(error);
         self.stop.cancel();
+    }
+
+    /// The answers ended before all was answered.
+    fn cut_off(&self) {
+        if !self.stop.is_cancelled() {
+            self.fail(super::cycle::cut());
+        }
     }
 
     fn place_failed(&self, error: ApplyError, put: &Put) {
@@ -296,14 +306,16 @@ async fn fetch_small(
 ) {
     // Without any there is nothing to ask for.
     let Some(first) = small.recv().await else { return };
-    let asked = Asked::default();
+    let (asked, over) = (Asked::default(), AtomicBool::new(false));
     let (wants, want_queue) = mpsc::channel(WANTS_AHEAD);
     let ask = async {
         let mut next = Some(first);
         while let Some(item) = next {
             if let Some(want) = asked.want(item)
-                && wants.send(want).await.is_err()
+                && (wants.send(want).await.is_err() || over.load(Ordering::Relaxed))
             {
+                // Nobody answers any more: what was asked for last would be taken for done.
+                shared.cut_off();
                 break;
             }
             next = small.recv().await;
@@ -313,9 +325,11 @@ async fn fetch_small(
     let take = async {
         let taken =
             take_packed(shared, remote, want_queue, |answers| asked.sort(shared, answers, &large), jobs);
-        match taken.await {
+        let taken = taken.await;
+        over.store(true, Ordering::Relaxed);
+        match taken {
             Err(error) => shared.fail(error.into()),
-            Ok(()) if asked.is_any() && !shared.stop.is_cancelled() => shared.fail(super::cycle::cut()),
+            Ok(()) if asked.is_any() => shared.cut_off(),
             Ok(()) => {}
         }
         // Nobody asks for more.
