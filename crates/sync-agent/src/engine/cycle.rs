@@ -309,7 +309,7 @@ impl Engine {
     }
 
     fn take_watching(&self, watching: &Watching) -> Result<(), EngineError> {
-        let was_degraded = self.store().take_watching(watching)?;
+        let was_degraded = self.store().take_watching(watching, now_secs())?;
         match (was_degraded, watching.is_degraded()) {
             (false, true) => tracing::warn!("the share hears of changes late: {watching}"),
             (true, false) => tracing::info!("the share hears of changes at once again: {watching}"),

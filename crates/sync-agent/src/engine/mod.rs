@@ -54,6 +54,7 @@ pub use counts::Done;
 pub(crate) use outcome::describe;
 pub use reporter::{AppliedOp, Phase, Reporter, Silent};
 pub use status::{StatusReport, status};
+pub use store::ToldWatching;
 pub use target::TargetError;
 
 use context::Context;
