@@ -16,7 +16,7 @@ use common::{Pair, options_for};
 use sync_agent::engine::{AppliedOp, Engine, EngineError, Phase, PullMode, Reporter, Silent, Summary};
 use sync_core::{Halt, Time, TreePath};
 use sync_locations::{
-    Faulty, Location, Memory,
+    Faulty, Location, LocationError, Memory,
     faulty::{Call, Moment, Script, Turn},
     memory::Edit,
 };
@@ -654,6 +654,40 @@ async fn what_is_asked_for_after_the_answers_ended_is_not_taken_for_done() {
     assert!(matches!(&pulled, Err(EngineError::Location(error)) if error.is_transient()), "{pulled:?}");
     drop(engine);
     assert!(pair.pull().await.equal);
+}
+
+/// A line that is cut whenever a file is described.
+struct NeverDescribes;
+
+impl Script for NeverDescribes {
+    fn meets(&self, moment: Moment) -> Turn {
+        match moment.call {
+            Call::DescribeFile => Turn::Fail(LocationError::Cut { source: "cut".into() }),
+            _ => Turn::Pass,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_description_never_comes_through_is_fetched_whole() {
+    let pair = Scripted::new();
+    let old: Vec<u8> = sync_testkit::rng::Rng::new(1).bytes(2 << 20);
+    pair.share.edit(|edit| edit.file("big", old.clone()));
+    pair.pull().await;
+    let new = [b"at the front", &old[..]].concat();
+    pair.share.edit(|edit| edit.file("big", new.clone()));
+    let remote: Arc<dyn Location> =
+        Arc::new(Faulty::new(Arc::new(pair.share.clone()), Arc::new(NeverDescribes)));
+    let mut engine = Engine::open(options_for(pair.target.root(), pair.share.share_id())).unwrap();
+    let (reporter, cancel): (Arc<dyn Reporter>, _) = (Arc::new(Silent), CancellationToken::new());
+    let mut cuts = 0;
+    while let Err(error) = engine.pull(&remote, PullMode::default(), &reporter, &cancel).await {
+        assert!(matches!(&error, EngineError::Location(error) if error.is_transient()), "{error:?}");
+        cuts += 1;
+        assert!(cuts < 10, "it makes no headway");
+    }
+    assert!(cuts > 1, "one cut says nothing about the line");
+    assert_eq!(pair.target.read("big"), new);
 }
 
 /// A disk that fails where somebody wants to look at one name.

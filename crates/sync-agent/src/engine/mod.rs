@@ -309,6 +309,7 @@ impl Engine {
             guesses: material::Guesses::default(),
             unrecorded: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
+            cut_descriptions: Default::default(),
             opened: Mutex::default(),
         };
         Ok(Self {

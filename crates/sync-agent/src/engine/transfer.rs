@@ -464,7 +464,10 @@ async fn fetch_one(
 ) -> Result<Staged, EngineError> {
     let Some((size, digest)) = item.content() else { return Err(LocationError::Changed.into()) };
     let wanted = Wanted { node: item.node().id, size, digest, have: 0 };
-    let sources = Arc::new(Sources::find(&shared.context, item.put(), &wanted, &shared.material));
+    let sources = match shared.context.cut_descriptions.are_too_many(&digest) {
+        true => Arc::default(),
+        false => Arc::new(Sources::find(&shared.context, item.put(), &wanted, &shared.material)),
+    };
     match fetch_part(shared, remote, item, (wanted, &sources)).await {
         // The old version changed meanwhile, or a chunk was taken for another: without it then.
         Err(error) if delta::is_mistaken(&error) => {
@@ -491,7 +494,11 @@ async fn fetch_part(
         tracing::debug!(path = %item.put().path(), have = wanted.have, size, "goes on where an earlier transfer was cut");
         progress(wanted.have);
     }
-    if let Some(reuse) = delta::find_reuse(&shared.context, remote, sources, &wanted).await? {
+    let reuse = delta::find_reuse(&shared.context, remote, sources, &wanted).await;
+    if matches!(&reuse, Err(EngineError::Location(error)) if error.is_transient()) {
+        shared.context.cut_descriptions.count(digest);
+    }
+    if let Some(reuse) = reuse? {
         file = delta::assemble(file, reuse, remote, &wanted, progress).await?;
     } else if wanted.have < size || size == 0 {
         let mut stream = remote.fetch_file(node, &digest, wanted.have).await?;
