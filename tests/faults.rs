@@ -327,6 +327,35 @@ fn what_the_daemon_cannot_read_for_a_while_is_told_and_comes_by_itself() {
 }
 
 #[test]
+fn a_large_file_that_the_daemon_cannot_read_to_describe_it_keeps_its_old_version_here() {
+    let lab = Lab::new();
+    lab.share.bytes("big", 3 << 20, 1);
+    let switch = Switch::new(&lab);
+    let daemon = lab.spec().env(FAULT, "EIO read tree from 1 of big").env(SWITCH, &switch.0).start();
+    let agent = lab.agent(&daemon.url());
+    agent.pull().expect(0);
+    let old = lab.target().read("big");
+    let mut new = lab.share.read("big");
+    new.splice(0..0, *b"at the front");
+    lab.share.save("big", &new);
+    // By then the daemon has read it; nothing is left to be read but for this agent.
+    lab.agent_into(&daemon.url(), "other").pull().expect(0);
+    switch.on();
+    let outcome = agent.pull().expect(3);
+    let [(path, error)] = &outcome.problems()[..] else { panic!("{}", outcome.stdout) };
+    assert_eq!(path, "big");
+    assert_clear(error, &["Input/output error", "the disk may be failing"]);
+    assert!(lab.target().read("big") == old, "the old version was touched");
+    switch.off();
+    let outcome = eventually(SOON, || {
+        let outcome = agent.pull();
+        if outcome.code == Some(0) { Ok(outcome) } else { Err(outcome.stdout) }
+    });
+    lab.assert_same();
+    assert!(outcome.count("bytes_received") < 1 << 20, "{}", outcome.stdout);
+}
+
+#[test]
 fn a_rule_file_that_cannot_be_read_lets_nothing_through() {
     let lab = Lab::new();
     fill(&lab.share, 10);

@@ -131,6 +131,7 @@ fn a_share_with_few_watches_converges_says_so_and_recovers() {
     assert_eq!(said["watched"], 29, "{said}");
     let advice = "raise it with: sysctl -w user.max_inotify_watches=524288";
     assert_eq!(said["advice"], advice);
+    assert!(said["as_of"].is_string(), "{said}");
     let text = status_text(&agent);
     let line = "degraded: 29 of 301 directories are watched, the others are looked at every 2 s: the limit of watches is reached";
     assert!(text.contains(line) && text.contains(advice), "{text}");

@@ -16,7 +16,7 @@ use common::{Pair, options_for};
 use sync_agent::engine::{AppliedOp, Engine, EngineError, Phase, PullMode, Reporter, Silent, Summary};
 use sync_core::{Halt, Time, TreePath};
 use sync_locations::{
-    Faulty, Location, Memory,
+    Faulty, Location, LocationError, Memory,
     faulty::{Call, Moment, Script, Turn},
     memory::Edit,
 };
@@ -603,4 +603,120 @@ async fn a_directory_that_could_not_be_moved_is_not_taken_for_moved() {
     assert!(matches!(following.await.unwrap(), Err(EngineError::Cancelled)));
     assert!(refuses.1.load(std::sync::atomic::Ordering::SeqCst), "nothing was refused");
     assert_eq!(said.1.lock().unwrap()[0], ["other", "other/stays"]);
+}
+
+/// Ends the first answers after their first message, and only then lets a local copy fail, which then has to be fetched.
+#[cfg(feature = "failpoints")]
+struct EndsEarly(std::sync::Condvar, Mutex<bool>);
+
+#[cfg(feature = "failpoints")]
+impl Script for EndsEarly {
+    fn meets(&self, moment: Moment) -> Turn {
+        if (moment.call, moment.number, moment.message) != (Call::FetchPacked, 1, 2) {
+            return Turn::Pass;
+        }
+        *self.1.lock().unwrap() = true;
+        self.0.notify_all();
+        Turn::End
+    }
+}
+
+#[cfg(feature = "failpoints")]
+impl sync_tree::probe::Probe for EndsEarly {
+    fn before(&self, call: &sync_tree::probe::Call<'_>) -> std::io::Result<()> {
+        if call.op != sync_tree::probe::Op::OpenFile || call.name != b"source" {
+            return Ok(());
+        }
+        let ended = self.1.lock().unwrap();
+        let waited = self.0.wait_timeout_while(ended, Duration::from_secs(20), |ended| !*ended).unwrap();
+        assert!(!waited.1.timed_out(), "the answers never ended");
+        Err(std::io::ErrorKind::PermissionDenied.into())
+    }
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_after_the_answers_ended_is_not_taken_for_done() {
+    let pair = Scripted::new();
+    pair.share.edit(|edit| edit.file("source", "the same"));
+    pair.pull().await;
+    pair.share.edit(|edit| {
+        edit.file("copy", "the same");
+        edit.file("new", "something else");
+    });
+    let script = Arc::new(EndsEarly(Default::default(), Mutex::new(false)));
+    let _listening = sync_tree::probe::install(pair.target.root(), script.clone());
+    let remote: Arc<dyn Location> = Arc::new(Faulty::new(Arc::new(pair.share.clone()), script.clone()));
+    let mut engine = Engine::open(options_for(pair.target.root(), pair.share.share_id())).unwrap();
+    let reporter: Arc<dyn Reporter> = Arc::new(Silent);
+    let pulled = engine.pull(&remote, PullMode::default(), &reporter, &CancellationToken::new()).await;
+    assert!(*script.1.lock().unwrap(), "nothing was fetched");
+    assert!(matches!(&pulled, Err(EngineError::Location(error)) if error.is_transient()), "{pulled:?}");
+    drop(engine);
+    assert!(pair.pull().await.equal);
+}
+
+/// A line that is cut whenever a file is described.
+struct NeverDescribes;
+
+impl Script for NeverDescribes {
+    fn meets(&self, moment: Moment) -> Turn {
+        match moment.call {
+            Call::DescribeFile => Turn::Fail(LocationError::Cut { source: "cut".into() }),
+            _ => Turn::Pass,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_description_never_comes_through_is_fetched_whole() {
+    let pair = Scripted::new();
+    let old: Vec<u8> = sync_testkit::rng::Rng::new(1).bytes(2 << 20);
+    pair.share.edit(|edit| edit.file("big", old.clone()));
+    pair.pull().await;
+    let new = [b"at the front", &old[..]].concat();
+    pair.share.edit(|edit| edit.file("big", new.clone()));
+    let remote: Arc<dyn Location> =
+        Arc::new(Faulty::new(Arc::new(pair.share.clone()), Arc::new(NeverDescribes)));
+    let mut engine = Engine::open(options_for(pair.target.root(), pair.share.share_id())).unwrap();
+    let (reporter, cancel): (Arc<dyn Reporter>, _) = (Arc::new(Silent), CancellationToken::new());
+    let mut cuts = 0;
+    while let Err(error) = engine.pull(&remote, PullMode::default(), &reporter, &cancel).await {
+        assert!(matches!(&error, EngineError::Location(error) if error.is_transient()), "{error:?}");
+        cuts += 1;
+        assert!(cuts < 10, "it makes no headway");
+    }
+    assert!(cuts > 1, "one cut says nothing about the line");
+    assert_eq!(pair.target.read("big"), new);
+}
+
+/// A disk that fails where somebody wants to look at one name.
+#[cfg(feature = "failpoints")]
+struct Unseen(&'static [u8]);
+
+#[cfg(feature = "failpoints")]
+impl sync_tree::probe::Probe for Unseen {
+    fn before(&self, call: &sync_tree::probe::Call<'_>) -> std::io::Result<()> {
+        match call.op == sync_tree::probe::Op::Stat && call.name == self.0 {
+            true => Err(std::io::ErrorKind::Other.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// `SYNCD_SEED=1293` of the simulation, once.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_could_not_be_looked_at_everywhere_is_not_called_equal() {
+    let pair = Pair::new();
+    pair.share.file("file", "content");
+    pair.pull().await;
+    pair.target.file("mine", "somebody's own");
+    let listening = sync_tree::probe::install(pair.target.root(), Arc::new(Unseen(b"mine")));
+    let summary = pair.try_pull(PullMode::default()).await.unwrap();
+    assert!(!summary.equal, "{summary:?}");
+    assert_eq!(summary.problems.len(), 1, "{summary:?}");
+    drop(listening);
+    assert!(pair.pull().await.equal);
+    assert_same(pair.share.root(), pair.target.root());
 }

@@ -1,7 +1,7 @@
 //! What a run put in place and could not write down is the share's all the same: when the share has moved on it is replaced like
 //! any old version, and is nobody's own work.
 #![cfg(feature = "failpoints")]
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test, and the trees are its own")]
 
 mod common;
 
@@ -11,7 +11,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -204,4 +204,66 @@ async fn a_first_pull_that_goes_on_searches_quickly() {
     let _listening = install(scene.target.root(), probe.clone());
     assert!(scene.pull(&mut scene.engine()).await.unwrap().equal);
     assert_eq!(probe.found.get(), Some(&true));
+}
+
+/// Refuses calls once two things were taken out of the tree to cross each other: so many of one site, or all changes.
+struct NoRoom {
+    taken: AtomicUsize,
+    site: Option<&'static str>,
+    left: AtomicUsize,
+}
+
+impl Probe for NoRoom {
+    fn before(&self, call: &Call<'_>) -> io::Result<()> {
+        let is_meant = match self.site {
+            Some(site) => call.site() == site,
+            None => call.op.kind() == OpKind::Changes,
+        };
+        let counts = is_meant && self.taken.load(Ordering::SeqCst) == 2;
+        match counts
+            && self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+        {
+            true => Err(Errno::NOSPC.into()),
+            false => Ok(()),
+        }
+    }
+
+    fn after(&self, call: &Call<'_>, _made: Option<BorrowedFd<'_>>) {
+        if call.site() == "rename-new tree>moves" {
+            self.taken.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_out_goes_back_when_the_run_cannot_go_on() {
+    for (site, refusals) in [(Some("rename-new moves>tree"), 1), (None, usize::MAX)] {
+        for durability in [Durability::None, Durability::Batch] {
+            eprintln!("{site:?} {durability:?}");
+            let scene = Scene::new(durability);
+            let mut engine = scene.engine();
+            scene.pull(&mut engine).await.unwrap();
+            scene.share.edit(|edit| edit.swap("1", "2"));
+            let probe = NoRoom { taken: 0.into(), site, left: refusals.into() };
+            let listening = install(scene.target.root(), Arc::new(probe));
+            let pulled = scene.pull(&mut engine).await;
+            drop(listening);
+            assert!(
+                matches!(pulled, Err(EngineError::Apply(_) | EngineError::Database { .. })),
+                "{pulled:?}"
+            );
+            if site.is_some() {
+                let here = ["1", "2"].map(|name| scene.target.read(name));
+                assert_eq!(here, [b"first 1".to_vec(), b"first 2".to_vec()], "they are where they were");
+            }
+            scene.assert_nobodys_own(&mut engine).await;
+            assert_eq!(scene.target.read("1"), b"first 2");
+            let moves = std::fs::read_dir(scene.target.path(".syncd/staging/moves")).unwrap();
+            let waiting: Vec<_> = moves
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .filter(|name| !name.ends_with(".from"))
+                .collect();
+            assert!(waiting.is_empty(), "{site:?} {durability:?}: {waiting:?} waits for the next start");
+        }
+    }
 }

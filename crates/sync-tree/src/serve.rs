@@ -423,7 +423,7 @@ impl ServedFile {
         if !is_taken_apart(self.known.size) {
             return Ok(None);
         }
-        let read = |offset, part: &mut [u8]| self.file.read_at(part, offset);
+        let read = |offset, part: &mut [u8]| probed!(Read { file: &self.file, at: offset } => self.file.read_at(part, offset));
         let parts = match take_apart(&read, self.known.size, &go_on) {
             Ok(Apart::Complete(parts)) => parts,
             Ok(Apart::Stopped) => return Ok(None),

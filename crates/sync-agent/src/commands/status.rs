@@ -4,11 +4,11 @@ use std::path::Path;
 
 use serde::Serialize;
 use sync_cli::{ExitCode, report::message_of, show};
-use sync_core::{Watching, name::escape};
+use sync_core::name::escape;
 
 use super::Invocation;
 use crate::{
-    engine::{self, EngineError, StatusReport, TargetError},
+    engine::{self, EngineError, StatusReport, TargetError, ToldWatching},
     failure::{Failure, advised},
     program::say,
     report::{ProblemReport, cursor_text, json_line, problem_lines},
@@ -98,10 +98,12 @@ struct WatchingJson {
     lost: u64,
     reason: String,
     advice: String,
+    /// When that was told; null if an older version wrote it down.
+    as_of: Option<String>,
 }
 
-impl From<&Watching> for WatchingJson {
-    fn from(watching: &Watching) -> Self {
+impl From<&ToldWatching> for WatchingJson {
+    fn from(ToldWatching { watching, at_secs }: &ToldWatching) -> Self {
         Self {
             degraded: watching.is_degraded(),
             watched: watching.watched,
@@ -110,18 +112,20 @@ impl From<&Watching> for WatchingJson {
             lost: watching.lost,
             reason: watching.reason.clone(),
             advice: watching.advice.clone(),
+            as_of: at_secs.map(show::unix_time),
         }
     }
 }
 
 /// How well the share hears of changes, for people.
-fn watching_words(watching: &Watching) -> String {
+fn watching_words(ToldWatching { watching, at_secs }: &ToldWatching) -> String {
     let degraded = if watching.is_degraded() { "degraded: " } else { "" };
     let lost = match watching.lost {
         0 => String::new(),
         times => format!("; events were lost {}", show::count(times, "time")),
     };
-    format!("{degraded}{watching}{lost}")
+    let as_of = at_secs.map_or_else(String::new, |at| format!("; as of {}", show::unix_time(at)));
+    format!("{degraded}{watching}{lost}{as_of}")
 }
 
 impl Shown {
@@ -197,7 +201,7 @@ impl Shown {
 #[cfg(test)]
 mod tests {
     use insta::assert_snapshot;
-    use sync_core::{Cursor, Digest, Problem, ShareId, TreePath};
+    use sync_core::{Cursor, Digest, Problem, ShareId, TreePath, Watching};
 
     use super::*;
 
@@ -221,13 +225,16 @@ mod tests {
             files: 1500,
             bytes: 123_941_683,
             trash_bytes: 2048,
-            watching: Some(Watching {
-                watched: 4096,
-                directories: 9000,
-                poll_secs: 2,
-                lost: 1,
-                reason: "the limit of watches is reached".into(),
-                advice: "raise it".into(),
+            watching: Some(ToldWatching {
+                watching: Watching {
+                    watched: 4096,
+                    directories: 9000,
+                    poll_secs: 2,
+                    lost: 1,
+                    reason: "the limit of watches is reached".into(),
+                    advice: "raise it".into(),
+                },
+                at_secs: Some(1_795_190_460),
             }),
             cursor: Some(Cursor(b"\x01\x02".as_slice().into())),
         }
@@ -254,7 +261,7 @@ mod tests {
         verified  equal as of 2026-11-20T16:00:00Z (root digest 5a5a5a5a5a5a5a5a)
         share has 1500 files, 118.2 MiB
         pending   2 entries
-        watching  degraded: 4096 of 9000 directories are watched, the others are looked at every 2 s: the limit of watches is reached; raise it; events were lost 1 time
+        watching  degraded: 4096 of 9000 directories are watched, the others are looked at every 2 s: the limit of watches is reached; raise it; events were lost 1 time; as of 2026-11-20T16:01:00Z
         trash     2.0 KiB
         problems  1 path
           a/secret: permission denied
@@ -263,7 +270,7 @@ mod tests {
 
     #[test]
     fn the_status_for_programs() {
-        assert_snapshot!(json_line(&shown(full()).to_json()), @r#"{"server":"http://127.0.0.1:7420","share":"docs","share_id":"abababababababababababababababab","target":"/srv/docs\u001b","running":true,"pid":4711,"equal_as_of":"2026-11-20T16:00:00Z","root_digest":"5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a","cursor":"0102","files":1500,"bytes":123941683,"pending":2,"trash_bytes":2048,"watching":{"degraded":true,"watched":4096,"directories":9000,"poll_seconds":2,"lost":1,"reason":"the limit of watches is reached","advice":"raise it"},"problems":[{"path":"a/secret","error":"permission denied"}]}"#);
+        assert_snapshot!(json_line(&shown(full()).to_json()), @r#"{"server":"http://127.0.0.1:7420","share":"docs","share_id":"abababababababababababababababab","target":"/srv/docs\u001b","running":true,"pid":4711,"equal_as_of":"2026-11-20T16:00:00Z","root_digest":"5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a","cursor":"0102","files":1500,"bytes":123941683,"pending":2,"trash_bytes":2048,"watching":{"degraded":true,"watched":4096,"directories":9000,"poll_seconds":2,"lost":1,"reason":"the limit of watches is reached","advice":"raise it","as_of":"2026-11-20T16:01:00Z"},"problems":[{"path":"a/secret","error":"permission denied"}]}"#);
         assert_snapshot!(failure_json(&Failure::from(EngineError::Cancelled)), @r#"{"error":"Stopped before it was done; what is in place stays, and the next pull goes on from here","exit_code":1}"#);
     }
 }

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use sync_core::{Content, Node, NodeId, TreePath};
+use sync_core::{Content, Digest, Node, NodeId, TreePath};
 use sync_tree::{
     apply::{Applier, ApplyError, Durability, Expect, Place, WorkDir},
     hash::Identity,
@@ -32,8 +32,11 @@ pub(super) struct Context {
     pub concurrency: usize,
     pub trouble: Trouble,
     pub guesses: Guesses,
+    pub cut_descriptions: CutDescriptions,
     /// Something was put in place and could not be written down.
     pub unrecorded: AtomicBool,
+    /// Something that was taken out of the tree could neither go to its new place nor back.
+    pub waiting: AtomicBool,
     /// Directories that were opened up to be worked in. They get their mode back, or their final one, in the end.
     pub opened: Mutex<BTreeMap<TreePath, WorkDir>>,
 }
@@ -58,10 +61,42 @@ impl Trouble {
     }
 }
 
+/// So many times the description of one content may be cut. It begins anew each time, and what was fetched of the file itself
+/// stays: on a line that is too bad for the one, the other gets there.
+const MOST_CUTS: u32 = 3;
+/// Of so many contents it is known at most.
+const MOST_CUT_CONTENTS: usize = 1024;
+
+/// How often descriptions were cut.
+#[derive(Debug, Default)]
+pub(super) struct CutDescriptions(Mutex<HashMap<Digest, u32>>);
+
+impl CutDescriptions {
+    /// Takes note of one more.
+    pub(super) fn count(&self, digest: Digest) {
+        let mut cuts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if cuts.len() >= MOST_CUT_CONTENTS {
+            cuts.clear();
+        }
+        *cuts.entry(digest).or_default() += 1;
+    }
+
+    /// Whether asking for it again makes no sense.
+    pub(super) fn are_too_many(&self, digest: &Digest) -> bool {
+        let cuts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cuts.get(digest).is_some_and(|cuts| *cuts >= MOST_CUTS)
+    }
+}
+
 impl Context {
     /// Takes note that something that is in place will not be written down.
     pub(super) fn leave_unrecorded(&self) {
         self.unrecorded.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes note that something waits in staging.
+    pub(super) fn leave_waiting(&self) {
+        self.waiting.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn opened(&self) -> MutexGuard<'_, BTreeMap<TreePath, WorkDir>> {

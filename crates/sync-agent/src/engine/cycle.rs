@@ -33,7 +33,7 @@ use super::{
     counts::{Done, FailedFiles, one_for_each_place, unexplained},
     material::Material,
     now_secs,
-    outcome::Outcome,
+    outcome::{Outcome, describe},
     part::Puts,
     phases::Phases,
     store::{Keeper, Verified},
@@ -220,6 +220,8 @@ impl Engine {
         if !self.cut_off {
             return Ok(());
         }
+        // What was taken out is best found where it was.
+        self.settle_waiting();
         // A look records what it finds as if it were there to stay.
         in_place(|| self.context.applier.flush_earlier())?;
         self.look(&LookScope::Everything, false, run)?;
@@ -310,7 +312,7 @@ impl Engine {
     }
 
     fn take_watching(&self, watching: &Watching) -> Result<(), EngineError> {
-        let was_degraded = self.store().take_watching(watching)?;
+        let was_degraded = self.store().take_watching(watching, now_secs())?;
         match (was_degraded, watching.is_degraded()) {
             (false, true) => tracing::warn!("the share hears of changes late: {watching}"),
             (true, false) => tracing::info!("the share hears of changes at once again: {watching}"),
@@ -456,6 +458,9 @@ impl Engine {
     /// Plans what is pending and carries it out.
     async fn one_round(&mut self, run: &Run<'_>, policy: Policy) -> Result<Outcome, EngineError> {
         self.check_root()?;
+        if self.settle_waiting() {
+            self.look_quietly(&LookScope::Everything, false)?;
+        }
         self.context.trouble.passed();
         let round = match self.store().filling()? {
             Some(filling) if policy == Policy::LeftWins => self.filling_round(run, filling).await,
@@ -491,6 +496,19 @@ impl Engine {
         let (scope, rest) = self.planned_round(run, Policy::LeftWins).await?;
         outcome.merge(rest);
         Ok((scope, outcome))
+    }
+
+    /// What could not go back into the tree earlier may be able to now. Answers whether it did.
+    fn settle_waiting(&self) -> bool {
+        if !self.context.waiting.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        let settled = in_place(|| self.context.applier.recover_moves());
+        if let Err(error) = &settled {
+            tracing::debug!(error = describe(error), "it still waits in .syncd/staging");
+            self.context.leave_waiting();
+        }
+        settled.is_ok()
     }
 
     /// Answers what was planned for, and what came of it.
@@ -665,7 +683,9 @@ impl Engine {
     }
 
     fn is_equal(&self) -> Result<bool, EngineError> {
-        Ok(self.has_same_digest()? && self.store().pending_count()? == 0)
+        // What could not be looked at is in the index as it was before.
+        let is_known = !self.store().index().is_partly_unknown()?;
+        Ok(is_known && self.has_same_digest()? && self.store().pending_count()? == 0)
     }
 
     fn has_same_digest(&self) -> Result<bool, EngineError> {

@@ -56,6 +56,7 @@ pub use counts::Done;
 pub(crate) use outcome::describe;
 pub use reporter::{AppliedOp, Phase, Reporter, Silent};
 pub use status::{StatusReport, status};
+pub use store::ToldWatching;
 pub use target::TargetError;
 
 use context::Context;
@@ -309,6 +310,8 @@ impl Engine {
             trouble: context::Trouble::default(),
             guesses: material::Guesses::default(),
             unrecorded: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
+            cut_descriptions: Default::default(),
             opened: Mutex::default(),
         };
         Ok(Self {

@@ -27,6 +27,8 @@ pub(super) struct Phases<'a> {
     dirs: Dirs<'a>,
     done: Vec<Done>,
     unflushed: Unflushed,
+    /// What was taken out of the tree and waits for its new place: where it was, by its key.
+    out: HashMap<u64, TreePath>,
     touched: HashSet<NodeId>,
     /// See [`Plan::reused`].
     reused: HashSet<NodeId>,
@@ -42,6 +44,7 @@ impl<'a> Phases<'a> {
             dirs,
             done: Vec::new(),
             unflushed: Unflushed::new(context.durability),
+            out: HashMap::new(),
             touched: HashSet::new(),
             reused: HashSet::new(),
             outcome: Outcome::default(),
@@ -51,6 +54,9 @@ impl<'a> Phases<'a> {
     /// Phases 1 to 3. Answers the captured files by the remote node that wants them.
     pub(super) fn before_files(&mut self, plan: &Plan) -> Result<HashMap<NodeId, Staged>, EngineError> {
         let result = self.clear_and_build(plan);
+        if result.is_err() {
+            self.put_all_back();
+        }
         self.with_all_recorded(result)
     }
 
@@ -101,13 +107,7 @@ impl<'a> Phases<'a> {
             let failed = result.is_err();
             self.settle(result, build.path(), Failed::Remote(remote.id))?;
             if failed && let Build::PutIn { remote, from, .. } = build {
-                // It waits in staging. Back with it; if its old place is taken, to the trash. A look finds out which, and
-                // records that.
-                self.unflushed.everything();
-                if let Err(error) = self.context.applier.put_back(remote.id.0) {
-                    tracing::warn!(path = %from, error = describe(&error), "waits in .syncd/staging until the next start");
-                }
-                self.outcome.put_back.push(from.parent().unwrap_or_default());
+                self.put_back(remote.id.0, from);
                 if !blocked {
                     self.outcome.stale.push(from.clone());
                 }
@@ -155,6 +155,30 @@ impl<'a> Phases<'a> {
             finish.push(todo);
         }
         Ok(others)
+    }
+
+    /// Back with what waits in staging; if its old place is taken, to the trash. A look finds out which, and records that.
+    fn put_back(&mut self, key: u64, from: &TreePath) {
+        self.out.remove(&key);
+        self.unflushed.everything();
+        if let Err(error) = self.context.applier.put_back(key) {
+            tracing::warn!(path = %from, error = describe(&error), "waits in .syncd/staging until it can be put back");
+            self.context.leave_waiting();
+        }
+        self.outcome.put_back.push(from.parent().unwrap_or_default());
+    }
+
+    /// The run ends here. What it took out must not be missing from the tree until somebody starts another.
+    fn put_all_back(&mut self) {
+        let mut out: Vec<_> = std::mem::take(&mut self.out).into_iter().collect();
+        if out.is_empty() {
+            return;
+        }
+        // Directories before what was in them.
+        out.sort_by_key(|(_, from)| from.depth());
+        out.iter().for_each(|(key, from)| self.put_back(*key, from));
+        // The next run looks where everything is.
+        self.context.leave_unrecorded();
     }
 
     /// Those of phase 2 that had to wait for the files.
@@ -272,6 +296,7 @@ impl<'a> Phases<'a> {
             }
             Clear::TakeOut { local, remote, .. } => {
                 applier.take_out(&at, &self.context.expect(local)?, remote.id.0)?;
+                self.out.insert(remote.id.0, clear.path().clone());
                 self.done.push(Done::TakenOut { local: local.clone() });
             }
         }
@@ -291,6 +316,7 @@ impl<'a> Phases<'a> {
             Build::PutIn { path, from, local, remote } => {
                 let stat = self.context.applier.put_in(remote.id.0, &at)?;
                 self.unflushed.put_in(remote.id.0);
+                self.out.remove(&remote.id.0);
                 self.moved(from, path, Done::Moved { remote: remote.clone(), local: local.clone(), stat });
             }
         }

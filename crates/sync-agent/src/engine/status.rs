@@ -3,14 +3,19 @@
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
-use sync_core::{Cursor, Digest, Problem, ShareId, Watching};
+use sync_core::{Cursor, Digest, Problem, ShareId};
 use sync_tree::{
     lock::Lock,
     rooted::{Dir, StatKind},
     state::{StateDir, StateOptions},
 };
 
-use super::{DATABASE, EngineError, LOCK, counts::one_for_each_place, store, target as place};
+use super::{
+    DATABASE, EngineError, LOCK,
+    counts::one_for_each_place,
+    store::{self, ToldWatching},
+    target as place,
+};
 
 /// What a target's state says.
 #[derive(Debug, Clone, Default)]
@@ -33,8 +38,8 @@ pub struct StatusReport {
     pub bytes: u64,
     /// Bytes in the trash.
     pub trash_bytes: u64,
-    /// How well the share hears of changes, as it was last told.
-    pub watching: Option<Watching>,
+    /// How well the share hears of changes, and when it said so.
+    pub watching: Option<ToldWatching>,
     /// Where the feed goes on.
     pub cursor: Option<Cursor>,
 }

@@ -42,6 +42,7 @@ mod keys {
     pub(super) const AGREED_ONCE: &str = "agreed_once";
     pub(super) const FILLING: &str = "filling";
     pub(super) const WATCHING: &str = "watching";
+    pub(super) const WATCHING_TOLD: &str = "watching_told";
     pub(super) const OLD_RULES: &str = "old_rules";
 }
 
@@ -50,6 +51,9 @@ const REPLICAS: [&str; 2] = ["remote_a", "remote_b"];
 
 /// How far back deletions count towards the mass-delete guard, in seconds.
 const GUARD_WINDOW_SECS: i64 = 600;
+
+/// What is told again within so many seconds is not written down again: a pull that has nothing to do should write little.
+const TOLD_AGAIN_SECS: i64 = 60;
 
 /// The target's database.
 #[derive(Debug, Clone)]
@@ -65,6 +69,15 @@ pub(crate) struct Remote {
     pub root_digest: Digest,
     pub files: u64,
     pub bytes: u64,
+}
+
+/// How well the share hears of changes, as it was last told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToldWatching {
+    /// What was told.
+    pub watching: Watching,
+    /// When (seconds since 1970); not known of what an older version wrote down.
+    pub at_secs: Option<i64>,
 }
 
 /// When the target was last compared as a whole.
@@ -256,13 +269,20 @@ impl Store {
         written.map(|((), _)| ())
     }
 
-    /// How well the share hears of changes. Answers whether it was degraded before.
-    pub(crate) fn take_watching(&self, watching: &Watching) -> Result<bool, IndexError> {
+    /// How well the share hears of changes, and when it said so. Answers whether it was degraded before.
+    pub(crate) fn take_watching(&self, watching: &Watching, now_secs: i64) -> Result<bool, IndexError> {
         let before = self.index.read(watching_of)?;
-        if before.as_ref() != Some(watching) {
-            self.write(|tx| set(tx.sql(), keys::WATCHING, &told::encode(watching)))?;
+        let is_fresh = |at_secs: i64| (at_secs..at_secs + TOLD_AGAIN_SECS).contains(&now_secs);
+        let is_known = before
+            .as_ref()
+            .is_some_and(|before| before.watching == *watching && before.at_secs.is_some_and(is_fresh));
+        if !is_known {
+            self.write(|tx| {
+                set(tx.sql(), keys::WATCHING, &told::encode(watching))?;
+                set_u64(tx.sql(), keys::WATCHING_TOLD, now_secs.cast_unsigned())
+            })?;
         }
-        Ok(before.is_some_and(|before| before.is_degraded()))
+        Ok(before.is_some_and(|before| before.watching.is_degraded()))
     }
 
     /// What the daemon cannot read. A place that it could not read before may differ now.
@@ -558,8 +578,10 @@ pub(crate) fn verified_of(db: &Connection) -> rusqlite::Result<Option<Verified>>
     }))
 }
 
-pub(crate) fn watching_of(db: &Connection) -> rusqlite::Result<Option<Watching>> {
-    Ok(get(db, keys::WATCHING)?.and_then(|bytes| told::decode(&bytes)))
+pub(crate) fn watching_of(db: &Connection) -> rusqlite::Result<Option<ToldWatching>> {
+    let at_secs = get_u64(db, keys::WATCHING_TOLD)?.map(u64::cast_signed);
+    let watching = get(db, keys::WATCHING)?.and_then(|bytes| told::decode(&bytes));
+    Ok(watching.map(|watching| ToldWatching { watching, at_secs }))
 }
 
 pub(crate) fn pending_count_of(db: &Connection) -> rusqlite::Result<u64> {

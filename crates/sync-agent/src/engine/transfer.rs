@@ -6,7 +6,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -115,6 +118,13 @@ impl Shared {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert(error);
         self.stop.cancel();
+    }
+
+    /// The answers ended before all was answered.
+    fn cut_off(&self) {
+        if !self.stop.is_cancelled() {
+            self.fail(super::cycle::cut());
+        }
     }
 
     pub(super) fn place_failed(&self, error: ApplyError, put: &Put) {
@@ -277,14 +287,16 @@ async fn fetch_small(
 ) {
     // Without any there is nothing to ask for.
     let Some(first) = small.recv().await else { return };
-    let asked = Asked::default();
+    let (asked, over) = (Asked::default(), AtomicBool::new(false));
     let (wants, want_queue) = mpsc::channel(WANTS_AHEAD);
     let ask = async {
         let mut next = Some(first);
         while let Some(item) = next {
             if let Some(want) = asked.want(item)
-                && wants.send(want).await.is_err()
+                && (wants.send(want).await.is_err() || over.load(Ordering::Relaxed))
             {
+                // Nobody answers any more: what was asked for last would be taken for done.
+                shared.cut_off();
                 break;
             }
             next = small.recv().await;
@@ -294,9 +306,11 @@ async fn fetch_small(
     let take = async {
         let taken =
             take_packed(shared, remote, want_queue, |answers| asked.sort(shared, answers, &large), jobs);
-        match taken.await {
+        let taken = taken.await;
+        over.store(true, Ordering::Relaxed);
+        match taken {
             Err(error) => shared.fail(error.into()),
-            Ok(()) if asked.is_any() && !shared.stop.is_cancelled() => shared.fail(super::cycle::cut()),
+            Ok(()) if asked.is_any() => shared.cut_off(),
             Ok(()) => {}
         }
         // Nobody asks for more.
@@ -443,7 +457,10 @@ async fn fetch_one(
 ) -> Result<Staged, EngineError> {
     let Some((size, digest)) = item.content() else { return Err(LocationError::Changed.into()) };
     let wanted = Wanted { node: item.node().id, size, digest, have: 0 };
-    let sources = Arc::new(Sources::find(&shared.context, item.put(), &wanted, &shared.material));
+    let sources = match shared.context.cut_descriptions.are_too_many(&digest) {
+        true => Arc::default(),
+        false => Arc::new(Sources::find(&shared.context, item.put(), &wanted, &shared.material)),
+    };
     match fetch_part(shared, remote, item, (wanted, &sources)).await {
         // The old version changed meanwhile, or a chunk was taken for another: without it then.
         Err(error) if delta::is_mistaken(&error) => {
@@ -470,7 +487,11 @@ async fn fetch_part(
         tracing::debug!(path = %item.put().path(), have = wanted.have, size, "goes on where an earlier transfer was cut");
         progress(wanted.have);
     }
-    if let Some(reuse) = delta::find_reuse(&shared.context, remote, sources, &wanted).await? {
+    let reuse = delta::find_reuse(&shared.context, remote, sources, &wanted).await;
+    if matches!(&reuse, Err(EngineError::Location(error)) if error.is_transient()) {
+        shared.context.cut_descriptions.count(digest);
+    }
+    if let Some(reuse) = reuse? {
         file = delta::assemble(file, reuse, remote, &wanted, progress).await?;
     } else if wanted.have < size || size == 0 {
         let mut stream = remote.fetch_file(node, &digest, wanted.have).await?;

@@ -8,7 +8,7 @@ use sync_locations::{Faulty, Location};
 use sync_testkit::rng::Rng;
 use sync_tree::{
     apply::Durability,
-    probe::{self, Installed},
+    probe::{self, Installed, OpKind},
 };
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -157,17 +157,23 @@ impl Story {
     fn next_disk(&self) -> Disk {
         self.world.draw(|rng| {
             let kinds = [
-                io::ErrorKind::StorageFull,
-                io::ErrorKind::PermissionDenied,
-                io::ErrorKind::ReadOnlyFilesystem,
                 io::ErrorKind::Other,
+                io::ErrorKind::PermissionDenied,
+                io::ErrorKind::StorageFull,
+                io::ErrorKind::ReadOnlyFilesystem,
             ];
-            let kind = kinds[rng.below(kinds.len())];
+            // Of what changes nothing there are more calls, and fewer ways to fail.
+            let (of, most, ways) = match rng.below(4) {
+                0 => (OpKind::Flushes, 12, 1),
+                1 => (OpKind::Reads, 300, 2),
+                _ => (OpKind::Changes, 60, kinds.len()),
+            };
+            let kind = kinds[rng.below(ways)];
             if self.profile.crashes && rng.chance(40) {
                 let after = rng.below(80) as u64;
                 if rng.chance(70) { Disk::OffAfter(after) } else { Disk::OffAtCommit(after / 4) }
             } else if self.profile.bad_disk && rng.chance(40) {
-                Disk::FailsOnce(1 + rng.below(60) as u64, kind)
+                Disk::FailsOnce(of, 1 + rng.below(most) as u64, kind)
             } else {
                 Disk::Good
             }
@@ -301,7 +307,7 @@ impl Story {
         }
         world.judge_own();
         world.judge_staging();
-        if !self.profile.edits && !self.profile.crashes && !self.profile.bad_disk {
+        if !self.profile.edits {
             world.judge_tidy();
         }
     }

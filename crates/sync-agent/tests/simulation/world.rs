@@ -57,8 +57,8 @@ pub(crate) enum Disk {
     OffAfter(u64),
     /// The same, at a transaction of the index.
     OffAtCommit(u64),
-    /// One change is refused.
-    FailsOnce(u64, io::ErrorKind),
+    /// One call of a kind is refused: a change but for transactions of the index, a flush, or a read.
+    FailsOnce(OpKind, u64, io::ErrorKind),
 }
 
 struct State {
@@ -69,6 +69,8 @@ struct State {
     disk: Disk,
     changes: u64,
     commits: u64,
+    flushes: u64,
+    reads: u64,
     moments: u64,
     /// Somebody asks the engine to stop at this moment.
     cancel_at: Option<u64>,
@@ -94,6 +96,8 @@ pub(crate) struct World {
     edited: AtomicBool,
     /// The disk failed, or went off, in this run.
     disk_failed: AtomicBool,
+    /// Of two things that were to cross each other, one could go neither on nor back.
+    crossed: AtomicBool,
     is_told: bool,
 }
 
@@ -114,6 +118,8 @@ impl World {
             disk: Disk::Good,
             changes: 0,
             commits: 0,
+            flushes: 0,
+            reads: 0,
             moments: 0,
             cancel_at: None,
             cancel: None,
@@ -130,6 +136,7 @@ impl World {
             state: Mutex::new(state),
             edited: AtomicBool::new(false),
             disk_failed: AtomicBool::new(false),
+            crossed: AtomicBool::new(false),
             is_told,
         };
         world.remember();
@@ -167,7 +174,8 @@ impl World {
     /// Begins a run: what may go wrong in it with the disk, and when somebody asks it to stop.
     pub(crate) fn begin_run(&self, disk: Disk, cancel: tokio_util::sync::CancellationToken, at: Option<u64>) {
         let mut state = self.state();
-        (state.disk, state.changes, state.commits, state.moments) = (disk, 0, 0, 0);
+        (state.disk, state.moments) = (disk, 0);
+        (state.changes, state.commits, state.flushes, state.reads) = (0, 0, 0, 0);
         (state.cancel, state.cancel_at) = (Some(cancel), at);
         self.disk_failed.store(false, Ordering::SeqCst);
     }
@@ -343,8 +351,11 @@ impl World {
         assert!(lost == 0, "{lost} of {} own contents are lost", state.own.len());
     }
 
-    /// Nobody edited the target, so nothing is in the trash.
+    /// Nobody edited the target, so nothing is in the trash, but for what its like took the place of before it failed or ended.
     pub(crate) fn judge_tidy(&self) {
+        if self.crossed.load(Ordering::SeqCst) {
+            return;
+        }
         let trash = self.target.trash();
         assert!(trash.is_empty(), "the share's own versions are in the trash: {:?}", trash.keys());
     }
@@ -374,23 +385,26 @@ impl World {
             }
             return Ok(());
         }
-        if op.kind() != OpKind::Changes {
-            return Ok(());
-        }
         let mut state = self.state();
-        if op == Op::Commit {
-            state.commits += 1;
-        } else {
-            state.changes += 1;
-        }
+        let count = match op.kind() {
+            _ if op == Op::Commit => &mut state.commits,
+            OpKind::Changes => &mut state.changes,
+            OpKind::Flushes => &mut state.flushes,
+            OpKind::Reads | OpKind::Moment => &mut state.reads,
+        };
+        *count += 1;
+        let number = *count;
         let refused = match state.disk {
-            Disk::Good => None,
-            Disk::OffAfter(last) => (state.changes > last).then_some(io::ErrorKind::Other),
-            Disk::OffAtCommit(last) => (state.commits > last).then_some(io::ErrorKind::Other),
-            Disk::FailsOnce(at, kind) => {
-                let hit = op != Op::Commit && state.changes == at;
-                hit.then_some(kind)
+            Disk::OffAfter(last) if op.kind() == OpKind::Changes => {
+                (state.changes > last).then_some(io::ErrorKind::Other)
             }
+            Disk::OffAtCommit(last) if op.kind() == OpKind::Changes => {
+                (state.commits > last).then_some(io::ErrorKind::Other)
+            }
+            Disk::FailsOnce(of, at, kind) if of == op.kind() && op != Op::Commit => {
+                (number == at).then_some(kind)
+            }
+            _ => None,
         };
         let Some(kind) = refused else { return Ok(()) };
         drop(state);
@@ -406,6 +420,9 @@ pub(crate) struct Listener(pub Arc<World>);
 
 impl Probe for Listener {
     fn before(&self, call: &probe::Call<'_>) -> io::Result<()> {
+        if call.op == Op::RenameNew && call.site() == "rename-new moves>trash" {
+            self.0.crossed.store(true, Ordering::SeqCst);
+        }
         self.0.meets_call(call.op)
     }
 }

@@ -32,7 +32,7 @@ impl Applier {
     }
 
     /// Notes of what will be taken out, under which keys, where it is now. Each [`Applier::take_out`] does that by itself, but
-    /// together they are flushed at once.
+    /// together they are flushed at once. What waits under a key keeps its own note.
     ///
     /// # Errors
     /// Staging cannot be written.
@@ -40,8 +40,10 @@ impl Applier {
         let failed = |source| ApplyError::of_state("write into .syncd/staging", source);
         let mut unflushed = Unflushed::new(self.durability);
         for (key, path) in moves {
-            let note = journal::write(&self.moves, &key.to_string(), path).map_err(failed)?;
-            unflushed.file(note);
+            let name = key.to_string();
+            if !self.waits(&name).map_err(failed)? {
+                unflushed.file(journal::write(&self.moves, &name, path).map_err(failed)?);
+            }
         }
         unflushed.names(&self.moves);
         self.flush(&mut unflushed)
@@ -105,6 +107,14 @@ impl Applier {
         let known = journal::read(&self.moves, &name)
             .map_err(|source| ApplyError::of_state("find out where it was", source))?;
         self.return_move(&name, known)
+    }
+
+    fn waits(&self, name: &str) -> io::Result<bool> {
+        match self.moves.stat(name) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn return_move(&self, name: &str, known: Option<TreePath>) -> Result<Recovered, ApplyError> {

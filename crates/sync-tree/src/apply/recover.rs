@@ -48,7 +48,8 @@ impl Applier {
     pub fn recover(&self) -> Result<Vec<Recovered>, ApplyError> {
         let mut recovered = self.recover_moves()?;
         recovered.extend(self.recover_swap()?);
-        if !recovered.is_empty() {
+        // Also what was put in by the run that ended may be back in staging after a power cut, and then needs its note.
+        if !recovered.is_empty() || has_notes(&self.moves).map_err(state_failed)? {
             self.flush_earlier()?;
         }
         drop_notes(&self.moves).and_then(|()| drop_notes(&self.swap)).map_err(state_failed)?;
@@ -76,7 +77,11 @@ impl Applier {
             .map_err(|source| ApplyError::of_state("clean .syncd/trash", source))
     }
 
-    fn recover_moves(&self) -> Result<Vec<Recovered>, ApplyError> {
+    /// Gives up on all that was taken out and waits: back to where it was, or to the trash. Their notes stay until the next start.
+    ///
+    /// # Errors
+    /// Something can go to neither. It, and what was not tried yet, waits on.
+    pub fn recover_moves(&self) -> Result<Vec<Recovered>, ApplyError> {
         let mut found: Vec<(Option<TreePath>, String)> = waiting(&self.moves)
             .map_err(state_failed)?
             .into_iter()
@@ -130,6 +135,10 @@ fn known(dir: &Dir, name: &str) -> Option<TreePath> {
         tracing::warn!(name, %error, "where it came from cannot be read; it goes to the trash");
         None
     })
+}
+
+fn has_notes(dir: &Dir) -> io::Result<bool> {
+    Ok(all_names(dir)?.iter().any(|name| journal::is_note(name)))
 }
 
 /// What the notes were about is settled, or never came.

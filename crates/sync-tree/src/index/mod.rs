@@ -483,6 +483,33 @@ impl Index {
         self.read(schema::problems)
     }
 
+    /// Those of them at one of these places, or below one that is deep: costs what these places hold of them.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn problems_at<'a>(
+        &self,
+        places: impl IntoIterator<Item = (&'a TreePath, bool)>,
+    ) -> Result<Vec<Problem>, IndexError> {
+        self.read(|db| schema::problems_at(db, places))
+    }
+
+    /// Whether there are any.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn has_problems(&self) -> Result<bool, IndexError> {
+        self.read(schema::has_problems)
+    }
+
+    /// Whether the last look could not find out what is at some place.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn is_partly_unknown(&self) -> Result<bool, IndexError> {
+        self.read(schema::is_partly_unknown)
+    }
+
     /// The directories that were other file systems at the last look.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, Params, params};
 use sync_core::{Digest, Problem, RuleFile, RuleSet, Seq, TreePath};
 
 use super::{Head, IndexError, table::NodeTable};
@@ -129,8 +129,46 @@ pub(crate) fn set_rules(db: &Connection, rules: &RuleSet) -> rusqlite::Result<()
 /// # Errors
 /// The database failed.
 pub fn problems(db: &Connection) -> rusqlite::Result<Vec<Problem>> {
-    let mut statement = db.prepare_cached("SELECT path, raw_name, error, unknown FROM problems")?;
-    let rows = statement.query_map([], |row| {
+    problems_by(db, "", params![])
+}
+
+/// Those at one of these places, or below one that is deep.
+pub(crate) fn problems_at<'a>(
+    db: &Connection,
+    places: impl IntoIterator<Item = (&'a TreePath, bool)>,
+) -> rusqlite::Result<Vec<Problem>> {
+    let mut found = Vec::new();
+    if !has_problems(db)? {
+        return Ok(found);
+    }
+    for (place, deep) in places {
+        if deep && place.is_root() {
+            return problems(db);
+        }
+        found.extend(problems_by(db, "WHERE path = ?1", [place.as_str()])?);
+        if deep {
+            // What follows the slash in the order of bytes ends what is below.
+            let below = ["/", "0"].map(|end| format!("{}{end}", place.as_str()));
+            found.extend(problems_by(db, "WHERE path > ?1 AND path < ?2", below)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether there are any.
+pub(crate) fn has_problems(db: &Connection) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT 1 FROM problems LIMIT 1")?.exists([])
+}
+
+/// Whether what is at some place is not known.
+pub(crate) fn is_partly_unknown(db: &Connection) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT 1 FROM problems WHERE unknown LIMIT 1")?.exists([])
+}
+
+fn problems_by(db: &Connection, condition: &str, values: impl Params) -> rusqlite::Result<Vec<Problem>> {
+    let sql = format!("SELECT path, raw_name, error, unknown FROM problems {condition}");
+    let mut statement = db.prepare_cached(&sql)?;
+    let rows = statement.query_map(values, |row| {
         Ok((
             row.get::<_, String>(0)?,
             row.get::<_, Vec<u8>>(1)?,
@@ -148,10 +186,14 @@ pub fn problems(db: &Connection) -> rusqlite::Result<Vec<Problem>> {
     Ok(problems)
 }
 
-pub(crate) fn set_problems(db: &Connection, problems: &[Problem]) -> rusqlite::Result<()> {
-    db.execute("DELETE FROM problems", [])?;
+/// Some are over, others are new or told in other words.
+pub(crate) fn change_problems(db: &Connection, over: &[&Problem], new: &[&Problem]) -> rusqlite::Result<()> {
+    let mut delete = db.prepare_cached("DELETE FROM problems WHERE path = ?1 AND raw_name = ?2")?;
+    for problem in over {
+        delete.execute(params![problem.path.as_str(), problem.raw_name])?;
+    }
     let mut insert = db.prepare_cached("INSERT OR REPLACE INTO problems VALUES (?1, ?2, ?3, ?4)")?;
-    for problem in problems {
+    for problem in new {
         insert.execute(params![problem.path.as_str(), problem.raw_name, problem.error, problem.unknown])?;
     }
     Ok(())

@@ -160,12 +160,12 @@ impl<'a> IndexTx<'a> {
         Ok(files)
     }
 
-    /// Replaces the list of paths that cannot be read.
+    /// Changes the list of paths that cannot be read: some are over, others are new or told in other words.
     ///
     /// # Errors
     /// The database failed.
-    pub fn set_problems(&mut self, problems: &[Problem]) -> Result<(), IndexError> {
-        Ok(schema::set_problems(&self.db, problems)?)
+    pub fn change_problems(&mut self, over: &[&Problem], new: &[&Problem]) -> Result<(), IndexError> {
+        Ok(schema::change_problems(&self.db, over, new)?)
     }
 
     /// Replaces the ignore rules.

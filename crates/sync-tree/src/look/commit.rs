@@ -1,6 +1,6 @@
 //! Takes what the walkers found and commits it, removals last.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use sync_core::{Kind, NodeId, Problem, TreePath};
@@ -351,31 +351,30 @@ impl<'a> Committer<'a> {
 
     /// Problems of places that were not looked at stay; those of places that were are replaced by what was found.
     fn finish_problems(&mut self, tx: &mut IndexTx<'_>, scope: &Scope) -> Result<(), LookError> {
-        let before = self.looker.index.problems()?;
-        let mut now = std::mem::take(&mut self.problems);
-        if matches!(scope, Scope::Places(_)) {
-            let found: HashSet<(TreePath, Box<[u8]>)> =
-                now.iter().map(|problem| (problem.path.clone(), problem.raw_name.clone())).collect();
-            let kept = before.iter().filter(|problem| {
-                !self.is_covered(&problem.path)
-                    && !found.contains(&(problem.path.clone(), problem.raw_name.clone()))
-            });
-            now.extend(kept.cloned());
+        let index = &self.looker.index;
+        let now = by_place(std::mem::take(&mut self.problems));
+        let is_all = matches!(scope, Scope::Everything);
+        let before = if is_all { index.problems()? } else { index.problems_at(self.places_looked_at())? };
+        let before = by_place(before);
+        let over: Vec<_> =
+            before.iter().filter(|(place, _)| !now.contains_key(place)).map(|(_, was)| was).collect();
+        let mut new: Vec<_> = now.values().filter(|now| before.get(&place_of(now)) != Some(*now)).collect();
+        if !is_all {
+            // What was found beside the places that were looked at may be known already.
+            let known = by_place(index.problems_at(new.iter().map(|problem| (&problem.path, false)))?);
+            new.retain(|now| known.get(&place_of(now)) != Some(*now));
         }
-        now.sort_by(|a, b| (&a.path, &a.raw_name).cmp(&(&b.path, &b.raw_name)));
-        now.dedup_by(|a, b| a.path == b.path && a.raw_name == b.raw_name);
-        let mut before = before;
-        before.sort_by(|a, b| (&a.path, &a.raw_name).cmp(&(&b.path, &b.raw_name)));
-        if before != now {
-            tx.set_problems(&now)?;
+        if !over.is_empty() || !new.is_empty() {
+            tx.change_problems(&over, &new)?;
             self.report.problems_changed = true;
         }
         Ok(())
     }
 
-    fn is_covered(&self, path: &TreePath) -> bool {
-        self.covered.iter().any(|(place, deep)| if *deep { path.is_within(place) } else { path == place })
-            || self.left.iter().any(|place| path.is_within(place))
+    /// Each place, and whether what is below it was looked at too.
+    fn places_looked_at(&self) -> impl Iterator<Item = (&TreePath, bool)> {
+        let covered = self.covered.iter().map(|(place, deep)| (place, *deep));
+        covered.chain(self.left.iter().map(|place| (place, true)))
     }
 
     fn finish_rules(&mut self, tx: &mut IndexTx<'_>) -> Result<(), LookError> {
@@ -476,6 +475,22 @@ fn empty_report(head: Head) -> LookReport {
         gone_dirs: Vec::new(),
         skipped: Vec::new(),
     }
+}
+
+/// What tells problems apart: names that are not UTF-8 are not part of a path.
+type ProblemPlace = (TreePath, Box<[u8]>);
+
+fn place_of(problem: &Problem) -> ProblemPlace {
+    (problem.path.clone(), problem.raw_name.clone())
+}
+
+/// The first that was found in each place.
+fn by_place(problems: Vec<Problem>) -> BTreeMap<ProblemPlace, Problem> {
+    let mut places = BTreeMap::new();
+    for problem in problems {
+        places.entry(place_of(&problem)).or_insert(problem);
+    }
+    places
 }
 
 /// The root has no row of its own to update.

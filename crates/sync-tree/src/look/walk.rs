@@ -68,7 +68,7 @@ pub(super) fn look(
         rules: &rules,
         target_of: looker.target_of.clone(),
         described: looker.described.as_deref(),
-        troubled: troubled(&looker.index, scope)?,
+        is_troubled: matches!(scope, Scope::Places(_)) && looker.index.has_problems()?,
         stop: AtomicBool::new(false),
         claimed: Mutex::new(HashSet::new()),
         found,
@@ -95,8 +95,8 @@ pub(super) struct Walker<'a> {
     trust: Trust,
     pub(super) rules: &'a LookRules,
     pub(super) target_of: Option<String>,
-    /// Places that could not be read, if only some are looked at.
-    troubled: HashSet<TreePath>,
+    /// Whether there are places that could not be read. If all are looked at, that does not matter.
+    is_troubled: bool,
     described: Option<&'a Described>,
     stop: AtomicBool,
     /// Nodes that were found in a new place: each can be found only once.
@@ -666,7 +666,7 @@ impl<'a> Walker<'a> {
             let found_dir = self.place(&visit, Known { place, known }, seen, &mut batch);
             // A directory that was there before and is the same one holds what it held, unless somebody said otherwise.
             // One that could not be read has to be.
-            let deep = deep || self.troubled.contains(&path);
+            let deep = deep || self.was_unreadable(&path)?;
             let enter = found_dir.filter(|dir| deep || !self.is_same_dir(known_dir.as_ref(), &dir.dir));
             batch.push(Found::Covered { path, deep: deep || enter.is_some() || known_dir.is_none() });
             below.extend(enter);
@@ -677,6 +677,10 @@ impl<'a> Walker<'a> {
             tasks.spawn(move |tasks| self.visit(tasks, dir));
         }
         Ok(())
+    }
+
+    fn was_unreadable(&self, path: &TreePath) -> Result<bool, LookError> {
+        Ok(self.is_troubled && !self.index.problems_at([(path, false)])?.is_empty())
     }
 
     fn is_same_dir(&self, known: Option<&IndexedNode>, dir: &Dir) -> bool {
@@ -745,14 +749,6 @@ fn dir_sight(stat: &Stat) -> Sight {
     // A directory's ctime moves with everything in it and vouches for nothing; only the inode counts.
     let identity = Identity { ino: stat.ino, size: 0, mtime: stat.mtime, ctime: Time::default() };
     Sight { entry, identity, vouched: true }
-}
-
-/// The places with problems, where not all of them are looked at anyway.
-fn troubled(index: &Index, scope: &Scope) -> Result<HashSet<TreePath>, LookError> {
-    match scope {
-        Scope::Everything => Ok(HashSet::new()),
-        Scope::Places(_) => Ok(index.problems()?.into_iter().map(|problem| problem.path).collect()),
-    }
 }
 
 /// Whether an error says that a name is not there.

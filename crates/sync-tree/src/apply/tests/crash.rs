@@ -212,6 +212,33 @@ fn moves_go_back_parents_first_and_to_the_trash_if_their_place_is_taken() {
 }
 
 #[test]
+fn what_waits_keeps_its_note() {
+    let target = target();
+    target.write("a", "1");
+    target.write("b", "2");
+    let (a, b) = (target.at("a"), target.at("b"));
+    target.applier.take_out(&a.place(), &target.expect("a"), 1).unwrap();
+    target.applier.note_moves(&[(1, &b.path)]).unwrap();
+    assert!(target.applier.take_out(&b.place(), &target.expect("b"), 1).is_err(), "the key is in use");
+    assert_eq!(next_run(&target.root), [Recovered::PutBack { path: path("a") }]);
+    assert_eq!(target.content(), pairs(&[("a", "1"), ("b", "2")]));
+}
+
+#[test]
+fn a_note_is_dropped_only_after_its_move_is_flushed() {
+    let target = target_with(Durability::Batch);
+    target.write("a", "text");
+    target.applier.take_out(&target.at("a").place(), &target.expect("a"), 1).unwrap();
+    target.applier.put_in(1, &target.at("b").place()).unwrap();
+    let (note, seen) = (target.path.join(".syncd/staging/moves/1.from"), Arc::new(Mutex::new(None)));
+    let keep = seen.clone();
+    target.hook.set(Op::SyncFs, move || *keep.lock().unwrap() = Some(note.exists()));
+    assert_eq!(applier(&target.root, Durability::Batch, RUN).recover().unwrap(), []);
+    assert_eq!(*seen.lock().unwrap(), Some(true), "until then a power cut may take it back to staging");
+    assert_eq!(target.staging(), []);
+}
+
+#[test]
 fn notes_that_lead_elsewhere_are_not_believed() {
     let target = target();
     for (key, note) in [

@@ -12,6 +12,7 @@ use super::*;
 
 mod cut;
 mod moved;
+mod problems;
 mod rules;
 mod unreadable;
 
