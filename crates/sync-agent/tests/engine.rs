@@ -7,7 +7,7 @@ mod common;
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -241,6 +241,65 @@ async fn what_failed_is_tried_again_however_often_the_feed_shows_signs_of_life()
     let (followed, ()) = tokio::join!(engine.follow(&remote, &reporter, &cancel), comes);
     assert!(matches!(followed, Err(EngineError::Cancelled)), "{followed:?}");
     assert_eq!(pair.target.read("a"), b"content");
+}
+
+/// A share in which a file appears as soon as the feed has told of the last one, once it was caught up with.
+struct Storm {
+    share: Memory,
+    asked: AtomicU32,
+    goes: AtomicU32,
+    cancel: CancellationToken,
+}
+
+impl Storm {
+    const FILES: u32 = 30;
+
+    fn next(&self, number: u32) {
+        if number < Self::FILES {
+            self.share.edit(|edit| edit.file(&format!("file {number}"), "new"));
+        }
+    }
+}
+
+impl Script for Storm {
+    fn meets(&self, moment: Moment) -> Turn {
+        if moment.call == Call::Changes && self.goes.load(Ordering::SeqCst) > 0 {
+            // Each has two messages: the node, and the commit point.
+            let asked = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+            if asked.is_multiple_of(2) {
+                self.next(asked / 2);
+            }
+        }
+        Turn::Pass
+    }
+}
+
+impl Reporter for Storm {
+    fn caught_up(&self, summary: &Summary) {
+        if self.goes.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.next(0);
+        }
+        if summary.checked > u64::from(Self::FILES) {
+            self.cancel.cancel();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_in_a_storm_is_carried_out_together() {
+    let pair = Scripted::new();
+    pair.share.edit(|edit| edit.file("before", "old"));
+    let cancel = CancellationToken::new();
+    let (asked, goes) = (AtomicU32::new(0), AtomicU32::new(0));
+    let storm = Arc::new(Storm { share: pair.share.clone(), asked, goes, cancel: cancel.clone() });
+    let remote: Arc<dyn Location> = Arc::new(Faulty::new(Arc::new(pair.share.clone()), storm.clone()));
+    let mut engine = Engine::open(options_for(pair.target.root(), pair.share.share_id())).unwrap();
+    let reporter: Arc<dyn Reporter> = storm.clone();
+    let followed = engine.follow(&remote, &reporter, &cancel).await;
+    assert!(matches!(followed, Err(EngineError::Cancelled)), "{followed:?}");
+    assert!((0..Storm::FILES).all(|number| pair.target.has(&format!("file {number}"))));
+    let goes = storm.goes.load(Ordering::SeqCst);
+    assert!(goes <= Storm::FILES / 3, "{goes} goes");
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,12 +13,13 @@ use sync_core::{Content, Digest, Node, NodeId, TreePath};
 use sync_tree::{
     apply::{Applier, ApplyError, Durability, Expect, Place, WorkDir},
     hash::Identity,
+    index::IndexedNode,
     platform::files_to_hold,
     rooted::{Dir, Root},
     shelf::Shelf,
 };
 
-use super::{EngineError, material::Guesses, store::Store};
+use super::{EngineError, base::local_of, material::Guesses, store::Store};
 
 /// The target, as the steps of applying share it.
 #[derive(Debug)]
@@ -105,21 +106,29 @@ impl Context {
 
     /// What must be where the index has this node.
     pub(super) fn expect(&self, local: &Node) -> Result<Expect, EngineError> {
-        self.expect_id(local.id)
+        Ok(expected(self.store.index().node(local.id)?))
     }
 
-    pub(super) fn expect_id(&self, id: NodeId) -> Result<Expect, EngineError> {
-        Ok(match self.store.index().node(id)? {
-            None => Expect::Nothing,
-            Some(row) => match row.node.entry.content {
-                Content::File { .. } => Expect::File(row.identity),
-                Content::Directory => Expect::Directory { ino: row.identity.ino },
-                // A link's size is not part of its row: it is its target's length.
-                Content::Symlink { target } => {
-                    Expect::Link(Identity { size: target.len() as u64, ..row.identity })
-                }
-            },
-        })
+    /// The local node that a remote one was agreed to be, and what must be there.
+    pub(super) fn agreed(&self, remote: NodeId) -> Result<Option<(NodeId, Expect)>, EngineError> {
+        let index = self.store.index();
+        let found = index.read(|db| {
+            let db = db.unchecked_transaction()?;
+            let Some(local) = local_of(&db, remote)? else { return Ok(None) };
+            Ok(Some((local, index.table().get(&db, local)?)))
+        })?;
+        Ok(found.map(|(local, row)| (local, expected(row))))
+    }
+}
+
+/// What must be where the index has this.
+fn expected(row: Option<IndexedNode>) -> Expect {
+    let Some(row) = row else { return Expect::Nothing };
+    match row.node.entry.content {
+        Content::File { .. } => Expect::File(row.identity),
+        Content::Directory => Expect::Directory { ino: row.identity.ino },
+        // A link's size is not part of its row: it is its target's length.
+        Content::Symlink { target } => Expect::Link(Identity { size: target.len() as u64, ..row.identity }),
     }
 }
 

@@ -48,12 +48,17 @@ const MAX_ROUNDS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// For so long at most commit points are taken without carrying them out, while the next is there already.
+const LONGEST_GATHERING: Duration = Duration::from_millis(100);
+
 /// What a run has with it.
 pub(super) struct Run<'a> {
     pub remote: &'a Arc<dyn Location>,
     pub reporter: &'a Arc<dyn Reporter>,
     pub cancel: &'a CancellationToken,
 }
+
+type FeedItem = Result<FeedEvent, LocationError>;
 
 /// What the end of a piece of the feed was.
 enum Taken {
@@ -122,6 +127,7 @@ impl Engine {
         let (mut scanned, mut settled) = (Instant::now(), Instant::now());
         let mut pause = FIRST_PAUSE;
         let mut caught_up = false;
+        let (mut ahead, mut gathering) = (None, None);
         loop {
             let retry = caught_up && self.store().pending_count()? > 0;
             // Signs of life come in between, so what is waited for is a time and not a silence.
@@ -132,14 +138,24 @@ impl Engine {
             let event = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Err(EngineError::Cancelled),
-                event = feed.next() => Some(event),
+                event = next_of(&mut ahead, &mut *feed) => Some(event),
                 () = sleep(wait), if caught_up => None,
             };
             match event {
                 Some(None) => return Err(cut()),
                 Some(Some(event)) => match self.take(event?)? {
                     Taken::More => continue,
-                    Taken::Commit => pause = FIRST_PAUSE,
+                    Taken::Commit => {
+                        pause = FIRST_PAUSE;
+                        let since: Instant = *gathering.get_or_insert_with(Instant::now);
+                        if since.elapsed() < LONGEST_GATHERING {
+                            ahead = at_once(feed.next()).await;
+                        }
+                        // In a storm both are carried out in one go: each time costs as much as hundreds of files.
+                        if matches!(ahead, Some(Some(Ok(FeedEvent::Nodes { .. } | FeedEvent::Commit(_))))) {
+                            continue;
+                        }
+                    }
                     Taken::Mismatch => return Err(cut()),
                     Taken::Halted(reason) => {
                         reporter.halted(&Halt::Share { reason });
@@ -158,6 +174,7 @@ impl Engine {
             // Nothing is waited for now; the next change would have to wait for it.
             in_place(|| self.store().index().make_searchable())?;
             settled = Instant::now();
+            gathering = None;
         }
     }
 
@@ -192,6 +209,7 @@ impl Engine {
     /// Applies what is pending at a commit point of a live feed.
     async fn settle_commit(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
         self.done = Done::default();
+        let began = Instant::now();
         let outcome = match self.one_round(run, Policy::LeftWins).await {
             // A halt stops the deleting, not the following: the share may come back.
             Err(EngineError::Halt(halt)) => {
@@ -200,6 +218,7 @@ impl Engine {
             }
             other => other?,
         };
+        tracing::debug!(done = ?self.done, took = ?began.elapsed(), "carried out what came");
         self.look_at_stale(&outcome)?;
         if !outcome.wants_another_round() {
             let summary = self.summary(run, self.done)?;
@@ -750,6 +769,23 @@ fn naming(error: EngineError, database: &Path) -> EngineError {
 
 /// A target may be emptied by its owner, and a pull then fills it again.
 const LIMITS: LookLimits = LookLimits { files_recently: 0, accept_emptied: true, distrust: false };
+
+/// What comes next of a feed, of which something may have been read ahead. May be dropped midway.
+async fn next_of(ahead: &mut Option<Option<FeedItem>>, feed: &mut dyn ChangeStream) -> Option<FeedItem> {
+    match ahead.take() {
+        Some(event) => event,
+        None => feed.next().await,
+    }
+}
+
+/// What is there without waiting.
+async fn at_once<T>(coming: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        value = coming => Some(value),
+        () = std::future::ready(()) => None,
+    }
+}
 
 fn in_one_part(puts: Puts) -> mpsc::Receiver<Puts> {
     let (parts, queue) = mpsc::channel(1);

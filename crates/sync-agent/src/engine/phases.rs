@@ -237,11 +237,13 @@ impl<'a> Phases<'a> {
         let touched = std::mem::take(&mut self.touched);
         let store = &self.context.store;
         Ok(store.index().read(|db| {
+            // Without it each look-up would be a transaction of its own, and these are thousands.
+            let db = db.unchecked_transaction()?;
             let mut dirs = Vec::new();
             for id in touched {
-                let Some(path) = store.index().table().path_of(db, id)? else { continue };
-                let Some(remote) = super::base::remote_of(db, id)? else { continue };
-                let Some(node) = store.remote_node(db, remote)? else { continue };
+                let Some(path) = store.index().table().path_of(&db, id)? else { continue };
+                let Some(remote) = super::base::remote_of(&db, id)? else { continue };
+                let Some(node) = store.remote_node(&db, remote)? else { continue };
                 if !path.is_root() && node.entry.content.is_dir() {
                     dirs.push((path, node));
                 }
@@ -333,10 +335,8 @@ impl<'a> Phases<'a> {
     fn finish(&mut self, path: &TreePath, remote: &Node) -> Result<(), EngineError> {
         let (dir, name) = self.dirs.parent(path)?;
         let at = Place { dir: &dir, name, path };
-        let Some(local) = self.context.store.index().read(|db| super::base::local_of(db, remote.id))? else {
-            return Ok(());
-        };
-        let stat = self.context.applier.set_meta(&at, &remote.entry, &self.context.expect_id(local)?)?;
+        let Some((local, expect)) = self.context.agreed(remote.id)? else { return Ok(()) };
+        let stat = self.context.applier.set_meta(&at, &remote.entry, &expect)?;
         self.unflushed.inode(&at);
         if let Some(work) = self.context.opened().remove(path) {
             work.settled();

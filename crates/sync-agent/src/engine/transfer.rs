@@ -19,7 +19,7 @@ use sync_core::{
     plan::{Over, Put, Source},
 };
 use sync_locations::{Answer, FetchFailure, Location, LocationError, Want};
-use sync_tree::apply::{ApplyError, Displaced, Durability, Expect, Place, Staged, Unflushed};
+use sync_tree::apply::{ApplyError, Displaced, Durability, Expect, Place, Staged, StagedFile, Unflushed};
 use tokio::{
     sync::{
         OwnedSemaphorePermit, Semaphore,
@@ -48,6 +48,8 @@ use super::{
 const JOBS_AHEAD: usize = 8;
 /// Wants on their way; enough to keep a long line busy with tiny files.
 const WANTS_AHEAD: usize = 2048;
+/// Messages of one large file between the connection and the thread that hashes and writes it.
+const MESSAGES_AHEAD: usize = 4;
 /// Threads that stage and place.
 const WORKERS: usize = 2;
 /// A batch is flushed and placed when it has this many files or bytes, or when nothing more comes for a moment.
@@ -478,7 +480,7 @@ async fn fetch_part(
     item: &Item,
     (mut wanted, sources): (Wanted, &Arc<Sources>),
 ) -> Result<Staged, EngineError> {
-    let Wanted { node, size, digest, .. } = wanted;
+    let Wanted { size, digest, .. } = wanted;
     let progress = |count: u64| shared.reporter.bytes(item.put().path(), count);
     let context = shared.context.clone();
     let mut file = off_the_runtime(move || context.applier.resume(size, &digest)).await?;
@@ -494,16 +496,16 @@ async fn fetch_part(
     if let Some(reuse) = reuse? {
         file = delta::assemble(file, reuse, remote, &wanted, progress).await?;
     } else if wanted.have < size || size == 0 {
-        let mut stream = remote.fetch_file(node, &digest, wanted.have).await?;
-        while let Some(bytes) = stream.next().await {
-            let bytes = bytes?;
-            progress(bytes.len() as u64);
-            // More than was announced: the digest would say so in the end, but the disk might be full by then.
-            if file.size() + bytes.len() as u64 > size {
-                return Err(LocationError::Changed.into());
+        let fetch = |parts| fetch_rest(remote, &wanted, parts, progress);
+        let append = move |parts: &mut dyn Iterator<Item = Bytes>| -> Result<StagedFile, ApplyError> {
+            for bytes in parts {
+                file.append(&bytes)?;
             }
-            file = off_the_runtime(move || file.append(&bytes).map(|()| file)).await?;
-        }
+            Ok(file)
+        };
+        let (fetched, appended) = threads::hand_over(MESSAGES_AHEAD, fetch, append).await;
+        // If it breaks off, what came before is kept for the next attempt.
+        file = fetched.and(done_apart(appended))?;
     }
     let (context, leaving) = (shared.context.clone(), sources.leaving());
     off_the_runtime(move || {
@@ -513,6 +515,29 @@ async fn fetch_part(
         Ok(staged)
     })
     .await
+}
+
+/// Fetches what comes behind what is here already, while it is written. Ends early, and with success, if nobody takes it any
+/// more: whoever took it says why.
+async fn fetch_rest(
+    remote: &Arc<dyn Location>,
+    wanted: &Wanted,
+    parts: Sender<Bytes>,
+    progress: impl Fn(u64),
+) -> Result<(), EngineError> {
+    let mut left = wanted.size - wanted.have;
+    let mut stream = remote.fetch_file(wanted.node, &wanted.digest, wanted.have).await?;
+    while let Some(bytes) = stream.next().await {
+        let bytes = bytes?;
+        let count = bytes.len() as u64;
+        progress(count);
+        // More than was announced: the digest would say so in the end, but the disk might be full by then.
+        left = left.checked_sub(count).ok_or(LocationError::Changed)?;
+        if parts.send(bytes).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// On a thread of its own: a slow disk must not hold up the connections.

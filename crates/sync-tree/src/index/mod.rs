@@ -412,7 +412,8 @@ impl Index {
     /// # Errors
     /// The database failed.
     pub fn find(&self, path: &TreePath) -> Result<Option<IndexedNode>, IndexError> {
-        self.read(|db| self.0.table.find(db, path))
+        // One transaction for all names on the way.
+        self.read(|db| self.0.table.find(&*db.unchecked_transaction()?, path))
     }
 
     /// The node with this name in a directory.
@@ -446,7 +447,7 @@ impl Index {
     /// # Errors
     /// The database failed.
     pub fn path_of(&self, id: NodeId) -> Result<Option<TreePath>, IndexError> {
-        self.read(|db| self.0.table.path_of(db, id))
+        self.read(|db| self.0.table.path_of(&*db.unchecked_transaction()?, id))
     }
 
     /// Nodes with this inode number.

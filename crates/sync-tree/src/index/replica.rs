@@ -101,7 +101,13 @@ impl Replica {
         } else {
             Default::default()
         };
-        self.table.write(db, &Write { node: &new, sum, seq: Seq(0), moved: false })
+        let row = Write { node: &new, sum, seq: Seq(0), moved: false };
+        match old {
+            Some(old) if (old.node.parent, &old.node.name) == (node.parent, &node.name) => {
+                self.table.rewrite(db, &old, &row)
+            }
+            _ => self.table.write(db, &row),
+        }
     }
 
     fn remove(&self, db: &Connection, sums: &mut Sums, id: NodeId) -> rusqlite::Result<()> {

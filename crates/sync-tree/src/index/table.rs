@@ -76,9 +76,11 @@ pub struct NodeTable {
     select_below: String,
     insert: String,
     upsert: String,
-    rewrite: String,
+    /// By what else changes, see [`rewritten`].
+    rewrites: [String; 4],
     set_sum: String,
     set_identity: String,
+    set_inode: String,
     bury: String,
     delete: String,
 }
@@ -133,13 +135,13 @@ impl NodeTable {
                  content=?9, sum=?10, ino=?11, ctime_s=?12, ctime_ns=?13, vouched=?14, seq=?15, moved=max(moved, ?16), \
                  gone_at=NULL"
             ),
-            // What is not named here need not be found in its index: the place of a file that was edited stays.
-            rewrite: format!(
-                "UPDATE {name} SET kind=?2, size=?5, mtime_s=?6, mtime_ns=?7, mode=?8, content=?9, sum=?10, ino=?11, \
-                 ctime_s=?12, ctime_ns=?13, vouched=?14, seq=?15, moved=max(moved, ?16) WHERE id = ?1"
-            ),
+            rewrites: ["", ", ino=?11", ", content=?9", ", ino=?11, content=?9"]
+                .map(|also| rewrite(name, also)),
             set_sum: format!("UPDATE {name} SET sum = ?2 WHERE id = ?1"),
             set_identity: format!(
+                "UPDATE {name} SET ctime_s = ?3, ctime_ns = ?4, vouched = ?5 WHERE id = ?1"
+            ),
+            set_inode: format!(
                 "UPDATE {name} SET ino = ?2, ctime_s = ?3, ctime_ns = ?4, vouched = ?5 WHERE id = ?1"
             ),
             bury: format!(
@@ -364,9 +366,14 @@ impl NodeTable {
         execute(&mut *db.prepare_cached(&self.upsert)?, row)
     }
 
-    /// Writes a node that is there, and stays in its place.
-    pub(crate) fn rewrite(&self, db: &Connection, row: &Write<'_>) -> rusqlite::Result<()> {
-        execute(&mut *db.prepare_cached(&self.rewrite)?, row)
+    /// Writes a node that is there, and stays in its place; `old` is what is there.
+    pub(crate) fn rewrite(
+        &self,
+        db: &Connection,
+        old: &IndexedNode,
+        row: &Write<'_>,
+    ) -> rusqlite::Result<()> {
+        execute(&mut *db.prepare_cached(&self.rewrites[rewritten(old, row.node)])?, row)
     }
 
     /// Writes a row of a new node. Answers false, and writes nothing, if the id or, in a local tree, the place is taken.
@@ -380,16 +387,16 @@ impl NodeTable {
     }
 
     /// Writes what vouches for a node, without a change of the node.
-    pub(crate) fn set_identity(&self, db: &Connection, row: &IndexedNode) -> rusqlite::Result<()> {
+    pub(crate) fn set_identity(
+        &self,
+        db: &Connection,
+        old: &IndexedNode,
+        row: &IndexedNode,
+    ) -> rusqlite::Result<()> {
+        let sql = if old.identity.ino == row.identity.ino { &self.set_identity } else { &self.set_inode };
         let ino = (row.identity.ino != 0).then_some(row.identity.ino.cast_signed());
         let (secs, nanos) = (row.identity.ctime.secs, row.identity.ctime.nanos);
-        db.prepare_cached(&self.set_identity)?.execute(params![
-            sql_id(row.node.id),
-            ino,
-            secs,
-            nanos,
-            row.vouched
-        ])?;
+        db.prepare_cached(sql)?.execute(params![sql_id(row.node.id), ino, secs, nanos, row.vouched])?;
         Ok(())
     }
 
@@ -476,6 +483,22 @@ pub fn inserted(result: rusqlite::Result<()>) -> rusqlite::Result<bool> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// What is not named need not be found in its index: the place of a file that was edited stays, and often its inode; of one
+/// that was only touched so does the content.
+fn rewrite(table: &str, also: &str) -> String {
+    format!(
+        "UPDATE {table} SET kind=?2, size=?5, mtime_s=?6, mtime_ns=?7, mode=?8, sum=?10, ctime_s=?12, ctime_ns=?13, \
+         vouched=?14, seq=?15, moved=max(moved, ?16){also} WHERE id = ?1"
+    )
+}
+
+/// Which of the statements writes this node in place of that one.
+fn rewritten(old: &IndexedNode, new: &IndexedNode) -> usize {
+    let ino = old.identity.ino != new.identity.ino;
+    let content = old.node.entry.content != new.node.entry.content;
+    usize::from(ino) + 2 * usize::from(content)
 }
 
 fn execute(statement: &mut Statement<'_>, row: &Write<'_>) -> rusqlite::Result<()> {

@@ -104,7 +104,7 @@ impl<'a> IndexTx<'a> {
         debug_assert_eq!(old.node.id, new.node.id);
         if old.node == new.node {
             if old != new {
-                self.write_identity(new)?;
+                self.table.set_identity(&self.db, old, new)?;
             }
             return Ok(false);
         }
@@ -125,7 +125,7 @@ impl<'a> IndexTx<'a> {
         if moved || old.node.name != new.node.name {
             self.table.write(&self.db, &row)?;
         } else {
-            self.table.rewrite(&self.db, &row)?;
+            self.table.rewrite(&self.db, old, &row)?;
         }
         Ok(true)
     }
@@ -207,10 +207,6 @@ impl<'a> IndexTx<'a> {
 
     fn row<'n>(&mut self, node: &'n IndexedNode, moved: bool) -> Result<Write<'n>, IndexError> {
         Ok(Write { node, sum: self.sum_of(node)?, seq: self.seqs.next()?, moved })
-    }
-
-    fn write_identity(&mut self, node: &IndexedNode) -> Result<(), IndexError> {
-        Ok(self.table.set_identity(&self.db, node)?)
     }
 
     fn sum_of(&mut self, node: &IndexedNode) -> Result<DirSum, IndexError> {

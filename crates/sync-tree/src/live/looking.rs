@@ -83,6 +83,12 @@ impl Worker {
     fn absorb(&mut self, site: &Site, batch: &Batch, report: &LookReport, began: Instant) {
         let now = Instant::now();
         let took = now - began;
+        let (changes, revisit) = (report.notes.len() as u64 + report.notes_left_out, report.revisit.len());
+        let places = match &batch.dirt {
+            Dirt::Everything => None,
+            Dirt::Places(places) => Some(places.len()),
+        };
+        tracing::debug!(places, ?took, changes, revisit, "looked");
         let resumed = self.halted.take().is_some();
         let first = !std::mem::replace(&mut self.scanned, true);
         if std::mem::take(&mut self.accepted) {

@@ -55,6 +55,11 @@ impl Pace {
 /// A place is looked at again after this time at the earliest: then its change time can vouch for what was read.
 const REVISIT: Duration = Duration::from_millis(100);
 
+/// If one look leaves more places than this, they come up later: whoever hears of so many is about to fetch them, and reading
+/// them once more takes the processor and the disk from that.
+const FEW: usize = 32;
+const REVISIT_MANY: Duration = Duration::from_secs(1);
+
 /// A place that is never settled is looked at again ever more rarely: the time doubles this often at most.
 const MOST_DOUBLINGS: u32 = 6;
 
@@ -120,8 +125,12 @@ impl Later {
             }
             None => self.tries.clear(),
         }
+        let many = unsettled.len() > FEW;
         for (path, tries) in unsettled {
-            let delay = REVISIT * (1 << (tries - 1).min(MOST_DOUBLINGS));
+            let mut delay = REVISIT * (1 << (tries - 1).min(MOST_DOUBLINGS));
+            if many {
+                delay = delay.max(REVISIT_MANY);
+            }
             let at = self.resting.get(&path).map_or(now + delay, |until| (*until).max(now + delay));
             self.wait(&path, at, false);
             self.tries.insert(path, tries);
@@ -344,6 +353,17 @@ mod tests {
     }
 
     #[test]
+    fn many_unsettled_places_wait_until_they_were_fetched() {
+        let now = Instant::now();
+        let places = |count| (0..count).map(|number| path(&format!("f{number}"))).collect::<Vec<_>>();
+        for (count, want) in [(1, REVISIT), (FEW, REVISIT), (FEW + 1, REVISIT_MANY), (1000, REVISIT_MANY)] {
+            let mut later = Later::default();
+            later.looked(None, &places(count), now);
+            assert_eq!(later.next(), Some(now + want), "{count}");
+        }
+    }
+
+    #[test]
     fn a_busy_file_rests_three_times_as_long_as_it_was_read() {
         let now = Instant::now();
         let mut later = Later::default();
@@ -374,8 +394,8 @@ mod tests {
         let many: Vec<TreePath> = (0..=MOST_LATER).map(|number| path(&format!("f{number}"))).collect();
         later.looked(None, &many, now);
         assert_eq!(later.due(now, |_| true), Due::Places(vec![]));
-        assert_eq!(later.next(), Some(now + 100 * MS));
-        assert_eq!(later.due(now + 100 * MS, |_| true), Due::Everything);
+        assert_eq!(later.next(), Some(now + REVISIT_MANY));
+        assert_eq!(later.due(now + REVISIT_MANY, |_| true), Due::Everything);
         later.looked(None, &[], now);
         assert_eq!(later.next(), None);
     }
