@@ -307,7 +307,8 @@ impl Story {
         }
         world.judge_own();
         world.judge_staging();
-        if !self.profile.edits {
+        // Where the disk fails right after a swap, what was there may go to the trash when the share has moved on.
+        if !self.profile.edits && !self.profile.bad_disk {
             world.judge_tidy();
         }
     }
