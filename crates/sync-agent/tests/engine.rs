@@ -297,7 +297,7 @@ async fn what_comes_in_a_storm_is_carried_out_together() {
     let reporter: Arc<dyn Reporter> = storm.clone();
     let followed = engine.follow(&remote, &reporter, &cancel).await;
     assert!(matches!(followed, Err(EngineError::Cancelled)), "{followed:?}");
-    assert!((0..Storm::FILES).all(|number| pair.target.has(&format!("file {number}"))));
+    assert!((0..Storm::FILES).all(|number| pair.target.has(format!("file {number}"))));
     let goes = storm.goes.load(Ordering::SeqCst);
     assert!(goes <= Storm::FILES / 3, "{goes} goes");
 }

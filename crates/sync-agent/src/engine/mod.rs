@@ -1,7 +1,8 @@
 //! The sync cycle of one target: scan, plan, stage, apply, record.
 //!
-//! Reading order: this file (what a run is), `store` and `base` (what is known), `phases`, `transfer` and `whole` (how a plan is carried
-//! out),//! `record` (how that becomes known), `counts` (what is told of it), `target` (what can be wrong with the directory itself).
+//! Reading order: this file (what a run is), `store` and `base` (what is known), `phases`, `transfer` and `whole` (how a plan is
+//! carried out), `record` (how that becomes known), `counts` (what is told of it), `target` (what can be wrong with the directory
+//! itself).
 //! Deciding is not here but in `sync_core::plan`.
 //!
 //! Invariants:
