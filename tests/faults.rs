@@ -381,40 +381,67 @@ fn a_rule_file_that_cannot_be_read_lets_nothing_through() {
     assert!(lab.target().has("private/open") && !lab.target().has("private/secret"));
 }
 
-#[test]
-fn a_disk_that_is_dying_ends_a_pull_and_not_every_file_is_tried() {
-    let lab = Lab::new();
-    for number in 0..4000 {
-        lab.share.file(format!("dir {}/{number}", number % 40), "x");
+/// Many small files in some directories. In `leaves`, they are pulled a directory at a time; else one by one.
+fn many_files(lab: &Lab, files: usize, leaves: bool) {
+    for number in 0..files {
+        lab.share.file(format!("dir {}/a file with some name {number}", number % 40), "x");
     }
+    for number in 0..if leaves { 0 } else { 40 } {
+        lab.share.dir(format!("dir {number}/sub"));
+    }
+}
+
+fn ends_soon(leaves: bool, rules: &[&str]) {
+    let lab = Lab::new();
+    many_files(&lab, 4000, leaves);
     let daemon = lab.daemon();
-    for rule in ["EIO link tree from 300", "EMFILE create-unnamed lane from 300", "EIO write lane from 300"] {
-        let target = format!("target of {}", &rule[..8]);
-        let agent = lab.agent_into(&daemon.url(), &target);
+    for (number, rule) in rules.iter().enumerate() {
+        let agent = lab.agent_into(&daemon.url(), &format!("target {number}"));
         let outcome = agent.clone().env(FAULT, rule).pull().expect(1);
         assert_clear(&outcome.stderr, &["\nhint: "]);
         says_one_of(&outcome.stderr, words_of(&rule[..rule.find(' ').unwrap()])).unwrap();
-        assert!(outcome.problems().len() <= 200, "{} problems", outcome.problems().len());
-        assert!(outcome.count("synced") < 1000, "{}", outcome.stdout);
+        assert!(outcome.problems().len() <= 200, "{rule}: {} problems", outcome.problems().len());
+        assert!(outcome.count("synced") < 1000, "{rule}: {}", outcome.stdout);
         let next = agent.pull().expect(0);
-        assert_eq!(next.count("synced") + outcome.count("synced"), 4000, "{}", next.stdout);
+        assert_eq!(next.count("synced") + outcome.count("synced"), 4000, "{rule}: {}", next.stdout);
     }
 }
 
 #[test]
+fn a_disk_that_is_dying_ends_a_pull_and_not_every_file_is_tried() {
+    ends_soon(
+        false,
+        &["EIO link tree from 300", "EMFILE create-unnamed lane from 300", "EIO write lane from 300"],
+    );
+}
+
+#[test]
+fn a_disk_that_is_dying_ends_a_pull_that_fills_new_directories() {
+    ends_soon(true, &["EIO create new from 300", "EMFILE create new from 300", "EIO write new from 300"]);
+}
+
+#[test]
 fn memory_is_bounded_while_everything_fails_again_and_again() {
+    memory_is_bounded(false, "EACCES link tree from 100");
+}
+
+#[test]
+fn memory_is_bounded_while_new_directories_fail_again_and_again() {
+    memory_is_bounded(true, "EACCES create new from 100; EACCES link tree from 1");
+}
+
+fn memory_is_bounded(leaves: bool, rules: &str) {
     let lab = Lab::new();
-    for number in 0..3000 {
-        lab.share.file(format!("dir {}/a file with some name {number}", number % 60), "x");
-    }
+    many_files(&lab, 3000, leaves);
     let daemon = lab.daemon();
-    let agent = lab.agent(&daemon.url()).env(FAULT, "EACCES link tree from 100");
+    let agent = lab.agent(&daemon.url()).env(FAULT, rules);
     let mut follower = agent.follow();
     let pid = follower.process().pid();
     let mut peaks = Vec::new();
     for round in 0..4 {
         lab.share.file("now", format!("{round}"));
-        follower.wait_for_event("caught_up", LATER);
+        let told = follower.wait_for_event("caught_up", LATER);
+        assert!(told["problems"].as_u64() > Some(1000), "{told}");
         peaks.push(peak_rss_bytes(pid));
     }
     let shown: Vec<_> = peaks.iter().map(|peak| peak >> 20).collect();
