@@ -6,6 +6,11 @@
 //! tells the three apart, through tunnels and proxies too, which the kernel's own figures about the peer's window do not.
 //!
 //! A local socket is full now and then as well, while the other side's processor is busy; then it takes much in little time.
+//!
+//! What is compressed fills the socket less, and may leave it empty for a while although the line is the same: what was sent
+//! before still waits on it, and the other side asks for no more until that has come. So a line that was found slow counts as
+//! slow until there is a reason to think otherwise: it carries much more than it did, or even compressed no more comes
+//! through than it carried, or it has not been full for long.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -24,6 +29,9 @@ const FAST_BYTES_PER_SECOND: u128 = 64 << 20;
 /// A window with less than this that did not fill the socket tells nothing about the line: there was too little to send.
 const TELLING_BYTES: u64 = 256 << 10;
 
+/// Some seconds without a full socket, and it is tried again what the line carries: that costs one window in many.
+const PROVED_FOR: Duration = Duration::from_secs(10);
+
 /// What is known about the line of one connection.
 #[derive(Debug)]
 pub(crate) struct Line(Mutex<Seen>);
@@ -31,21 +39,41 @@ pub(crate) struct Line(Mutex<Seen>);
 #[derive(Debug)]
 struct Seen {
     /// The verdict of the last window that told anything.
-    slow: bool,
+    slow: Option<Slow>,
     began: Instant,
     taken_bytes: u64,
+    /// How much more it would have been without compression.
+    saved_bytes: u64,
     /// How long the socket took nothing although there was something for it.
     full: Duration,
     full_since: Option<Instant>,
+}
+
+/// A line that was the only thing that all waited for.
+#[derive(Debug)]
+struct Slow {
+    /// The most that it carried in a window since it is slow, in bytes a second.
+    width: u128,
+    proved: Instant,
+}
+
+impl Slow {
+    /// Whether a window in which it was not full leaves it slow: so much was carried, and so much of it was saved.
+    fn outlasts(&self, carried: u128, saved: u128, now: Instant) -> bool {
+        now.saturating_duration_since(self.proved) < PROVED_FOR
+            && carried < 2 * self.width
+            && carried + saved > self.width
+    }
 }
 
 impl Line {
     /// A line that nothing is known about yet, which counts as a fast one.
     pub(crate) fn new(now: Instant) -> Self {
         Self(Mutex::new(Seen {
-            slow: false,
+            slow: None,
             began: now,
             taken_bytes: 0,
+            saved_bytes: 0,
             full: Duration::ZERO,
             full_since: None,
         }))
@@ -61,6 +89,11 @@ impl Line {
         }
     }
 
+    /// What is to be sent was made smaller by so much.
+    pub(crate) fn saved(&self, bytes: usize, now: Instant) {
+        self.seen_until(now).saved_bytes += bytes as u64;
+    }
+
     /// The socket has no room for what there is.
     pub(crate) fn is_full(&self, now: Instant) {
         self.seen_until(now).full_since.get_or_insert(now);
@@ -68,7 +101,7 @@ impl Line {
 
     /// Whether the line, and nothing else, holds things up, and is slow enough for compression to be worth its time.
     pub(crate) fn is_slow(&self, now: Instant) -> bool {
-        self.seen_until(now).slow
+        self.seen_until(now).slow.is_some()
     }
 
     /// Ends the window if it is over.
@@ -78,14 +111,25 @@ impl Line {
         if took >= WINDOW {
             let still = seen.full_since.map(|since| now.saturating_duration_since(since.max(seen.began)));
             let full = seen.full + still.unwrap_or_default();
-            let mostly_full = full * 2 >= took;
-            if mostly_full || seen.taken_bytes >= TELLING_BYTES {
-                let carried = u128::from(seen.taken_bytes) * Duration::from_secs(1).as_nanos();
-                seen.slow = mostly_full && carried < FAST_BYTES_PER_SECOND * took.as_nanos();
-            }
-            (seen.began, seen.taken_bytes, seen.full) = (now, 0, Duration::ZERO);
+            seen.judge(full * 2 >= took, took, now);
+            (seen.began, seen.taken_bytes, seen.saved_bytes, seen.full) = (now, 0, 0, Duration::ZERO);
         }
         seen
+    }
+}
+
+impl Seen {
+    /// The verdict at the end of a window.
+    fn judge(&mut self, mostly_full: bool, took: Duration, now: Instant) {
+        let rate =
+            |bytes: u64| u128::from(bytes) * Duration::from_secs(1).as_nanos() / took.as_nanos().max(1);
+        let (carried, saved) = (rate(self.taken_bytes), rate(self.saved_bytes));
+        if mostly_full {
+            let width = self.slow.as_ref().map_or(carried, |slow| slow.width.max(carried));
+            self.slow = (carried < FAST_BYTES_PER_SECOND).then_some(Slow { width, proved: now });
+        } else if self.taken_bytes >= TELLING_BYTES {
+            self.slow.take_if(|slow| !slow.outlasts(carried, saved, now));
+        }
     }
 }
 
@@ -105,6 +149,19 @@ mod tests {
         fn new() -> Self {
             let now = Instant::now();
             Self { line: Line::new(now), now }
+        }
+
+        /// A line of 100 Mbit/s that was found slow, and then so many times: the socket takes that much of what was larger, and
+        /// has room.
+        fn slow_and_then(times: usize, bytes: usize, saved: usize, every_ms: u64) -> bool {
+            let mut watched = Self::new();
+            assert!(watched.go(100, 64 << 10, 5, 0));
+            assert!(watched.go(20, 20 << 10, 10, 0), "it varies");
+            for _ in 0..times {
+                watched.line.saved(saved, watched.now);
+                watched.go(1, bytes, 0, every_ms);
+            }
+            watched.line.is_slow(watched.now)
         }
 
         /// So many times: the socket is full for a time, takes that much, and then gets nothing for a time.
@@ -147,6 +204,21 @@ mod tests {
         assert!(watched.go(2, 64 << 10, 10, 0));
         assert!(watched.go(100, 100, 0, 1000), "there was nothing to learn from");
         assert!(!watched.go(10, 12 * MIB, 0, 50), "it has become fast");
+    }
+
+    #[test]
+    fn a_slow_line_that_is_not_full_of_what_is_compressed_stays_slow_while_that_gains() {
+        for (what, times, bytes, saved, every_ms, slow) in [
+            ("as much as before in fewer bytes", 50, 64 << 10, 300 << 10, 10, true),
+            ("as much as it carries", 50, 120 << 10, 300 << 10, 10, true),
+            ("less than it carries, and much of it compressed", 50, 40 << 10, 200 << 10, 10, true),
+            ("less came through than without compression", 50, 40 << 10, 40 << 10, 10, false),
+            ("nothing gets smaller, and the other side is late", 50, 64 << 10, 0, 10, false),
+            ("twice as much as it ever carried", 50, 300 << 10, 500 << 10, 10, false),
+            ("it was not full for long", 1500, 64 << 10, 300 << 10, 10, false),
+        ] {
+            assert_eq!(Watched::slow_and_then(times, bytes, saved, every_ms), slow, "{what}");
+        }
     }
 
     #[test]

@@ -54,6 +54,12 @@ impl When {
             Self::Always => true,
         }
     }
+
+    fn has_saved(&self, bytes: usize) {
+        if let Self::Slow(line) = self {
+            line.saved(bytes, Instant::now());
+        }
+    }
 }
 
 /// Compresses the messages of one response, some of them at a time.
@@ -76,6 +82,9 @@ impl Squeeze {
         let mut compressor = self.lock().pop().unwrap_or_default();
         let compressed = compressor.compress(bytes);
         self.lock().push(compressor);
+        if let Some(compressed) = &compressed {
+            self.when.has_saved(bytes.len() - compressed.frame.len());
+        }
         compressed
     }
 
