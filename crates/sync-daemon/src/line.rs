@@ -29,7 +29,10 @@ const FAST_BYTES_PER_SECOND: u128 = 64 << 20;
 /// A window with less than this that did not fill the socket tells nothing about the line: there was too little to send.
 const TELLING_BYTES: u64 = 256 << 10;
 
-/// Some seconds without a full socket, and it is tried again what the line carries: that costs one window in many.
+/// So long without a full socket, and it is asked whether compression still gains: what waits on the line is through by then.
+const DOUBTED_AFTER: Duration = Duration::from_secs(1);
+
+/// And so long without one, and it is tried what the line carries now: that costs one window in many.
 const PROVED_FOR: Duration = Duration::from_secs(10);
 
 /// What is known about the line of one connection.
@@ -54,16 +57,24 @@ struct Seen {
 struct Slow {
     /// The most that it carried in a window since it is slow, in bytes a second.
     width: u128,
+    /// When it was full last.
     proved: Instant,
+    /// What came through since, counted as if it were not compressed.
+    came_bytes: u64,
 }
 
 impl Slow {
-    /// Whether a window in which it was not full leaves it slow: so much was carried, and so much of it was saved.
-    fn outlasts(&self, carried: u128, saved: u128, now: Instant) -> bool {
-        now.saturating_duration_since(self.proved) < PROVED_FOR
-            && carried < 2 * self.width
-            && carried + saved > self.width
+    /// Whether it counts as slow after a window in which it was not full and carried so much.
+    fn outlasts(&self, carried: u128, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.proved);
+        let gains = since < DOUBTED_AFTER || rate(self.came_bytes, since) > self.width;
+        since < PROVED_FOR && carried < 2 * self.width && gains
     }
+}
+
+/// In a second.
+fn rate(bytes: u64, took: Duration) -> u128 {
+    u128::from(bytes) * Duration::from_secs(1).as_nanos() / took.as_nanos().max(1)
 }
 
 impl Line {
@@ -121,14 +132,18 @@ impl Line {
 impl Seen {
     /// The verdict at the end of a window.
     fn judge(&mut self, mostly_full: bool, took: Duration, now: Instant) {
-        let rate =
-            |bytes: u64| u128::from(bytes) * Duration::from_secs(1).as_nanos() / took.as_nanos().max(1);
-        let (carried, saved) = (rate(self.taken_bytes), rate(self.saved_bytes));
+        let carried = rate(self.taken_bytes, took);
         if mostly_full {
             let width = self.slow.as_ref().map_or(carried, |slow| slow.width.max(carried));
-            self.slow = (carried < FAST_BYTES_PER_SECOND).then_some(Slow { width, proved: now });
-        } else if self.taken_bytes >= TELLING_BYTES {
-            self.slow.take_if(|slow| !slow.outlasts(carried, saved, now));
+            let slow = Slow { width, proved: now, came_bytes: 0 };
+            self.slow = (carried < FAST_BYTES_PER_SECOND).then_some(slow);
+            return;
+        }
+        if let Some(slow) = &mut self.slow {
+            slow.came_bytes += self.taken_bytes + self.saved_bytes;
+        }
+        if self.taken_bytes >= TELLING_BYTES {
+            self.slow.take_if(|slow| !slow.outlasts(carried, now));
         }
     }
 }
@@ -212,8 +227,9 @@ mod tests {
             ("as much as before in fewer bytes", 50, 64 << 10, 300 << 10, 10, true),
             ("as much as it carries", 50, 120 << 10, 300 << 10, 10, true),
             ("less than it carries, and much of it compressed", 50, 40 << 10, 200 << 10, 10, true),
-            ("less came through than without compression", 50, 40 << 10, 40 << 10, 10, false),
-            ("nothing gets smaller, and the other side is late", 50, 64 << 10, 0, 10, false),
+            ("less for a moment: much is still on the line", 50, 40 << 10, 10 << 10, 10, true),
+            ("less came through than without compression", 150, 40 << 10, 40 << 10, 10, false),
+            ("nothing gets smaller, and the other side is late", 150, 64 << 10, 0, 10, false),
             ("twice as much as it ever carried", 50, 300 << 10, 500 << 10, 10, false),
             ("it was not full for long", 1500, 64 << 10, 300 << 10, 10, false),
         ] {
