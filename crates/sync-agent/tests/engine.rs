@@ -16,7 +16,7 @@ use common::{Pair, options_for};
 use sync_agent::engine::{AppliedOp, Engine, EngineError, Phase, PullMode, Reporter, Silent, Summary};
 use sync_core::{Halt, Time, TreePath};
 use sync_locations::{
-    Faulty, Location, LocationError, Memory,
+    Faulty, Location, LocationError, Memory, ProtocolError,
     faulty::{Call, Moment, Script, Turn},
     memory::Edit,
 };
@@ -747,6 +747,39 @@ async fn a_file_whose_description_never_comes_through_is_fetched_whole() {
     }
     assert!(cuts > 1, "one cut says nothing about the line");
     assert_eq!(pair.target.read("big"), new);
+}
+
+/// A server whose first description makes no sense, as one is that names chunks which the agent has in another list.
+struct DescribesWrongly;
+
+impl Script for DescribesWrongly {
+    fn meets(&self, moment: Moment) -> Turn {
+        match (moment.call, moment.number) {
+            (Call::DescribeFile, 1) => {
+                Turn::Fail(LocationError::Protocol { source: ProtocolError::Other("nonsense") })
+            }
+            _ => Turn::Pass,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_description_makes_no_sense_is_fetched_whole_and_the_next_one_is_asked_for() {
+    let pair = Scripted::new();
+    let old: Vec<u8> = sync_testkit::rng::Rng::new(1).bytes(2 << 20);
+    pair.share.edit(|edit| edit.file("big", old.clone()));
+    pair.pull().await;
+    let remote: Arc<dyn Location> =
+        Arc::new(Faulty::new(Arc::new(pair.share.clone()), Arc::new(DescribesWrongly)));
+    let mut engine = Engine::open(options_for(pair.target.root(), pair.share.share_id())).unwrap();
+    let (reporter, cancel): (Arc<dyn Reporter>, _) = (Arc::new(Silent), CancellationToken::new());
+    for front in ["at the front", "once more"] {
+        let new = [front.as_bytes(), &old[..]].concat();
+        pair.share.edit(|edit| edit.file("big", new.clone()));
+        let summary = engine.pull(&remote, PullMode::default(), &reporter, &cancel).await.unwrap();
+        assert!(summary.equal, "{summary:?}");
+        assert!(pair.target.read("big") == new, "{front}");
+    }
 }
 
 /// A disk that fails where somebody wants to look at one name.

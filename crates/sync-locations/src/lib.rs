@@ -17,7 +17,7 @@ pub mod remote;
 #[cfg(test)]
 mod conformance;
 
-pub use error::LocationError;
+pub use error::{LocationError, ProtocolError};
 pub use faulty::Faulty;
 pub use local::LocalFolder;
 pub use location::{

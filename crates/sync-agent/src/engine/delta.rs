@@ -322,7 +322,12 @@ impl<'a> Fetched<'a> {
     }
 }
 
-/// Whether what was assembled is not what was wanted.
+/// Whether what was assembled is not what was wanted, or what the server says of it makes no sense. Both may come of a list of
+/// chunks that is another one here than there, and must not come again.
 pub(super) fn is_mistaken(error: &EngineError) -> bool {
-    matches!(error, EngineError::Apply(ApplyError::Digest { .. } | ApplyError::Io { .. }))
+    matches!(
+        error,
+        EngineError::Apply(ApplyError::Digest { .. } | ApplyError::Io { .. })
+            | EngineError::Location(LocationError::Protocol { .. })
+    )
 }

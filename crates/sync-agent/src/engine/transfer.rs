@@ -464,7 +464,7 @@ async fn fetch_one(
         false => Arc::new(Sources::find(&shared.context, item.put(), &wanted, &shared.material)),
     };
     match fetch_part(shared, remote, item, (wanted, &sources)).await {
-        // The old version changed meanwhile, or a chunk was taken for another: without it then.
+        // The old version changed meanwhile, or a chunk was taken for another, here or there: without it then.
         Err(error) if delta::is_mistaken(&error) => {
             sources.forget(&shared.context, &wanted);
             fetch_part(shared, remote, item, (wanted, &Arc::default())).await
