@@ -243,63 +243,63 @@ async fn what_failed_is_tried_again_however_often_the_feed_shows_signs_of_life()
     assert_eq!(pair.target.read("a"), b"content");
 }
 
-/// A share in which a file appears as soon as the feed has told of the last one, once it was caught up with.
-struct Storm {
+/// A line on which a commit point comes long after what it commits, once the share was caught up with.
+struct LateCommit {
     share: Memory,
     asked: AtomicU32,
-    goes: AtomicU32,
-    cancel: CancellationToken,
+    is_due: Arc<AtomicBool>,
+    early: AtomicBool,
+    done: CancellationToken,
 }
 
-impl Storm {
-    const FILES: u32 = 30;
-
-    fn next(&self, number: u32) {
-        if number < Self::FILES {
-            self.share.edit(|edit| edit.file(&format!("file {number}"), "new"));
-        }
-    }
-}
-
-impl Script for Storm {
+impl Script for LateCommit {
     fn meets(&self, moment: Moment) -> Turn {
-        if moment.call == Call::Changes && self.goes.load(Ordering::SeqCst) > 0 {
-            // Each has two messages: the node, and the commit point.
-            let asked = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
-            if asked.is_multiple_of(2) {
-                self.next(asked / 2);
-            }
+        let follows = moment.call == Call::Changes && self.share.node("new").is_some();
+        // First the node, then the commit point.
+        if !follows || self.asked.fetch_add(1, Ordering::SeqCst) != 1 {
+            return Turn::Pass;
         }
-        Turn::Pass
+        let is_due = self.is_due.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(59)).await;
+            is_due.store(true, Ordering::SeqCst);
+        });
+        Turn::Late(Duration::from_secs(60))
     }
 }
 
-impl Reporter for Storm {
-    fn caught_up(&self, summary: &Summary) {
-        if self.goes.fetch_add(1, Ordering::SeqCst) == 0 {
-            self.next(0);
+impl Reporter for LateCommit {
+    fn applied(&self, _op: AppliedOp, path: &TreePath, _from: Option<&TreePath>) {
+        if path.to_string() == "new" {
+            self.early.store(!self.is_due.load(Ordering::SeqCst), Ordering::SeqCst);
+            self.done.cancel();
         }
-        if summary.checked > u64::from(Self::FILES) {
-            self.cancel.cancel();
+    }
+
+    fn caught_up(&self, _summary: &Summary) {
+        if self.share.node("new").is_none() {
+            self.share.edit(|edit| edit.file("new", "content"));
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_in_a_storm_is_carried_out_together() {
+async fn what_comes_is_carried_out_at_commit_points_only() {
     let pair = Scripted::new();
     pair.share.edit(|edit| edit.file("before", "old"));
-    let cancel = CancellationToken::new();
-    let (asked, goes) = (AtomicU32::new(0), AtomicU32::new(0));
-    let storm = Arc::new(Storm { share: pair.share.clone(), asked, goes, cancel: cancel.clone() });
-    let remote: Arc<dyn Location> = Arc::new(Faulty::new(Arc::new(pair.share.clone()), storm.clone()));
+    let late = Arc::new(LateCommit {
+        share: pair.share.clone(),
+        asked: AtomicU32::new(0),
+        is_due: Arc::default(),
+        early: AtomicBool::new(false),
+        done: CancellationToken::new(),
+    });
+    let remote: Arc<dyn Location> = Arc::new(Faulty::new(Arc::new(pair.share.clone()), late.clone()));
     let mut engine = Engine::open(options_for(pair.target.root(), pair.share.share_id())).unwrap();
-    let reporter: Arc<dyn Reporter> = storm.clone();
-    let followed = engine.follow(&remote, &reporter, &cancel).await;
+    let reporter: Arc<dyn Reporter> = late.clone();
+    let followed = engine.follow(&remote, &reporter, &late.done).await;
     assert!(matches!(followed, Err(EngineError::Cancelled)), "{followed:?}");
-    assert!((0..Storm::FILES).all(|number| pair.target.has(format!("file {number}"))));
-    let goes = storm.goes.load(Ordering::SeqCst);
-    assert!(goes <= Storm::FILES / 3, "{goes} goes");
+    assert!(!late.early.load(Ordering::SeqCst), "it did not wait for the commit point");
 }
 
 #[tokio::test(start_paused = true)]

@@ -48,17 +48,12 @@ const MAX_ROUNDS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// For so long at most commit points are taken without carrying them out, while the next is there already.
-const LONGEST_GATHERING: Duration = Duration::from_millis(100);
-
 /// What a run has with it.
 pub(super) struct Run<'a> {
     pub remote: &'a Arc<dyn Location>,
     pub reporter: &'a Arc<dyn Reporter>,
     pub cancel: &'a CancellationToken,
 }
-
-type FeedItem = Result<FeedEvent, LocationError>;
 
 /// What the end of a piece of the feed was.
 enum Taken {
@@ -127,7 +122,8 @@ impl Engine {
         let (mut scanned, mut settled) = (Instant::now(), Instant::now());
         let mut pause = FIRST_PAUSE;
         let mut caught_up = false;
-        let (mut ahead, mut gathering) = (None, None);
+        // Part of what leads to the next commit point is here: what is between two must not be planned with.
+        let mut between = false;
         loop {
             let retry = caught_up && self.store().pending_count()? > 0;
             // Signs of life come in between, so what is waited for is a time and not a silence.
@@ -138,30 +134,22 @@ impl Engine {
             let event = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Err(EngineError::Cancelled),
-                event = next_of(&mut ahead, &mut *feed) => Some(event),
-                () = sleep(wait), if caught_up => None,
+                event = feed.next() => Some(event),
+                () = sleep(wait), if caught_up && !between => None,
             };
             match event {
                 Some(None) => return Err(cut()),
-                Some(Some(event)) => match self.take(event?)? {
-                    Taken::More => continue,
-                    Taken::Commit => {
-                        pause = FIRST_PAUSE;
-                        let since: Instant = *gathering.get_or_insert_with(Instant::now);
-                        if since.elapsed() < LONGEST_GATHERING {
-                            ahead = at_once(feed.next()).await;
-                        }
-                        // In a storm both are carried out in one go: each time costs as much as hundreds of files.
-                        if matches!(ahead, Some(Some(Ok(FeedEvent::Nodes { .. } | FeedEvent::Commit(_))))) {
+                Some(Some(event)) => {
+                    match self.take(event.inspect(|event| between |= begins_a_piece(event))?)? {
+                        Taken::More => continue,
+                        Taken::Commit => (pause, between) = (FIRST_PAUSE, false),
+                        Taken::Mismatch => return Err(cut()),
+                        Taken::Halted(reason) => {
+                            reporter.halted(&Halt::Share { reason });
                             continue;
                         }
                     }
-                    Taken::Mismatch => return Err(cut()),
-                    Taken::Halted(reason) => {
-                        reporter.halted(&Halt::Share { reason });
-                        continue;
-                    }
-                },
+                }
                 None if retry => pause = (pause * 2).min(LONGEST_PAUSE),
                 None => {}
             }
@@ -174,7 +162,6 @@ impl Engine {
             // Nothing is waited for now; the next change would have to wait for it.
             in_place(|| self.store().index().make_searchable())?;
             settled = Instant::now();
-            gathering = None;
         }
     }
 
@@ -770,21 +757,9 @@ fn naming(error: EngineError, database: &Path) -> EngineError {
 /// A target may be emptied by its owner, and a pull then fills it again.
 const LIMITS: LookLimits = LookLimits { files_recently: 0, accept_emptied: true, distrust: false };
 
-/// What comes next of a feed, of which something may have been read ahead. May be dropped midway.
-async fn next_of(ahead: &mut Option<Option<FeedItem>>, feed: &mut dyn ChangeStream) -> Option<FeedItem> {
-    match ahead.take() {
-        Some(event) => event,
-        None => feed.next().await,
-    }
-}
-
-/// What is there without waiting.
-async fn at_once<T>(coming: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        biased;
-        value = coming => Some(value),
-        () = std::future::ready(()) => None,
-    }
+/// Whether what comes of the tree is not complete until the next commit point.
+fn begins_a_piece(event: &FeedEvent) -> bool {
+    matches!(event, FeedEvent::Reset { .. } | FeedEvent::Nodes { .. })
 }
 
 fn in_one_part(puts: Puts) -> mpsc::Receiver<Puts> {

@@ -7,7 +7,7 @@ use sync_core::{
     Content, Node, NodeId, TreePath,
     plan::{Build, Capture, Clear, Displaced as PlannedDisplaced, Finish, Plan, Whole},
 };
-use sync_tree::apply::{ApplyError, Displaced, Place, Staged, Unflushed, whole::is_plain};
+use sync_tree::apply::{ApplyError, Displaced, Place, Staged, Unflushed};
 
 use super::{
     AppliedOp, EngineError,
@@ -143,7 +143,9 @@ impl<'a> Phases<'a> {
             let known = last.take().filter(|(path, _)| *path == parent);
             // One that cannot be opened fails in the ordinary way.
             let plain = known.map(|(_, plain)| plain);
-            let plain = plain.unwrap_or_else(|| self.dirs.get(&parent).is_ok_and(|dir| is_plain(&dir)));
+            let plain = plain.unwrap_or_else(|| {
+                self.dirs.get(&parent).is_ok_and(|dir| self.context.applier.fills_alike(&dir))
+            });
             last = Some((parent, plain));
             if plain {
                 others.push(whole);

@@ -122,6 +122,11 @@ impl Shared {
         self.stop.cancel();
     }
 
+    fn has_disk_failed(&self) -> bool {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(&*failure, Some(EngineError::Apply(_) | EngineError::Index(_)))
+    }
+
     /// The answers ended before all was answered.
     fn cut_off(&self) {
         if !self.stop.is_cancelled() {
@@ -172,8 +177,13 @@ pub(super) async fn run(
     for thread in started {
         end_of(thread).await;
     }
-    let last = shared.clone();
-    end_of(threads::start(async move { Worker::new(&last, records).place_open().await })).await;
+    // What a disk that failed says of the rest may be wrong: such a failure is told once.
+    if !shared.has_disk_failed() {
+        let last = shared.clone();
+        let records = records.clone();
+        end_of(threads::start(async move { Worker::new(&last, records).place_open().await })).await;
+    }
+    drop(records);
     end_of(recording).await;
     let outcome = std::mem::take(&mut *shared.outcome());
     let failure = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -2,8 +2,8 @@
 //!
 //! Which those are the plan says, and why it is safe `sync_tree::apply::whole`. Invariants:
 //! * Each item of such a directory is settled once, also one that cannot be had. So a run that goes to its end leaves none open.
-//! * A run that ends early puts in place what came of the open ones: what was brought is not brought again, however often it is
-//!   cut. The next one adds what is missing by the ordinary way.
+//! * A run that ends early puts in place what came of the open ones, unless the disk failed: what was brought is not brought again,
+//!   however often it is cut. The next one adds what is missing by the ordinary way.
 //! * What comes into the way costs nothing but time: the files then go to their places one by one.
 //! * What is not in place to stay is told to nobody, neither to the index nor to whoever counts.
 

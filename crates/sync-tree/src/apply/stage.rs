@@ -137,7 +137,7 @@ impl Staging {
     }
 
     /// This thread's lane.
-    fn lane(&self) -> io::Result<&Dir> {
+    pub(super) fn lane(&self) -> io::Result<&Dir> {
         static THREADS: AtomicUsize = AtomicUsize::new(0);
         thread_local! {
             static LANE: usize = THREADS.fetch_add(1, Ordering::Relaxed) % LANES;

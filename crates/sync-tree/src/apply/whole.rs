@@ -11,7 +11,8 @@
 //!   the directory that holds its new name is flushed afterwards, before anything is recorded.
 //! * It lies in a lane, where only what was received is ever. So whatever a killed run leaves of it is deleted by the next start.
 //!
-//! A directory whose parent hands something down, a group or an access list, is to be made in its place: see [`is_plain`].
+//! A directory whose parent hands something down, a group or an access list, is to be made in its place, and so is every one
+//! where staging does: see [`Applier::fills_alike`].
 
 use std::{
     fs::File,
@@ -49,13 +50,14 @@ pub struct NewDir {
     placed: AtomicBool,
 }
 
-/// Whether a directory that is made elsewhere and moved into this one is like one that is made in it.
-#[must_use]
-pub fn is_plain(parent: &Dir) -> bool {
-    !platform::hands_down(parent.as_fd())
-}
-
 impl Applier {
+    /// Whether a directory that is made in staging and moved into this one is like one that is made in it.
+    #[must_use]
+    pub fn fills_alike(&self, parent: &Dir) -> bool {
+        let is_plain = |dir: &Dir| !platform::hands_down(dir.as_fd());
+        is_plain(parent) && self.staging.lane().is_ok_and(is_plain)
+    }
+
     /// Makes a directory in staging.
     ///
     /// # Errors

@@ -161,11 +161,23 @@ fn one_that_holds_what_could_not_be_written_to_its_end_never_appears() {
 }
 
 #[test]
-fn a_directory_that_hands_something_down_is_not_plain() {
+fn nothing_is_filled_in_staging_where_either_place_hands_something_down() {
     let target = target();
     let dir = target.root.dir();
-    assert!(super::super::whole::is_plain(&dir));
+    assert!(target.applier.fills_alike(&dir));
     dir.make_dir("d", 0o755).unwrap();
     dir.set_mode("d", 0o2755).unwrap();
-    assert!(!super::super::whole::is_plain(&dir.open_dir("d").unwrap()));
+    assert!(!target.applier.fills_alike(&dir.open_dir("d").unwrap()));
+}
+
+#[test]
+fn nothing_is_filled_in_staging_that_hands_something_down() {
+    let target = target();
+    // As the target's own directory may have handed it down to all that is in it.
+    let staging = target.path.join(".syncd/staging");
+    let runs = fs::read_dir(&staging).unwrap().map(|run| run.unwrap().path());
+    for dir in runs.chain([staging.clone()]).filter(|path| path.is_dir()) {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o2700)).unwrap();
+    }
+    assert!(!target.applier.fills_alike(&target.root.dir()));
 }
