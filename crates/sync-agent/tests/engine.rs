@@ -12,19 +12,15 @@ use std::{
     time::Duration,
 };
 
-use common::{Pair, options_for};
+use common::{Pair, Scripted, options_for};
 use sync_agent::engine::{AppliedOp, Engine, EngineError, Phase, PullMode, Reporter, Silent, Summary};
 use sync_core::{Halt, Time, TreePath};
 use sync_locations::{
-    Faulty, Location, LocationError, Memory, ProtocolError,
+    Faulty, Location, Memory,
     faulty::{Call, Moment, Script, Turn},
     memory::Edit,
 };
-use sync_testkit::{
-    Scratch, eventually,
-    ops::Chaos,
-    tree::{Tree, assert_same},
-};
+use sync_testkit::{eventually, ops::Chaos, tree::assert_same};
 use tokio_util::sync::CancellationToken;
 
 /// Remembers what was applied.
@@ -49,31 +45,6 @@ async fn pull_heard(pair: &Pair) -> Vec<(AppliedOp, String)> {
     assert_same(pair.share.root(), pair.target.root());
     let heard = heard.0.lock().unwrap();
     heard.clone()
-}
-
-/// A share in memory, which can be told to fail, and a target.
-struct Scripted {
-    _scratch: Scratch,
-    share: Memory,
-    target: Tree,
-}
-
-impl Scripted {
-    fn new() -> Self {
-        let scratch = Scratch::new();
-        let target = Tree::at(scratch.path().join("target"));
-        Self { _scratch: scratch, share: Memory::new("docs"), target }
-    }
-
-    async fn try_pull(&self, reporter: Arc<dyn Reporter>) -> Result<Summary, EngineError> {
-        let remote: Arc<dyn Location> = Arc::new(self.share.clone());
-        let mut engine = Engine::open(options_for(self.target.root(), self.share.share_id())).unwrap();
-        engine.pull(&remote, PullMode::default(), &reporter, &CancellationToken::new()).await
-    }
-
-    async fn pull(&self) -> Summary {
-        self.try_pull(Arc::new(Silent)).await.unwrap()
-    }
 }
 
 /// Does something when the engine has looked at the target, and plans.
@@ -619,7 +590,7 @@ impl sync_tree::probe::Probe for RefusesRename {
 
 /// Compares when the engine says that it is equal.
 #[cfg(feature = "failpoints")]
-struct Equal(Tree, Mutex<Vec<Vec<String>>>);
+struct Equal(sync_testkit::tree::Tree, Mutex<Vec<Vec<String>>>);
 
 #[cfg(feature = "failpoints")]
 impl Reporter for Equal {
@@ -713,73 +684,6 @@ async fn what_is_asked_for_after_the_answers_ended_is_not_taken_for_done() {
     assert!(matches!(&pulled, Err(EngineError::Location(error)) if error.is_transient()), "{pulled:?}");
     drop(engine);
     assert!(pair.pull().await.equal);
-}
-
-/// A line that is cut whenever a file is described.
-struct NeverDescribes;
-
-impl Script for NeverDescribes {
-    fn meets(&self, moment: Moment) -> Turn {
-        match moment.call {
-            Call::DescribeFile => Turn::Fail(LocationError::Cut { source: "cut".into() }),
-            _ => Turn::Pass,
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_whose_description_never_comes_through_is_fetched_whole() {
-    let pair = Scripted::new();
-    let old: Vec<u8> = sync_testkit::rng::Rng::new(1).bytes(2 << 20);
-    pair.share.edit(|edit| edit.file("big", old.clone()));
-    pair.pull().await;
-    let new = [b"at the front", &old[..]].concat();
-    pair.share.edit(|edit| edit.file("big", new.clone()));
-    let remote: Arc<dyn Location> =
-        Arc::new(Faulty::new(Arc::new(pair.share.clone()), Arc::new(NeverDescribes)));
-    let mut engine = Engine::open(options_for(pair.target.root(), pair.share.share_id())).unwrap();
-    let (reporter, cancel): (Arc<dyn Reporter>, _) = (Arc::new(Silent), CancellationToken::new());
-    let mut cuts = 0;
-    while let Err(error) = engine.pull(&remote, PullMode::default(), &reporter, &cancel).await {
-        assert!(matches!(&error, EngineError::Location(error) if error.is_transient()), "{error:?}");
-        cuts += 1;
-        assert!(cuts < 10, "it makes no headway");
-    }
-    assert!(cuts > 1, "one cut says nothing about the line");
-    assert_eq!(pair.target.read("big"), new);
-}
-
-/// A server whose first description makes no sense, as one is that names chunks which the agent has in another list.
-struct DescribesWrongly;
-
-impl Script for DescribesWrongly {
-    fn meets(&self, moment: Moment) -> Turn {
-        match (moment.call, moment.number) {
-            (Call::DescribeFile, 1) => {
-                Turn::Fail(LocationError::Protocol { source: ProtocolError::Other("nonsense") })
-            }
-            _ => Turn::Pass,
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_whose_description_makes_no_sense_is_fetched_whole_and_the_next_one_is_asked_for() {
-    let pair = Scripted::new();
-    let old: Vec<u8> = sync_testkit::rng::Rng::new(1).bytes(2 << 20);
-    pair.share.edit(|edit| edit.file("big", old.clone()));
-    pair.pull().await;
-    let remote: Arc<dyn Location> =
-        Arc::new(Faulty::new(Arc::new(pair.share.clone()), Arc::new(DescribesWrongly)));
-    let mut engine = Engine::open(options_for(pair.target.root(), pair.share.share_id())).unwrap();
-    let (reporter, cancel): (Arc<dyn Reporter>, _) = (Arc::new(Silent), CancellationToken::new());
-    for front in ["at the front", "once more"] {
-        let new = [front.as_bytes(), &old[..]].concat();
-        pair.share.edit(|edit| edit.file("big", new.clone()));
-        let summary = engine.pull(&remote, PullMode::default(), &reporter, &cancel).await.unwrap();
-        assert!(summary.equal, "{summary:?}");
-        assert!(pair.target.read("big") == new, "{front}");
-    }
 }
 
 /// A disk that fails where somebody wants to look at one name.

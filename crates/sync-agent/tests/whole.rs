@@ -8,7 +8,11 @@ use std::{
     collections::BTreeMap,
     io,
     os::fd::BorrowedFd,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use common::options_for;
@@ -17,7 +21,10 @@ use sync_agent::engine::{
     AppliedOp, Engine, EngineError, EngineOptions, PullMode, Reporter, Silent, Summary,
 };
 use sync_core::{Content, TreePath};
-use sync_locations::{Location, Memory};
+use sync_locations::{
+    Faulty, Location, Memory,
+    faulty::{Call as Asked, Moment, Script, Turn},
+};
 use sync_testkit::{Scratch, tree::Tree};
 use sync_tree::{
     apply::Durability,
@@ -55,9 +62,16 @@ impl Scene {
     }
 
     async fn pull_heard(&self, reporter: Arc<dyn Reporter>) -> Result<Summary, EngineError> {
+        self.pull_from(Arc::new(self.share.clone()), reporter).await
+    }
+
+    async fn pull_from(
+        &self,
+        remote: Arc<dyn Location>,
+        reporter: Arc<dyn Reporter>,
+    ) -> Result<Summary, EngineError> {
         let options = options_for(self.target.root(), self.share.share_id());
         let mut engine = Engine::open(EngineOptions { durability: self.durability, ..options }).unwrap();
-        let remote: Arc<dyn Location> = Arc::new(self.share.clone());
         engine.pull(&remote, PullMode::default(), &reporter, &CancellationToken::new()).await
     }
 
@@ -334,6 +348,50 @@ async fn trouble_with_it_costs_nothing_that_is_good() {
             assert!(scene.target.trash().is_empty(), "{durability:?}, {case:?}");
         }
     }
+}
+
+/// Fails the first flush of everything, and none after it: the system tells of such a failure once.
+struct FailsOnce(AtomicU32);
+
+impl Probe for FailsOnce {
+    fn before(&self, call: &Call<'_>) -> io::Result<()> {
+        match call.site() == "sync-fs staging" && self.0.fetch_add(1, Ordering::SeqCst) == 0 {
+            true => Err(Errno::IO.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A line on which large files take longer than any test.
+struct LateFiles;
+
+impl Script for LateFiles {
+    fn meets(&self, moment: Moment) -> Turn {
+        match moment.call {
+            Asked::FetchFile => Turn::Late(Duration::from_secs(600)),
+            _ => Turn::Pass,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_more_is_not_put_in_place_once_a_flush_has_failed() {
+    let scene = Scene::new(Durability::Batch);
+    scene.share.edit(|edit| {
+        (0..FILES).for_each(|number| edit.file(&format!("open/{number}"), "small"));
+        edit.file("open/large", vec![7; 100_000]);
+    });
+    scene.target.dir(".");
+    let failing = Arc::new(FailsOnce(AtomicU32::new(0)));
+    let listening = install(scene.target.root(), failing.clone());
+    let remote = Arc::new(Faulty::new(Arc::new(scene.share.clone()), Arc::new(LateFiles)));
+    let pulled = scene.pull_from(remote, Arc::new(Silent)).await;
+    drop(listening);
+    assert!(matches!(pulled, Err(EngineError::Apply(_))), "{pulled:?}");
+    assert!(failing.0.load(Ordering::SeqCst) > 0, "nothing was flushed");
+    assert!(!scene.target.has("open") && !scene.target.has("above/dir"), "{:?}", scene.target.snapshot());
+    assert_eq!(scene.left(), Vec::<String>::new());
+    scene.assert_end(&scene.pull().await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,9 +3,15 @@
 //! A problem is about a place, and not every place is a file of the share: a directory that cannot be listed, or something of
 //! the target's own that cannot be removed, is listed as a problem and counted as nothing.
 
-use std::{collections::HashSet, ops::AddAssign};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::AddAssign,
+};
 
-use sync_core::{Kind, NodeId, Problem, TreePath, plan::Trees};
+use sync_core::{
+    Kind, NodeId, Problem, TreePath,
+    plan::{Clear, Plan, Put, Trees},
+};
 
 use super::outcome::Outcome;
 
@@ -65,6 +71,33 @@ pub(super) fn unexplained<'p>(dirs: &[Problem], others: impl Iterator<Item = &'p
         }
     }
     dirs.iter().filter(|dir| !above.contains(&dir.path)).cloned().collect()
+}
+
+/// Every place where the target is not as the share says.
+pub(super) fn differences(plan: &Plan) -> Vec<Problem> {
+    let mut found: BTreeMap<TreePath, &'static str> = BTreeMap::new();
+    for clear in &plan.clear {
+        let text = match clear {
+            Clear::Remove { .. } | Clear::RemoveDir { .. } => "the share does not have it",
+            Clear::Move { .. } | Clear::TakeOut { .. } => "the share has it in another place",
+        };
+        found.insert(clear.path().clone(), text);
+    }
+    for build in &plan.build {
+        found.insert(build.path().clone(), "it is missing");
+    }
+    for put in &plan.files {
+        let text = match put {
+            Put::File { over: None, .. } | Put::Link { over: None, .. } => "it is missing",
+            Put::File { .. } | Put::Link { .. } => "its content differs",
+            Put::Metadata { .. } => "its mode or time differs",
+        };
+        found.insert(put.path().clone(), text);
+    }
+    for finish in &plan.finish {
+        found.entry(finish.path.clone()).or_insert("its mode or time differs");
+    }
+    found.into_iter().map(|(path, text)| Problem { unknown: false, ..Problem::new(path, text) }).collect()
 }
 
 /// The files and links of the share among the places with problems.

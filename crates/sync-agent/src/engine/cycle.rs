@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Engine, EngineError, Phase, PullMode, Reporter, Summary,
     base::{agree, drop_base},
-    counts::{Done, FailedFiles, one_for_each_place, unexplained},
+    counts::{Done, FailedFiles, differences, one_for_each_place, unexplained},
     material::Material,
     now_secs,
     outcome::{Outcome, describe},
@@ -140,7 +140,9 @@ impl Engine {
             match event {
                 Some(None) => return Err(cut()),
                 Some(Some(event)) => {
-                    match self.take(event.inspect(|event| between |= begins_a_piece(event))?)? {
+                    let event = event?;
+                    between |= matches!(event, FeedEvent::Reset { .. } | FeedEvent::Nodes { .. });
+                    match self.take(event)? {
                         Taken::More => continue,
                         Taken::Commit => (pause, between) = (FIRST_PAUSE, false),
                         Taken::Mismatch => return Err(cut()),
@@ -757,11 +759,6 @@ fn naming(error: EngineError, database: &Path) -> EngineError {
 /// A target may be emptied by its owner, and a pull then fills it again.
 const LIMITS: LookLimits = LookLimits { files_recently: 0, accept_emptied: true, distrust: false };
 
-/// Whether what comes of the tree is not complete until the next commit point.
-fn begins_a_piece(event: &FeedEvent) -> bool {
-    matches!(event, FeedEvent::Reset { .. } | FeedEvent::Nodes { .. })
-}
-
 fn in_one_part(puts: Puts) -> mpsc::Receiver<Puts> {
     let (parts, queue) = mpsc::channel(1);
     // It has room for one, and its receiver is right here.
@@ -775,31 +772,4 @@ fn size_of(put: &Put) -> u64 {
 
 pub(super) fn cut() -> EngineError {
     LocationError::Cut { source: "the stream ended".into() }.into()
-}
-
-/// Every place where the target is not as the share says.
-fn differences(plan: &Plan) -> Vec<Problem> {
-    let mut found: BTreeMap<TreePath, &'static str> = BTreeMap::new();
-    for clear in &plan.clear {
-        let text = match clear {
-            Clear::Remove { .. } | Clear::RemoveDir { .. } => "the share does not have it",
-            Clear::Move { .. } | Clear::TakeOut { .. } => "the share has it in another place",
-        };
-        found.insert(clear.path().clone(), text);
-    }
-    for build in &plan.build {
-        found.insert(build.path().clone(), "it is missing");
-    }
-    for put in &plan.files {
-        let text = match put {
-            Put::File { over: None, .. } | Put::Link { over: None, .. } => "it is missing",
-            Put::File { .. } | Put::Link { .. } => "its content differs",
-            Put::Metadata { .. } => "its mode or time differs",
-        };
-        found.insert(put.path().clone(), text);
-    }
-    for finish in &plan.finish {
-        found.entry(finish.path.clone()).or_insert("its mode or time differs");
-    }
-    found.into_iter().map(|(path, text)| Problem { unknown: false, ..Problem::new(path, text) }).collect()
 }

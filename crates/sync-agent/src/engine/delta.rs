@@ -26,8 +26,8 @@ use super::{
     EngineError,
     context::Context,
     material::{Material, Old, Relation},
-    threads,
-    transfer::{done_apart, off_the_runtime},
+    outcome,
+    threads::{self, done_apart, off_the_runtime},
 };
 
 /// Copying must save at least this part of what is missing.
@@ -184,7 +184,20 @@ pub(super) async fn find_reuse(
     let (cut, shelf) = (sources.clone(), context.clone());
     let cut = off_the_runtime(move || Ok(cut.cut_up(kept, &shelf.shelf)));
     let (described, places) = tokio::join!(describe(context, remote, wanted, known), cut);
-    let (Some(chunks), places) = (described?, places?) else { return Ok(None) };
+    let described = match described {
+        // It may name chunks of a list that is another one here than there, and would do so each time.
+        Err(EngineError::Location(error @ LocationError::Protocol { .. })) => {
+            tracing::warn!(
+                node = wanted.node.0,
+                error = outcome::describe(&error),
+                "a description makes no sense"
+            );
+            sources.forget(context, wanted);
+            None
+        }
+        other => other?,
+    };
+    let (Some(chunks), places) = (described, places?) else { return Ok(None) };
     let steps = chunk::steps(&chunks, wanted.have, |chunk| places.get(&chunk.hash).copied());
     let (copied, missing) = (chunk::copied(&steps), wanted.size - wanted.have);
     tracing::debug!(node = wanted.node.0, copied, missing, "compared with what is here");
@@ -322,12 +335,7 @@ impl<'a> Fetched<'a> {
     }
 }
 
-/// Whether what was assembled is not what was wanted, or what the server says of it makes no sense. Both may come of a list of
-/// chunks that is another one here than there, and must not come again.
+/// Whether what was assembled is not what was wanted.
 pub(super) fn is_mistaken(error: &EngineError) -> bool {
-    matches!(
-        error,
-        EngineError::Apply(ApplyError::Digest { .. } | ApplyError::Io { .. })
-            | EngineError::Location(LocationError::Protocol { .. })
-    )
+    matches!(error, EngineError::Apply(ApplyError::Digest { .. } | ApplyError::Io { .. }))
 }

@@ -1,7 +1,7 @@
 //! The sync cycle of one target: scan, plan, stage, apply, record.
 //!
-//! Reading order: this file (what a run is), `store` and `base` (what is known), `phases`, `transfer` and `whole` (how a plan is
-//! carried out), `record` (how that becomes known), `counts` (what is told of it), `target` (what can be wrong with the directory
+//! Reading order: this file (what a run is), `store` and `base` (what is known), `phases`, `transfer`, `large` and `whole` (how a
+//! plan is carried out), `record` (how that becomes known), `counts` (what is told of it), `target` (what can be wrong with the directory
 //! itself).
 //! Deciding is not here but in `sync_core::plan`.
 //!
@@ -17,6 +17,7 @@ mod counts;
 mod cycle;
 mod delta;
 mod fill;
+mod large;
 mod material;
 mod outcome;
 mod part;

@@ -5,6 +5,7 @@
 
 use std::iter;
 
+use sync_tree::apply::ApplyError;
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
     sync::{
@@ -13,6 +14,8 @@ use tokio::{
     },
     task::{JoinError, JoinHandle, block_in_place, spawn_blocking},
 };
+
+use super::EngineError;
 
 fn is_alone() -> bool {
     Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread
@@ -28,6 +31,18 @@ pub(super) async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, JoinError> {
     if is_alone() { Ok(work()) } else { spawn_blocking(work).await }
+}
+
+/// On a thread of its own: a slow disk must not hold up the connections.
+pub(super) async fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApplyError> + Send + 'static,
+) -> Result<T, EngineError> {
+    done_apart(apart(work).await)
+}
+
+/// What came of work on another thread.
+pub(super) fn done_apart<T>(done: Result<Result<T, ApplyError>, JoinError>) -> Result<T, EngineError> {
+    Ok(done.map_err(|error| EngineError::Broken { reason: error.to_string() })??)
 }
 
 /// Starts what works, and waits for more to do, for a long time.

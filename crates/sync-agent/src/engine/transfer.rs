@@ -19,13 +19,13 @@ use sync_core::{
     plan::{Over, Put, Source},
 };
 use sync_locations::{Answer, FetchFailure, Location, LocationError, Want};
-use sync_tree::apply::{ApplyError, Displaced, Durability, Expect, Place, Staged, StagedFile, Unflushed};
+use sync_tree::apply::{ApplyError, Displaced, Durability, Expect, Place, Staged, Unflushed};
 use tokio::{
     sync::{
         OwnedSemaphorePermit, Semaphore,
         mpsc::{self, Receiver, Sender, UnboundedReceiver, UnboundedSender},
     },
-    task::{JoinError, JoinHandle, JoinSet},
+    task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +33,7 @@ use super::{
     AppliedOp, EngineError,
     context::{Context, Dirs},
     cycle::Run,
-    delta::{self, Sources, Wanted},
+    large::fetch_large,
     material::Material,
     outcome::Outcome,
     part::{Item, Part, Puts},
@@ -48,8 +48,6 @@ use super::{
 const JOBS_AHEAD: usize = 8;
 /// Wants on their way; enough to keep a long line busy with tiny files.
 const WANTS_AHEAD: usize = 2048;
-/// Messages of one large file between the connection and the thread that hashes and writes it.
-const MESSAGES_AHEAD: usize = 4;
 /// Threads that stage and place.
 const WORKERS: usize = 2;
 /// A batch is flushed and placed when it has this many files or bytes, or when nothing more comes for a moment.
@@ -68,7 +66,7 @@ const RECORD_WAIT: Duration = Duration::from_millis(20);
 pub(super) const PARTS_AT_WORK: usize = 16;
 
 /// Work for a worker.
-enum Job {
+pub(super) enum Job {
     /// Small files whose bytes are here; without bytes, one of a new directory that cannot be had.
     Pack(Vec<(Item, Option<Bytes>)>),
     /// A large file that is staged.
@@ -95,14 +93,14 @@ pub(super) struct Here {
 pub(super) struct Shared {
     pub(super) context: Arc<Context>,
     captured: Mutex<HashMap<NodeId, Staged>>,
-    material: Material,
+    pub(super) material: Material,
     pub(super) reporter: Arc<dyn Reporter>,
     /// The new directories that have something in them and are not in place: a file of each.
     open: Mutex<BTreeMap<NodeId, Item>>,
     outcome: Mutex<Outcome>,
     failure: Mutex<Option<EngineError>>,
     /// Cancelled by the first failure that ends the whole run, and by whoever runs it.
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
     /// Each local job answers once.
     answers: mpsc::UnboundedSender<LocalAnswer>,
 }
@@ -177,13 +175,13 @@ pub(super) async fn run(
     for thread in started {
         end_of(thread).await;
     }
-    // What a disk that failed says of the rest may be wrong: such a failure is told once.
-    if !shared.has_disk_failed() {
+    if shared.has_disk_failed() {
+        // A failure to flush is told once: that the rest can be flushed afterwards says nothing.
+        drop(records);
+    } else {
         let last = shared.clone();
-        let records = records.clone();
         end_of(threads::start(async move { Worker::new(&last, records).place_open().await })).await;
     }
-    drop(records);
     end_of(recording).await;
     let outcome = std::mem::take(&mut *shared.outcome());
     let failure = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -408,158 +406,6 @@ async fn take_packed(
             return Ok(());
         }
     }
-}
-
-/// Fetches large files, as many at a time as the concurrency allows.
-async fn fetch_large(
-    shared: &Arc<Shared>,
-    remote: &Arc<dyn Location>,
-    mut large: UnboundedReceiver<Item>,
-    jobs: &Sender<Job>,
-) {
-    let mut running = JoinSet::new();
-    while let Some(item) = large.recv().await {
-        while running.len() >= shared.context.concurrency.max(1) {
-            unless_panicked(running.join_next().await);
-        }
-        if shared.stop.is_cancelled() {
-            break;
-        }
-        let (shared, remote, jobs) = (shared.clone(), remote.clone(), jobs.clone());
-        running.spawn(async move { fetch_one_task(&shared, &remote, item, &jobs).await });
-    }
-    while unless_panicked(running.join_next().await) {}
-}
-
-/// Answers whether a task ended. One that panicked has settled nothing.
-fn unless_panicked(ended: Option<Result<(), JoinError>>) -> bool {
-    match ended {
-        Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
-        other => other.is_some(),
-    }
-}
-
-async fn fetch_one_task(shared: &Arc<Shared>, remote: &Arc<dyn Location>, item: Item, jobs: &Sender<Job>) {
-    let Some((size, _)) = item.content() else { return };
-    let (path, id) = (item.put().path(), item.node().id);
-    shared.reporter.file_started(path, size);
-    let fetched = tokio::select! {
-        biased;
-        () = shared.stop.cancelled() => return,
-        fetched = fetch_one(shared, remote, &item) => fetched,
-    };
-    match fetched {
-        Ok(staged) => return drop(jobs.send(Job::Staged(item, staged)).await),
-        Err(EngineError::Location(LocationError::Changed)) => shared.outcome().fetch_changed(path, id),
-        Err(EngineError::Location(error)) if !error.is_transient() => {
-            shared.outcome().fetch_failed(path, id, super::outcome::describe(&error));
-        }
-        Err(EngineError::Apply(error)) => shared.place_failed(error.about(path), item.put()),
-        Err(error) => shared.fail(error),
-    }
-    if item.whole().is_some() {
-        let _ = jobs.send(Job::GivenUp(item)).await;
-    }
-}
-
-async fn fetch_one(
-    shared: &Arc<Shared>,
-    remote: &Arc<dyn Location>,
-    item: &Item,
-) -> Result<Staged, EngineError> {
-    let Some((size, digest)) = item.content() else { return Err(LocationError::Changed.into()) };
-    let wanted = Wanted { node: item.node().id, size, digest, have: 0 };
-    let sources = match shared.context.cut_descriptions.are_too_many(&digest) {
-        true => Arc::default(),
-        false => Arc::new(Sources::find(&shared.context, item.put(), &wanted, &shared.material)),
-    };
-    match fetch_part(shared, remote, item, (wanted, &sources)).await {
-        // The old version changed meanwhile, or a chunk was taken for another, here or there: without it then.
-        Err(error) if delta::is_mistaken(&error) => {
-            sources.forget(&shared.context, &wanted);
-            fetch_part(shared, remote, item, (wanted, &Arc::default())).await
-        }
-        other => other,
-    }
-}
-
-/// Fetches what is missing of a file: of all of it, or of what the version in its place does not have either.
-async fn fetch_part(
-    shared: &Arc<Shared>,
-    remote: &Arc<dyn Location>,
-    item: &Item,
-    (mut wanted, sources): (Wanted, &Arc<Sources>),
-) -> Result<Staged, EngineError> {
-    let Wanted { size, digest, .. } = wanted;
-    let progress = |count: u64| shared.reporter.bytes(item.put().path(), count);
-    let context = shared.context.clone();
-    let mut file = off_the_runtime(move || context.applier.resume(size, &digest)).await?;
-    wanted.have = file.size();
-    if wanted.have > 0 {
-        tracing::debug!(path = %item.put().path(), have = wanted.have, size, "goes on where an earlier transfer was cut");
-        progress(wanted.have);
-    }
-    let reuse = delta::find_reuse(&shared.context, remote, sources, &wanted).await;
-    if matches!(&reuse, Err(EngineError::Location(error)) if error.is_transient()) {
-        shared.context.cut_descriptions.count(digest);
-    }
-    if let Some(reuse) = reuse? {
-        file = delta::assemble(file, reuse, remote, &wanted, progress).await?;
-    } else if wanted.have < size || size == 0 {
-        let fetch = |parts| fetch_rest(remote, &wanted, parts, progress);
-        let append = move |parts: &mut dyn Iterator<Item = Bytes>| -> Result<StagedFile, ApplyError> {
-            for bytes in parts {
-                file.append(&bytes)?;
-            }
-            Ok(file)
-        };
-        let (fetched, appended) = threads::hand_over(MESSAGES_AHEAD, fetch, append).await;
-        // If it breaks off, what came before is kept for the next attempt.
-        file = fetched.and(done_apart(appended))?;
-    }
-    let (context, leaving) = (shared.context.clone(), sources.leaving());
-    off_the_runtime(move || {
-        let staged = file.finish(size, &digest)?;
-        // Should it be needed once more it is cut up once more.
-        leaving.iter().for_each(|digest| context.shelf.remove(digest));
-        Ok(staged)
-    })
-    .await
-}
-
-/// Fetches what comes behind what is here already, while it is written. Ends early, and with success, if nobody takes it any
-/// more: whoever took it says why.
-async fn fetch_rest(
-    remote: &Arc<dyn Location>,
-    wanted: &Wanted,
-    parts: Sender<Bytes>,
-    progress: impl Fn(u64),
-) -> Result<(), EngineError> {
-    let mut left = wanted.size - wanted.have;
-    let mut stream = remote.fetch_file(wanted.node, &wanted.digest, wanted.have).await?;
-    while let Some(bytes) = stream.next().await {
-        let bytes = bytes?;
-        let count = bytes.len() as u64;
-        progress(count);
-        // More than was announced: the digest would say so in the end, but the disk might be full by then.
-        left = left.checked_sub(count).ok_or(LocationError::Changed)?;
-        if parts.send(bytes).await.is_err() {
-            return Ok(());
-        }
-    }
-    Ok(())
-}
-
-/// On a thread of its own: a slow disk must not hold up the connections.
-pub(super) async fn off_the_runtime<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ApplyError> + Send + 'static,
-) -> Result<T, EngineError> {
-    done_apart(threads::apart(work).await)
-}
-
-/// What came of work on another thread.
-pub(super) fn done_apart<T>(done: Result<Result<T, ApplyError>, JoinError>) -> Result<T, EngineError> {
-    Ok(done.map_err(|error| EngineError::Broken { reason: error.to_string() })??)
 }
 
 /// Stages and places.

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use sync_agent::engine::{Engine, EngineError, EngineOptions, PullMode, Reporter, Silent, Summary};
 use sync_core::ShareId;
-use sync_locations::{LocalFolder, Location};
+use sync_locations::{LocalFolder, Location, Memory};
 use sync_testkit::{
     Scratch,
     tree::{Tree, assert_same},
@@ -69,6 +69,31 @@ impl Pair {
     /// The options of an engine for any target.
     pub(crate) fn options(&self, target: &Path) -> EngineOptions {
         EngineOptions { durability: self.durability, ..options_for(target, self.live.index().share_id()) }
+    }
+}
+
+/// A share in memory, which can be told to fail, and a target.
+pub(crate) struct Scripted {
+    _scratch: Scratch,
+    pub(crate) share: Memory,
+    pub(crate) target: Tree,
+}
+
+impl Scripted {
+    pub(crate) fn new() -> Self {
+        let scratch = Scratch::new();
+        let target = Tree::at(scratch.path().join("target"));
+        Self { _scratch: scratch, share: Memory::new("docs"), target }
+    }
+
+    pub(crate) async fn try_pull(&self, reporter: Arc<dyn Reporter>) -> Result<Summary, EngineError> {
+        let remote: Arc<dyn Location> = Arc::new(self.share.clone());
+        let mut engine = Engine::open(options_for(self.target.root(), self.share.share_id())).unwrap();
+        engine.pull(&remote, PullMode::default(), &reporter, &CancellationToken::new()).await
+    }
+
+    pub(crate) async fn pull(&self) -> Summary {
+        self.try_pull(Arc::new(Silent)).await.unwrap()
     }
 }
 
