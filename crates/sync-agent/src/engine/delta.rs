@@ -26,7 +26,6 @@ use super::{
     EngineError,
     context::Context,
     material::{Material, Old, Relation},
-    outcome,
     threads::{self, done_apart, off_the_runtime},
 };
 
@@ -184,20 +183,7 @@ pub(super) async fn find_reuse(
     let (cut, shelf) = (sources.clone(), context.clone());
     let cut = off_the_runtime(move || Ok(cut.cut_up(kept, &shelf.shelf)));
     let (described, places) = tokio::join!(describe(context, remote, wanted, known), cut);
-    let described = match described {
-        // It may name chunks of a list that is another one here than there, and would do so each time.
-        Err(EngineError::Location(error @ LocationError::Protocol { .. })) => {
-            tracing::warn!(
-                node = wanted.node.0,
-                error = outcome::describe(&error),
-                "a description makes no sense"
-            );
-            sources.forget(context, wanted);
-            None
-        }
-        other => other?,
-    };
-    let (Some(chunks), places) = (described, places?) else { return Ok(None) };
+    let (Some(chunks), places) = (described?, places?) else { return Ok(None) };
     let steps = chunk::steps(&chunks, wanted.have, |chunk| places.get(&chunk.hash).copied());
     let (copied, missing) = (chunk::copied(&steps), wanted.size - wanted.have);
     tracing::debug!(node = wanted.node.0, copied, missing, "compared with what is here");

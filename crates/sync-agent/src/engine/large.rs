@@ -111,11 +111,23 @@ async fn fetch_part(
         tracing::debug!(path = %item.put().path(), have = wanted.have, size, "goes on where an earlier transfer was cut");
         progress(wanted.have);
     }
-    let reuse = delta::find_reuse(&shared.context, remote, sources, &wanted).await;
-    if matches!(&reuse, Err(EngineError::Location(error)) if error.is_transient()) {
-        shared.context.cut_descriptions.count(digest);
-    }
-    if let Some(reuse) = reuse? {
+    let reuse = match delta::find_reuse(&shared.context, remote, sources, &wanted).await {
+        // It may name chunks of a list that is another one here than there, and would do so each time.
+        Err(EngineError::Location(error @ LocationError::Protocol { .. })) => {
+            let (path, error) = (item.put().path(), super::outcome::describe(&error));
+            tracing::warn!(%path, error, "fetched whole: what the server says it is made of makes no sense");
+            sources.forget(&shared.context, &wanted);
+            None
+        }
+        Err(error) => {
+            if matches!(&error, EngineError::Location(error) if error.is_transient()) {
+                shared.context.cut_descriptions.count(digest);
+            }
+            return Err(error);
+        }
+        Ok(reuse) => reuse,
+    };
+    if let Some(reuse) = reuse {
         file = delta::assemble(file, reuse, remote, &wanted, progress).await?;
     } else if wanted.have < size || size == 0 {
         let fetch = |parts| fetch_rest(remote, &wanted, parts, progress);
