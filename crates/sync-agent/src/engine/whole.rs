@@ -91,10 +91,12 @@ impl Whole {
 
 impl Full {
     fn of(item: Item) -> Option<Self> {
-        let (new, files) = {
+        let (new, mut files) = {
             let mut state = item.whole()?.state();
             (state.new.take(), std::mem::take(&mut state.files))
         };
+        // In the order of the plan, which is that of their names: so their rows are neighbours in every index.
+        files.sort_unstable_by_key(|(number, _)| *number);
         Some(Self { item, new, files, dressed: false })
     }
 

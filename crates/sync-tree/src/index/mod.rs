@@ -22,6 +22,7 @@ mod tests;
 mod write;
 
 use std::{
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -148,8 +149,14 @@ pub(crate) struct SeqSource {
 
 impl SeqSource {
     fn next(&self) -> Result<Seq, IndexError> {
-        let seq = self.next.fetch_add(1, Ordering::Relaxed);
-        if seq >= self.end { Err(IndexError::Exhausted) } else { Ok(Seq(seq)) }
+        Ok(Seq(self.some(1)?.start))
+    }
+
+    /// So many numbers in a row.
+    fn some(&self, count: u64) -> Result<Range<u64>, IndexError> {
+        let first = self.next.fetch_add(count, Ordering::Relaxed);
+        let end = first.saturating_add(count);
+        if end > self.end { Err(IndexError::Exhausted) } else { Ok(first..end) }
     }
 
     /// The newest number handed out in this run; 0 if none was.
@@ -213,7 +220,7 @@ impl Index {
     }
 
     fn open_file(path: &Path) -> Result<Self, IndexError> {
-        let mut db = schema::connect(path)?;
+        let mut db = schema::connect(path, schema::Cache::Writer)?;
         schema::migrate(&mut db, path)?;
         let share = random_meta(&db, "share_id")?;
         let epoch = random_meta(&db, "epoch")?;
@@ -256,6 +263,12 @@ impl Index {
     /// All numbers are used up.
     pub fn new_id(&self) -> Result<NodeId, IndexError> {
         self.0.seqs.next().map(|seq| NodeId(seq.0))
+    }
+
+    /// Ids in a row, for nodes that will be inserted later and belong together: their rows will be neighbours. What is not used is
+    /// lost.
+    pub(crate) fn new_ids(&self, count: usize) -> Result<Range<u64>, IndexError> {
+        self.0.seqs.some(count as u64)
     }
 
     /// Runs one transaction. If `work` fails nothing is changed.
@@ -316,7 +329,7 @@ impl Index {
         let idle = self.lock_readers().pop();
         let db = match idle {
             Some(db) => db,
-            None => schema::connect(&self.0.path)?,
+            None => schema::connect(&self.0.path, schema::Cache::Reader)?,
         };
         let value = work(&db);
         let mut readers = self.lock_readers();

@@ -29,8 +29,18 @@ fn create_first(db: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Pages of the database that a connection keeps in memory, in KiB.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Cache {
+    /// Pages that fit are neither spilled nor read again within a large transaction.
+    Writer = 12 * 1024,
+    /// Readers go through rows in the order in which they lie. The kernel has the pages too, and getting memory for a page costs
+    /// more than having it copied once more.
+    Reader = 2 * 1024,
+}
+
 /// Opens a connection with our settings.
-pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
+pub(crate) fn connect(path: &Path, cache: Cache) -> rusqlite::Result<Connection> {
     let db = Connection::open(path)?;
     // Another process never holds the database for long: each side has an OS lock on its state.
     db.busy_timeout(std::time::Duration::from_secs(10))?;
@@ -38,8 +48,7 @@ pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     // A commit is not flushed by itself. After a power cut the index may be older than the disk, never newer than what
     // was flushed before it, and the next scan finds the difference.
     db.pragma_update(None, "synchronous", "NORMAL")?;
-    // Pages that fit are neither spilled nor read again within a large transaction; readers need few.
-    db.pragma_update(None, "cache_size", -12288)?;
+    db.pragma_update(None, "cache_size", -(cache as i64))?;
     // Moving pages from the log into the file is work that is better done seldom; 16 MiB of log is no burden.
     db.pragma_update(None, "wal_autocheckpoint", 4000)?;
     db.pragma_update(None, "temp_store", "MEMORY")?;

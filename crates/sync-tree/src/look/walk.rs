@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io,
+    ops::Range,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -118,9 +119,28 @@ pub(super) struct Visit {
 pub(super) struct Batch<'w, 'a> {
     walker: &'w Walker<'a>,
     items: Vec<Found>,
+    /// Ids for what is new.
+    ids: Range<u64>,
 }
 
-impl Batch<'_, '_> {
+impl<'w, 'a> Batch<'w, 'a> {
+    fn new(walker: &'w Walker<'a>) -> Self {
+        Self { walker, items: Vec::new(), ids: 0..0 }
+    }
+
+    /// So many nodes may be new, and their rows should be neighbours.
+    fn expect(&mut self, new: usize) -> Result<(), IndexError> {
+        self.ids = self.walker.index.new_ids(new)?;
+        Ok(())
+    }
+
+    fn new_id(&mut self) -> Result<NodeId, IndexError> {
+        match self.ids.next() {
+            Some(id) => Ok(NodeId(id)),
+            None => self.walker.index.new_id(),
+        }
+    }
+
     pub(super) fn push(&mut self, found: Found) {
         self.items.push(found);
         if self.items.len() >= BATCH {
@@ -198,7 +218,7 @@ impl<'a> Walker<'a> {
             Ok(listing) => listing,
             Err(error) => return self.send(vec![self.unreadable(visit.here.path.clone(), &error)]),
         };
-        let mut batch = Batch { walker: self, items: Vec::new() };
+        let mut batch = Batch::new(self);
         let has_rules = listing.iter().any(|raw| *raw.name == *SYNCIGNORE.as_bytes());
         if let Err(error) = self.take_rules(&mut visit, has_rules, &mut batch) {
             batch.push(self.unruled(&visit.here.path, &error));
@@ -274,6 +294,10 @@ impl<'a> Walker<'a> {
     /// Looks at the names of one directory, many at a time if they are many. Answers the directories among them; their
     /// own rows are on their way by then, so that nothing in them can overtake them.
     fn places(&self, visit: &Visit, mut places: Vec<Listed>) -> Vec<Visit> {
+        if places.iter().any(Listed::is_new) {
+            // The ids of new nodes are in the order of their names then, in which they are read as a rule.
+            places.sort_unstable_by(|a, b| a.name().cmp(b.name()));
+        }
         if places.len() <= SHARED_FROM {
             return self.look_at_some(visit, places);
         }
@@ -285,8 +309,11 @@ impl<'a> Walker<'a> {
     }
 
     fn look_at_some(&self, visit: &Visit, places: Vec<Listed>) -> Vec<Visit> {
-        let mut batch = Batch { walker: self, items: Vec::new() };
+        let mut batch = Batch::new(self);
         let mut below = Vec::new();
+        if let Err(error) = batch.expect(places.iter().filter(|listed| listed.is_new()).count()) {
+            batch.push(Found::Broken(error.into()));
+        }
         for listed in places {
             let stat = visit.dir.stat(listed.name());
             if let (Listed::Known(known), Ok(stat)) = (&listed, &stat)
@@ -518,7 +545,7 @@ impl<'a> Walker<'a> {
         };
         let id = match &old {
             Some(old) => old.node.id,
-            None => match self.index.new_id() {
+            None => match batch.new_id() {
                 Ok(id) => id,
                 Err(error) => {
                     batch.push(Found::Broken(error.into()));
@@ -634,7 +661,7 @@ impl<'a> Walker<'a> {
             }
         };
         let mut visit = self.start(here, dir, own_stat.dev);
-        let mut batch = Batch { walker: self, items: Vec::new() };
+        let mut batch = Batch::new(self);
         let ask_rules =
             names.contains_key(SYNCIGNORE) || self.has_unknown_rules(&visit.dir, &visit.here.path);
         let taken = if ask_rules { self.take_rules(&mut visit, true, &mut batch) } else { Ok(false) };
@@ -708,6 +735,10 @@ enum Listed {
 }
 
 impl Listed {
+    fn is_new(&self) -> bool {
+        matches!(self, Self::New(_))
+    }
+
     fn name(&self) -> &Name {
         match self {
             Self::Known(node) => &node.node.name,
