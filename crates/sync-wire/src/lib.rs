@@ -15,7 +15,7 @@ pub use convert::{
     WireError, feed_event, node_from_wire, node_to_wire, response, rules_to_wire, watching_to_wire,
 };
 pub use describe::{DescriptionReader, chunks_to_wire, description_header, ranges_to_wire};
-pub use frame::frame;
+pub use frame::{Frame, Unframe, UnframeError, frame, frame_answers, frame_data};
 pub use limits::{
     CAN_COMPRESS, CAN_DESCRIBE, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, MAX_PROBLEMS_SENT, MAX_RANGES,
     wire_bytes,

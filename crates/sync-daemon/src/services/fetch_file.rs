@@ -11,7 +11,7 @@ use sync_tree::{
     live::{LiveTree, TreeState},
     serve::{ServeError, ServedFile},
 };
-use sync_wire::{node_to_wire, v1};
+use sync_wire::{Frame, frame, frame_data, node_to_wire, v1};
 use v1::{fetch_file_request::File, fetch_file_response::Part};
 
 use super::{
@@ -113,7 +113,7 @@ fn scanning(tree: &LiveTree) -> bool {
 }
 
 /// Sends an opened file.
-pub(super) async fn send_task(opened: Opened, squeeze: Squeeze, out: Sender<v1::FetchFileResponse>) {
+pub(super) async fn send_task(opened: Opened, squeeze: Squeeze, out: Sender<Frame>) {
     if let Some(Err(error)) = send(opened, squeeze, &out).await {
         // Nobody is left to tell if this fails.
         let _ = out.send(Err(error.into())).await;
@@ -124,12 +124,12 @@ pub(super) async fn send_task(opened: Opened, squeeze: Squeeze, out: Sender<v1::
 async fn send(
     opened: Opened,
     squeeze: Squeeze,
-    out: &Sender<v1::FetchFileResponse>,
+    out: &Sender<Frame>,
 ) -> Option<Result<(), RequestError>> {
     let Opened { file, header, parts, scattered } = opened;
     let mut left = header.length;
     let rest = Rest { parts: parts.into_iter(), now: (0, 0) };
-    out.send(Ok(v1::FetchFileResponse { part: Some(Part::Header(header)) })).await.ok()?;
+    out.send(Ok(frame(&v1::FetchFileResponse { part: Some(Part::Header(header)) }).into())).await.ok()?;
     let mut sending = Sending { file, rest, squeeze, buffers: Buffers::default() };
     let mut most = BYTES_IN_THE_FIRST;
     while left > 0 {
@@ -144,7 +144,7 @@ async fn send(
             Err(error) => return Some(Err(error)),
         };
         left -= want as u64;
-        out.send(Ok(v1::FetchFileResponse { part: Some(part) })).await.ok()?;
+        out.send(Ok(part)).await.ok()?;
     }
     let file = sending.file;
     Some(blocking(move || if scattered { file.finish_parts() } else { file.finish() }).await)
@@ -160,13 +160,15 @@ struct Sending {
 
 impl Sending {
     /// The next bytes, which must be there. Blocks.
-    fn next(&mut self, count: usize) -> Result<Part, RequestError> {
+    fn next(&mut self, count: usize) -> Result<Frame, RequestError> {
         let mut buffer = self.buffers.take(count);
         self.rest.read(&mut self.file, &mut buffer.bytes[..count])?;
         buffer.used = count;
         Ok(match self.squeeze.try_on(buffer.as_ref()) {
-            Some(compressed) => Part::Compressed(compressed),
-            None => Part::Data(Bytes::from_owner(buffer)),
+            Some(compressed) => {
+                frame(&v1::FetchFileResponse { part: Some(Part::Compressed(compressed)) }).into()
+            }
+            None => frame_data(Bytes::from_owner(buffer)),
         })
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use sync_core::{Digest, NodeId};
 use sync_tree::serve::{Packer, ServeError};
-use sync_wire::{MAX_PAYLOAD_BYTES, v1};
+use sync_wire::{Frame, MAX_PAYLOAD_BYTES, frame_answers, v1};
 use tokio::{sync::mpsc::OwnedPermit, task::JoinSet};
 use tokio_stream::StreamExt as _;
 use tonic::{Status, Streaming};
@@ -35,7 +35,7 @@ const PACKERS: usize = 3;
 const WANTS_FOR_A_PACKER: usize = 32;
 
 type Answers = v1::FetchFilesResponse;
-type Reply = Result<Answers, Status>;
+type Reply = Result<Frame, Status>;
 
 /// What a stream may hold and what it packs.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +62,7 @@ pub(super) async fn answer_task(
     shares: Shares,
     requests: Streaming<v1::FetchFilesRequest>,
     rules: (Packing, Policy),
-    out: Sender<Answers>,
+    out: Sender<Frame>,
 ) {
     let answered = tokio::select! {
         answered = answer(&shares, requests, rules, &out) => answered,
@@ -78,7 +78,7 @@ async fn answer(
     shares: &Shares,
     mut requests: Streaming<v1::FetchFilesRequest>,
     (packing, policy): (Packing, Policy),
-    out: &Sender<Answers>,
+    out: &Sender<Frame>,
 ) -> Result<(), Status> {
     let Some(first) = requests.message().await? else { return Ok(()) };
     let share = shares.find(&first.share).map_err(RequestError::from)?;
@@ -130,12 +130,12 @@ impl Work {
 }
 
 /// Packs one message; tells how many wants it answers.
-async fn pack_and_send(work: Arc<Work>, out: Sender<Answers>) -> Result<usize, RequestError> {
+async fn pack_and_send(work: Arc<Work>, out: Sender<Frame>) -> Result<usize, RequestError> {
     let place: OwnedPermit<Reply> = out.reserve_owned().await.map_err(|_| RequestError::Stopping)?;
     let answers = blocking(move || pack(&work)).await?;
     let count = answers.files.len();
     if count > 0 {
-        place.send(Ok(answers));
+        place.send(Ok(frame_answers(answers)));
     }
     Ok(count)
 }

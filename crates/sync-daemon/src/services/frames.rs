@@ -1,9 +1,9 @@
-//! The messages of a feed as they go over the wire, framed here.
+//! The messages of a response as they go over the wire, framed here.
 //!
 //! tonic encodes the messages of a response into one buffer, which grows to the largest of them and is kept for as long as
 //! the response lasts. A feed lasts for days and begins with its largest messages, so a thousand followers would keep a
 //! thousand such buffers. Here a message is encoded once, however many followers it goes to, and is freed when the last
-//! of them has it.
+//! of them has it. And the bytes of files go to the socket from where they were read into.
 //!
 //! The generated service knows no other stream than one of messages. So the handler answers with an empty one that
 //! carries the frames beside it ([`Frames::into_response`]), and [`WithFrames`] puts them in the place of the body.
@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::Frame;
+use sync_wire::Frame;
 use tokio_stream::{Empty, Stream};
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -30,7 +30,9 @@ use super::replies::{Replies, Sender};
 
 /// The frames of one response.
 pub(super) struct Frames {
-    replies: Replies<Bytes>,
+    replies: Replies<Frame>,
+    /// What is left of the frame that was begun.
+    payload: Bytes,
     ended: bool,
 }
 
@@ -43,9 +45,9 @@ struct Carried(Arc<Mutex<Option<Frames>>>);
 
 impl Frames {
     /// Frames and the way to feed them. Dropping them closes the sender.
-    pub(super) fn new(stop: &CancellationToken) -> (Sender<Bytes>, Self) {
+    pub(super) fn new(stop: &CancellationToken) -> (Sender<Frame>, Self) {
         let (sender, replies) = Replies::new(stop);
-        (sender, Self { replies, ended: false })
+        (sender, Self { replies, payload: Bytes::new(), ended: false })
     }
 
     /// A response that [`WithFrames`] completes.
@@ -63,23 +65,33 @@ impl http_body::Body for Frames {
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
         if self.ended {
             return Poll::Ready(None);
         }
+        if !self.payload.is_empty() {
+            return data(std::mem::take(&mut self.payload));
+        }
         let status = match ready!(Pin::new(&mut self.replies).poll_next(cx)) {
-            Some(Ok(frame)) => return Poll::Ready(Some(Ok(Frame::data(frame)))),
+            Some(Ok(Frame { head, payload })) => {
+                self.payload = payload;
+                return data(head);
+            }
             Some(Err(status)) => status,
             None => Status::ok(""),
         };
         self.ended = true;
         let mut trailers = http::HeaderMap::new();
-        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
+        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| http_body::Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
         self.ended
     }
+}
+
+fn data<E>(bytes: Bytes) -> Poll<Option<Result<http_body::Frame<Bytes>, E>>> {
+    Poll::Ready(Some(Ok(http_body::Frame::data(bytes))))
 }
 
 /// A service some of whose responses carry [`Frames`].

@@ -83,7 +83,7 @@ impl v1::sync_service_server::SyncService for SyncHandlers {
         Ok(frames.into_response())
     }
 
-    type FetchFileStream = Replies<v1::FetchFileResponse>;
+    type FetchFileStream = NoMessages<v1::FetchFileResponse>;
 
     async fn fetch_file(
         &self,
@@ -94,22 +94,22 @@ impl v1::sync_service_server::SyncService for SyncHandlers {
         let share = self.shares.find(&request.share).map_err(RequestError::from)?;
         let squeeze = Squeeze::new(policy.when(request.compression()));
         let opened = blocking(move || fetch_file::open(&share, &request)).await?;
-        let (out, replies) = Replies::new(&self.tasks.stop);
+        let (out, frames) = Frames::new(&self.tasks.stop);
         self.run(fetch_file::send_task(opened, squeeze, out));
-        Ok(Response::new(replies))
+        Ok(frames.into_response())
     }
 
-    type FetchFilesStream = Replies<v1::FetchFilesResponse>;
+    type FetchFilesStream = NoMessages<v1::FetchFilesResponse>;
 
     async fn fetch_files(
         &self,
         request: Request<Streaming<v1::FetchFilesRequest>>,
     ) -> Result<Response<Self::FetchFilesStream>, Status> {
-        let (out, replies) = Replies::new(&self.tasks.stop);
+        let (out, frames) = Frames::new(&self.tasks.stop);
         let policy = Policy::new(self.compression, request.extensions());
         let requests = request.into_inner();
         self.run(fetch_files::answer_task(self.shares.clone(), requests, (self.packing, policy), out));
-        Ok(Response::new(replies))
+        Ok(frames.into_response())
     }
 
     type DescribeFileStream = Replies<v1::DescribeFileResponse>;

@@ -12,7 +12,7 @@ use sync_tree::{
     feed::FeedReader,
     live::{BarrierError, TreeState, TreeStatus},
 };
-use sync_wire::{frame, response, v1};
+use sync_wire::{Frame, frame, response, v1};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 use v1::watch_changes_response::Event;
 
@@ -58,7 +58,7 @@ enum Stage {
 struct Subscription {
     share: Arc<Share>,
     wish: Wish,
-    out: Sender<Bytes>,
+    out: Sender<Frame>,
     status: watch::Receiver<TreeStatus>,
     has: Has,
     /// How much of the share the subscriber has.
@@ -80,7 +80,7 @@ fn same(has: &Option<Arc<Told>>, new: &Arc<Told>) -> bool {
 }
 
 /// Feeds a subscriber until it is gone, everything is said, or something fails.
-pub(super) async fn watch_task(share: Arc<Share>, wish: Wish, out: Sender<Bytes>) {
+pub(super) async fn watch_task(share: Arc<Share>, wish: Wish, out: Sender<Frame>) {
     let status = share.tree.status();
     let subscription = Subscription {
         share,
@@ -277,6 +277,6 @@ impl Subscription {
     }
 
     async fn send(&self, frame: Bytes) -> Result<(), End> {
-        self.out.send(Ok(frame)).await.map_err(|_| End::Gone)
+        self.out.send(Ok(frame.into())).await.map_err(|_| End::Gone)
     }
 }

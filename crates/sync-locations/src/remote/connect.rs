@@ -8,8 +8,9 @@ use tonic::{
     Code, Status,
     transport::{Channel, Endpoint},
 };
+use v1::sync_service_client::SyncServiceClient;
 
-use super::{Client, ConnectOptions};
+use super::{ConnectOptions, LARGEST_MESSAGE};
 use crate::error::LocationError;
 
 /// How often an idle connection asks whether the other side is there, and how long that may take to answer.
@@ -52,10 +53,11 @@ pub(super) async fn first_connection(
 
 /// Asks the first question. Whoever cannot answer it is no syncd.
 pub(super) async fn list_shares(
-    client: &mut Client,
+    channel: Channel,
     endpoint: &Endpoint,
     within: Duration,
 ) -> Result<v1::ListSharesResponse, LocationError> {
+    let mut client = SyncServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
     match tokio::time::timeout(within, client.list_shares(v1::ListSharesRequest {})).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) if status.source().is_some() => Err(not_reached(endpoint, &status)),

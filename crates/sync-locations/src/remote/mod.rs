@@ -10,6 +10,7 @@
 
 mod connect;
 mod described;
+mod messages;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -27,10 +28,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use prost::Message;
 use sync_core::{Chunk, Cursor, Digest, NodeId, ShareId, name::escape};
 use sync_wire::{MAX_MESSAGE_BYTES, v1};
 use tokio::sync::mpsc::Receiver;
-use tonic::{Status, transport::Channel};
+use tonic::{Status, Streaming, transport::Channel};
 use v1::{fetch_file_request::File, sync_service_client::SyncServiceClient};
 
 use crate::{
@@ -39,6 +41,7 @@ use crate::{
         AnswerStream, BoxFuture, ByteStream, ChangeStream, KnownChunks, Location, Want, check_ranges,
     },
 };
+use messages::{Messages, WithBodies};
 use streams::{Answers, Changes, FileBytes, Incoming};
 use unpack::Unpack;
 use wants::WantMessages;
@@ -114,13 +117,14 @@ impl Default for Windows {
     }
 }
 
-/// What a message may be larger than the contract says before it is refused: room for a later version's fields.
-const DECODE_SLACK: usize = 256 << 10;
+/// How large a message may be: what the contract says, with room for a later version's fields.
+const LARGEST_MESSAGE: usize = MAX_MESSAGE_BYTES + (256 << 10);
 
-type Client = SyncServiceClient<Channel>;
+/// A client for all calls that answer with a stream.
+type Client = SyncServiceClient<WithBodies>;
 
 fn client(channel: Channel) -> Client {
-    SyncServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES + DECODE_SLACK)
+    SyncServiceClient::new(WithBodies(channel))
 }
 
 /// A share of a daemon.
@@ -155,8 +159,7 @@ impl RemoteSyncd {
     ) -> Result<Self, LocationError> {
         let endpoint = connect::endpoint(url, options)?;
         let feed = connect::first_connection(&endpoint, options.connect_timeout).await?;
-        let mut feed = client(feed);
-        let listed = connect::list_shares(&mut feed, &endpoint, options.connect_timeout).await?;
+        let listed = connect::list_shares(feed.clone(), &endpoint, options.connect_timeout).await?;
         let received = sync_wire::wire_bytes(&listed);
         let known: Vec<_> = listed.shares.iter().map(|share| share.name.clone()).collect();
         let found = choose(&listed.shares, share, &known)?;
@@ -175,7 +178,7 @@ impl RemoteSyncd {
             describes: listed.capabilities.iter().any(|name| name == sync_wire::CAN_DESCRIBE),
             compression: options.compression.asked_of(&listed.capabilities),
             idle_timeout: options.idle_timeout,
-            feed,
+            feed: client(feed),
             bulk,
             next_bulk: AtomicUsize::new(0),
             received: Arc::new(AtomicU64::new(received)),
@@ -213,13 +216,14 @@ impl RemoteSyncd {
     }
 
     /// Waits for the beginning of an answer, no longer than for its parts.
-    async fn begin<T>(
+    async fn begin<M: Message + Default>(
         &self,
-        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+        call: impl Future<Output = Result<tonic::Response<Streaming<M>>, Status>>,
         explain: impl FnOnce(&Status) -> LocationError,
-    ) -> Result<T, LocationError> {
-        match tokio::time::timeout(self.idle_timeout, call).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
+    ) -> Result<Messages<M>, LocationError> {
+        let begun = async { Messages::of(call.await?).await };
+        match tokio::time::timeout(self.idle_timeout, begun).await {
+            Ok(Ok(messages)) => Ok(messages),
             Ok(Err(status)) => Err(explain(&status)),
             Err(_) => Err(LocationError::Silent { after: self.idle_timeout }),
         }

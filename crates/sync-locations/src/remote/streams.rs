@@ -6,13 +6,13 @@ use std::sync::{
 };
 
 use bytes::Bytes;
+use prost::Message;
 use sync_core::FeedEvent;
 use sync_wire::{feed_event, v1, wire_bytes};
 use tokio::time::Instant;
-use tonic::Streaming;
 use v1::{FetchErrorReason, fetch_file_response::Part};
 
-use super::{connect::location_error, unpack::Unpack, wants::Reader, watchdog::Watchdog};
+use super::{connect::location_error, messages::Messages, unpack::Unpack, wants::Reader, watchdog::Watchdog};
 use crate::{
     error::LocationError,
     location::{Answer, AnswerStream, BoxFuture, ByteStream, ChangeStream, FetchFailure},
@@ -21,16 +21,16 @@ use crate::{
 /// What all streams have in common: a watchdog, a count of bytes, and an end after which nothing comes.
 pub(super) struct Incoming<M> {
     /// `None` after the end or an error. Dropping it resets the stream.
-    stream: Option<Streaming<M>>,
+    stream: Option<Messages<M>>,
     watchdog: Watchdog,
     received: Arc<AtomicU64>,
     size: fn(&M) -> u64,
 }
 
-impl<M> Incoming<M> {
+impl<M: Message + Default> Incoming<M> {
     /// `size` is [`wire_bytes`].
     pub(super) fn new(
-        stream: Streaming<M>,
+        stream: Messages<M>,
         watchdog: Watchdog,
         received: Arc<AtomicU64>,
         size: fn(&M) -> u64,
@@ -44,7 +44,7 @@ impl<M> Incoming<M> {
         owed_since: impl Fn() -> Option<Instant>,
     ) -> Option<Result<M, LocationError>> {
         let stream = self.stream.as_mut()?;
-        let end = match self.watchdog.watch(stream.message(), owed_since).await {
+        let end = match self.watchdog.watch(stream.next(), owed_since).await {
             Ok(Ok(Some(message))) => {
                 self.received.fetch_add((self.size)(&message), Ordering::Relaxed);
                 return Some(Ok(message));
@@ -72,7 +72,7 @@ pub(super) struct Changes {
 
 impl Changes {
     pub(super) fn new(
-        stream: Streaming<v1::WatchChangesResponse>,
+        stream: Messages<v1::WatchChangesResponse>,
         watchdog: Watchdog,
         received: Arc<AtomicU64>,
     ) -> Self {
