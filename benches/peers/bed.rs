@@ -11,6 +11,7 @@ use sync_testkit::{
         remove,
         rsync::{self, RsyncDaemon},
         stats::Spread,
+        touch_memory,
     },
     programs::{Agent, Daemon, DaemonSpec, Process, Signal},
     proxy::Proxy,
@@ -56,6 +57,8 @@ pub(crate) struct Work<'a> {
     pub(crate) rsync: &'a [&'a str],
     /// What happens to the share before each run.
     pub(crate) change: Option<fn(&mut Bed)>,
+    /// How much memory a run fills, with the change before it.
+    pub(crate) fills: u64,
     /// The line in between; loopback itself if there is none.
     pub(crate) line: Option<Link>,
     pub(crate) rounds: usize,
@@ -193,6 +196,7 @@ impl Bed {
         if work.target == Target::Fresh {
             remove(&self.target(side, work.share));
         }
+        touch_memory(self.dir(), work.fills);
     }
 
     /// Changes the share. While rsync is at work our daemon rests: what it does about the change is not rsync's.

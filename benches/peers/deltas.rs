@@ -100,6 +100,8 @@ pub(crate) fn rows(settings: &Settings, table: &mut Table) {
             target: Target::Kept,
             rsync: &["--no-whole-file"],
             change: Some(case.change),
+            // A new version of the share's file, and one of the target's.
+            fills: 2 * bytes,
             ..cold(SHARE, settings)
         };
         let contest = bed.contest(&work);

@@ -81,6 +81,7 @@ fn burst(settings: &Settings, bed: &mut Bed) -> Line {
         ours: &["pull"],
         rsync: &[],
         change: None,
+        fills: 0,
         line: None,
         rounds: settings.rounds,
     };

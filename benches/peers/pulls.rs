@@ -83,14 +83,24 @@ pub(crate) fn small_files(settings: &Settings, table: &mut Table) {
 /// A pull into an empty target.
 pub(crate) fn cold<'a>(share: &'a str, settings: &Settings) -> Work<'a> {
     let rounds = settings.rounds;
-    Work { share, target: Target::Fresh, ours: &["pull"], rsync: &[], change: None, line: None, rounds }
+    Work {
+        share,
+        target: Target::Fresh,
+        ours: &["pull"],
+        rsync: &[],
+        change: None,
+        fills: 0,
+        line: None,
+        rounds,
+    }
 }
 
 fn near_small_files(settings: &Settings, bed: &mut Bed, table: &mut Table) {
     let files = settings.small_files;
     let kept = Work { target: Target::Kept, ..cold("small", settings) };
     if settings.wants("cold") {
-        let contest = bed.contest(&cold("small", settings));
+        let fills = (files * SMALL.end()) as u64;
+        let contest = bed.contest(&Work { fills, ..cold("small", settings) });
         let goals = Goals { cpu: Some(1.0), ..Goals::wall(0.55, 2.0) };
         let what = format!("cold pull, {files} files of 0.25–8 KiB");
         table.contests.push(row(what, &contest, goals.checks(&contest)));
@@ -136,7 +146,7 @@ pub(crate) fn one_file(settings: &Settings, table: &mut Table) {
     eprintln!("peers: making a file of {:.0} MiB in {}", mib(bytes), dir.path().display());
     let _file = LargeFile::make(&dir.path().join("large"), bytes);
     let mut bed = Bed::serve(dir, &["large"], None);
-    let work = cold("large", settings);
+    let work = Work { fills: bytes, ..cold("large", settings) };
     if settings.wants("file") {
         let contest = bed.contest(&work);
         let goals = Goals { cpu: Some(1.2), ..Goals::wall(0.85, 1.8) };

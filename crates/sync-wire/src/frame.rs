@@ -236,8 +236,7 @@ mod tests {
         let file = |number: usize| v1::FetchedFile {
             number: number as u64,
             size: size as u64,
-            error: errors
-                .then(|| v1::FetchError { message: "a reason".into(), ..v1::FetchError::default() }),
+            error: errors.then(|| v1::FetchError { message: "a reason".into(), ..v1::FetchError::default() }),
         };
         let payload = (0..3 * size).map(|at| (at % 13) as u8).collect();
         v1::FetchFilesResponse { files: (0..3).map(file).collect(), payload, compressed: None }
@@ -247,7 +246,9 @@ mod tests {
     fn bytes_beside_their_message_are_the_same_on_the_wire() {
         for size in [0, 1, 127, 128, 20_000, 3 << 20] {
             let message = data(size);
-            let Some(v1::fetch_file_response::Part::Data(bytes)) = message.part.clone() else { unreachable!() };
+            let Some(v1::fetch_file_response::Part::Data(bytes)) = message.part.clone() else {
+                unreachable!()
+            };
             let place = bytes.as_ptr();
             let framed = frame_data(bytes);
             assert_eq!(whole(&framed), frame(&message), "{size}");
@@ -283,7 +284,8 @@ mod tests {
 
     #[test]
     fn messages_come_out_as_they_went_in_whatever_the_pieces() {
-        let sent = [answers(1, false), answers(0, true), answers(2000, false), answers(0, false), answers(70, true)];
+        let sent =
+            [answers(1, false), answers(0, true), answers(2000, false), answers(0, false), answers(70, true)];
         let wire: Bytes = sent.iter().flat_map(frame).collect();
         for sizes in [&[usize::MAX >> 1][..], &[1], &[2, 3], &[5], &[6, 1, 0], &[4096], &[2003, 7]] {
             assert_eq!(received(&wire, sizes), sent, "{sizes:?}");

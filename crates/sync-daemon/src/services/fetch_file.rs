@@ -121,11 +121,7 @@ pub(super) async fn send_task(opened: Opened, squeeze: Squeeze, out: Sender<Fram
 }
 
 /// `None` if the client is gone.
-async fn send(
-    opened: Opened,
-    squeeze: Squeeze,
-    out: &Sender<Frame>,
-) -> Option<Result<(), RequestError>> {
+async fn send(opened: Opened, squeeze: Squeeze, out: &Sender<Frame>) -> Option<Result<(), RequestError>> {
     let Opened { file, header, parts, scattered } = opened;
     let mut left = header.length;
     let rest = Rest { parts: parts.into_iter(), now: (0, 0) };

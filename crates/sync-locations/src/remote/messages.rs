@@ -72,7 +72,8 @@ impl<M: Message + Default> Messages<M> {
     /// It is none that has messages.
     pub(super) async fn of(mut response: Response<Streaming<M>>) -> Result<Self, Status> {
         let carried = response.extensions_mut().remove::<Carried>();
-        let body = carried.and_then(|carried| carried.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let body =
+            carried.and_then(|carried| carried.0.lock().unwrap_or_else(PoisonError::into_inner).take());
         if body.is_none() {
             // What is no error has nothing in it.
             response.get_mut().message().await?;
