@@ -6,7 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::slot::{Arrival, Base, Copy, Slot, is_move};
+use super::{
+    known::{Known, Memo},
+    slot::{Arrival, Base, Copy, Slot, is_move},
+};
 use crate::{
     entry::{Content, Digest, Node, NodeId},
     name::{Name, TreePath},
@@ -86,8 +89,14 @@ pub fn gather_all<T: Trees>(trees: &T, scope: &Scope) -> Result<Vec<Slot>, T::Er
 }
 
 fn gather_some<T: Trees>(trees: &T, scope: &Scope, settled_too: bool) -> Result<Vec<Slot>, T::Error> {
-    let mut gatherer =
-        Gatherer { trees, slots: Vec::new(), seen: HashSet::new(), todo: BTreeSet::new(), settled_too };
+    let mut gatherer = Gatherer {
+        trees,
+        slots: Vec::new(),
+        seen: HashSet::new(),
+        todo: BTreeSet::new(),
+        settled_too,
+        known: Known::default(),
+    };
     match scope {
         Scope::Everything => {
             let root = Pair { remote: Some(NodeId::ROOT), local: Some(NodeId::ROOT) };
@@ -124,6 +133,7 @@ struct Gatherer<'a, T> {
     todo: BTreeSet<(Pair, Name)>,
     /// Places where there is nothing to do get a slot too.
     settled_too: bool,
+    known: Known,
 }
 
 /// Deeper than any path can be: a chain of parents that is longer is a loop.
@@ -177,11 +187,11 @@ impl<T: Trees> Gatherer<'_, T> {
                 None => None,
             };
             let local_path = match pair.local {
-                Some(id) => self.path(id, T::local)?.map(|dir| dir.join(&name)),
+                Some(id) => self.local_path(id)?.map(|dir| dir.join(&name)),
                 None => None,
             };
             let path = match pair.remote {
-                Some(id) => self.path(id, T::remote)?.map(|dir| dir.join(&name)),
+                Some(id) => self.remote_path(id)?.map(|dir| dir.join(&name)),
                 None => local_path.clone(),
             };
             // Without a path the place hangs in the air: its directory has not come yet.
@@ -248,7 +258,7 @@ impl<T: Trees> Gatherer<'_, T> {
 
     /// Whether the remote knows all directories above a node: an orphan has no place yet.
     fn is_reachable(&self, node: &Node) -> Result<bool, T::Error> {
-        Ok(self.path(node.parent, T::remote)?.is_some())
+        Ok(self.remote_path(node.parent)?.is_some())
     }
 
     fn arrival(
@@ -266,7 +276,7 @@ impl<T: Trees> Gatherer<'_, T> {
         if !is_move(remote, &elsewhere) {
             return Ok(None);
         }
-        let Some(dir) = self.path(elsewhere.parent, T::local)? else { return Ok(None) };
+        let Some(dir) = self.local_path(elsewhere.parent)? else { return Ok(None) };
         let path = dir.join(&elsewhere.name);
         Ok(Some(Arrival { local: elsewhere, path }))
     }
@@ -288,8 +298,9 @@ impl<T: Trees> Gatherer<'_, T> {
             return Ok(None);
         }
         let Some(local) = self.trees.local_with(digest)? else { return Ok(None) };
-        let path = self.path(local, T::local)?;
-        Ok(path.map(|path| Copy { local, path }))
+        let Some(Node { parent, name, .. }) = self.trees.local(local)? else { return Ok(None) };
+        let dir = self.local_path(parent)?;
+        Ok(dir.map(|dir| Copy { local, path: dir.join(&name) }))
     }
 
     /// The directories below a slot that have to be walked: always if `deep`, else only where nothing below can have been
@@ -359,6 +370,10 @@ impl<T: Trees> Gatherer<'_, T> {
 
     /// The local directory that a remote one is paired with: the one it was agreed to be, else the one of its name.
     fn local_of(&self, remote: NodeId) -> Result<Option<NodeId>, T::Error> {
+        self.known.locals.get_or(remote, || self.find_local_of(remote))
+    }
+
+    fn find_local_of(&self, remote: NodeId) -> Result<Option<NodeId>, T::Error> {
         let Some(names) = self.names_up_to(remote, |id| self.agreed_local(id), |id| self.trees.remote(id))?
         else {
             return Ok(None);
@@ -377,6 +392,10 @@ impl<T: Trees> Gatherer<'_, T> {
 
     /// The remote directory that a local one is paired with, likewise.
     fn remote_of(&self, local: NodeId) -> Result<Option<NodeId>, T::Error> {
+        self.known.remotes.get_or(local, || self.find_remote_of(local))
+    }
+
+    fn find_remote_of(&self, local: NodeId) -> Result<Option<NodeId>, T::Error> {
         let Some(names) = self.names_up_to(local, |id| self.agreed_remote(id), |id| self.trees.local(id))?
         else {
             return Ok(None);
@@ -423,7 +442,7 @@ impl<T: Trees> Gatherer<'_, T> {
             return Ok(None);
         };
         // The same test as for an arrival, or a directory would be paired here and not there.
-        Ok(self.path(local.parent, T::local)?.map(|_| local.id))
+        Ok(self.local_path(local.parent)?.map(|_| local.id))
     }
 
     fn agreed_remote(&self, local: NodeId) -> Result<Option<NodeId>, T::Error> {
@@ -437,23 +456,42 @@ impl<T: Trees> Gatherer<'_, T> {
         Ok(if self.is_reachable(&remote)? { Some(remote.id) } else { None })
     }
 
-    /// The path of a directory, by walking up.
+    /// The path of a directory of the remote tree, if all above it are known.
+    fn remote_path(&self, id: NodeId) -> Result<Option<TreePath>, T::Error> {
+        self.path(id, &self.known.remote_paths, T::remote)
+    }
+
+    fn local_path(&self, id: NodeId) -> Result<Option<TreePath>, T::Error> {
+        self.path(id, &self.known.local_paths, T::local)
+    }
+
+    /// Walks up to the first directory whose path is known, and goes down from there.
     fn path(
         &self,
         id: NodeId,
+        known: &Memo<Option<TreePath>>,
         node: impl Fn(&T, NodeId) -> Result<Option<Node>, T::Error>,
     ) -> Result<Option<TreePath>, T::Error> {
-        let mut names = Vec::new();
-        let mut at = id;
-        while at != NodeId::ROOT {
-            let Some(node) = node(self.trees, at)? else { return Ok(None) };
-            if names.len() > MAX_DEPTH {
-                return Ok(None);
-            }
-            at = node.parent;
-            names.push(node.name);
-        }
-        Ok(Some(names.iter().rev().fold(TreePath::root(), |path, name| path.join(name))))
+        known.get_or(id, || {
+            let mut names = Vec::new();
+            let mut at = id;
+            let above = loop {
+                if at == NodeId::ROOT {
+                    break TreePath::root();
+                }
+                if let Some(path) = known.get(at) {
+                    let Some(path) = path else { return Ok(None) };
+                    break path;
+                }
+                let Some(node) = node(self.trees, at)? else { return Ok(None) };
+                if names.len() > MAX_DEPTH {
+                    return Ok(None);
+                }
+                at = node.parent;
+                names.push(node.name);
+            };
+            Ok(Some(names.iter().rev().fold(above, |path, name| path.join(name))))
+        })
     }
 }
 

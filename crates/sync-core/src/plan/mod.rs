@@ -17,6 +17,7 @@
 pub mod decide;
 pub mod fill;
 pub mod gather;
+mod known;
 mod phases;
 pub mod slot;
 pub mod whole;
