@@ -108,7 +108,8 @@ fn one_burst(settings: &Settings, bed: &Bed, target: &Path, round: usize) -> f64
     let name = format!("burst {round}");
     let (share, target) = (bed.dir().join(BURST).join(&name), target.join(&name));
     let began = Instant::now();
-    let made = SmallFiles::make(&share, settings.burst, SMALL);
+    // The target has the contents of earlier bursts, and would copy them.
+    let made = SmallFiles::make_another(&share, settings.burst, SMALL, round as u64 + 1);
     assert!(wait_for_all(&made, &target, began), "{name} did not arrive within {DEADLINE:?}");
     began.elapsed().as_secs_f64()
 }

@@ -28,8 +28,14 @@ impl SmallFiles {
     /// Makes the tree. Contents do not compress.
     #[must_use]
     pub fn make(root: &Path, count: usize, sizes: RangeInclusive<usize>) -> Self {
-        let second_half = HALVES[1];
-        let mut tree = Self { root: root.into(), count, sizes, second_half, rng: Rng::new(SEED) };
+        Self::make_another(root, count, sizes, 0)
+    }
+
+    /// The same with other contents, of which none is one of the tree with another number.
+    #[must_use]
+    pub fn make_another(root: &Path, count: usize, sizes: RangeInclusive<usize>, number: u64) -> Self {
+        let rng = Rng::new(SEED + number);
+        let mut tree = Self { root: root.into(), count, sizes, second_half: HALVES[1], rng };
         for number in 0..count {
             let path = tree.root.join(tree.path(number));
             if number.is_multiple_of(FILES_PER_DIRECTORY) || number == count / 2 {
@@ -99,6 +105,8 @@ const HALVES: [&str; 3] = ["first half", "second half", "second half, renamed"];
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use crate::{Scratch, tree::snapshot};
 
@@ -111,6 +119,19 @@ mod tests {
         let after = snapshot(scratch.path());
         let changed = before.iter().filter(|(path, seen)| after[*path].size != seen.size).count();
         assert_eq!((changed, before.len()), (25, after.len()));
+    }
+
+    #[test]
+    fn trees_of_other_numbers_have_no_content_in_common() {
+        let scratch = Scratch::new();
+        let contents = |number: u64| -> HashSet<Vec<u8>> {
+            let root = scratch.path().join(number.to_string());
+            let tree = SmallFiles::make_another(&root, 250, SMALL, number);
+            (0..250).map(|file| fs::read(root.join(tree.path(file))).unwrap()).collect()
+        };
+        let (first, second) = (contents(0), contents(1));
+        assert_eq!(first.len(), 250);
+        assert!(first.is_disjoint(&second));
     }
 
     #[test]
