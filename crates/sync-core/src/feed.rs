@@ -42,6 +42,17 @@ pub enum NodeChange {
     Gone(NodeId),
 }
 
+impl NodeChange {
+    /// The node that it is about.
+    #[must_use]
+    pub fn id(&self) -> &NodeId {
+        match self {
+            Self::Present(node) => &node.id,
+            Self::Gone(id) => id,
+        }
+    }
+}
+
 /// A moment at which the nodes received so far were the whole share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitPoint {

@@ -132,14 +132,23 @@ pub(super) fn drop_dead_base(db: &Connection, remote: &str) -> rusqlite::Result<
     Ok(())
 }
 
-/// The same for one remote node.
-pub(super) fn drop_base_if_dead(db: &Connection, remote: &str, id: NodeId) -> rusqlite::Result<()> {
-    db.prepare_cached(&format!(
+/// The same for these remote nodes.
+pub(super) fn drop_base_of_dead(db: &Connection, remote: &str, ids: &[NodeId]) -> rusqlite::Result<()> {
+    let sql = format!(
         "DELETE FROM base WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM {remote} r WHERE r.id = base.id) \
          AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = base.local AND n.kind <> 0)"
-    ))?
-    .execute([id.0.cast_signed()])?;
-    Ok(())
+    );
+    for_each(db, &sql, ids)
+}
+
+/// Runs a statement for each of many nodes.
+pub(super) fn for_each<'n>(
+    db: &Connection,
+    sql: &str,
+    ids: impl IntoIterator<Item = &'n NodeId>,
+) -> rusqlite::Result<()> {
+    let mut statement = db.prepare_cached(sql)?;
+    ids.into_iter().try_for_each(|id| statement.execute([id.0.cast_signed()]).map(drop))
 }
 
 /// What was agreed on about a remote node.

@@ -20,7 +20,7 @@ use sync_tree::{
 };
 
 use super::{
-    base::{base_of, base_of_local, drop_base_if_dead, drop_dead_base, rename_base},
+    base::{base_of, base_of_local, drop_base_of_dead, drop_dead_base, for_each, rename_base},
     told,
 };
 
@@ -155,10 +155,7 @@ impl Store {
                 self.replicas[1 - current(db)?].apply(db, changes)?;
             } else {
                 self.replicas[current(db)?].apply(db, changes)?;
-                for change in changes {
-                    let (NodeChange::Present(Node { id, .. }) | NodeChange::Gone(id)) = change;
-                    add_pending(db, "pending_remote", *id)?;
-                }
+                add_pending(db, "pending_remote", changes.iter().map(NodeChange::id))?;
             }
             set(db, keys::CURSOR, &resume.0)
         })
@@ -327,10 +324,7 @@ impl Store {
             let complete = page.commit.is_some();
             if !page.changes.is_empty() {
                 self.write(|tx| {
-                    for change in &page.changes {
-                        let (NodeChange::Present(Node { id, .. }) | NodeChange::Gone(id)) = change;
-                        add_pending(tx.sql(), "pending_local", *id)?;
-                    }
+                    add_pending(tx.sql(), "pending_local", page.changes.iter().map(NodeChange::id))?;
                     set_u64(tx.sql(), keys::LOCAL_SEEN, seen.0)
                 })?;
             }
@@ -368,25 +362,18 @@ impl Store {
                 }
                 Scope::Nodes { remote, local } => {
                     let table = REPLICAS[current(db)?];
-                    for id in remote {
-                        remove_pending(db, "pending_remote", *id)?;
-                        drop_base_if_dead(db, table, *id)?;
-                    }
-                    for id in local {
-                        remove_pending(db, "pending_local", *id)?;
-                    }
+                    remove_pending(db, "pending_remote", remote)?;
+                    drop_base_of_dead(db, table, remote)?;
+                    remove_pending(db, "pending_local", local)?;
                 }
             }
-            for id in left {
-                add_pending(db, "pending_remote", *id)?;
-            }
-            Ok(())
+            add_pending(db, "pending_remote", left)
         })
     }
 
     /// Local nodes that failed stay pending by their own id: the remote does not know them.
     pub(crate) fn keep_local_pending(&self, left: &[NodeId]) -> Result<(), IndexError> {
-        self.write(|tx| left.iter().try_for_each(|id| add_pending(tx.sql(), "pending_local", *id)))
+        self.write(|tx| add_pending(tx.sql(), "pending_local", left))
     }
 
     pub(crate) fn pending_count(&self) -> Result<u64, IndexError> {
@@ -652,15 +639,16 @@ fn pending(db: &Connection, table: &str) -> rusqlite::Result<Vec<NodeId>> {
     statement.query_map([], |row| Ok(NodeId(row.get::<_, i64>(0)?.cast_unsigned())))?.collect()
 }
 
-fn add_pending(db: &Connection, table: &str, id: NodeId) -> rusqlite::Result<()> {
-    db.prepare_cached(&format!("INSERT OR IGNORE INTO {table} VALUES (?1)"))?
-        .execute([id.0.cast_signed()])?;
-    Ok(())
+fn add_pending<'n>(
+    db: &Connection,
+    table: &str,
+    ids: impl IntoIterator<Item = &'n NodeId>,
+) -> rusqlite::Result<()> {
+    for_each(db, &format!("INSERT OR IGNORE INTO {table} VALUES (?1)"), ids)
 }
 
-fn remove_pending(db: &Connection, table: &str, id: NodeId) -> rusqlite::Result<()> {
-    db.prepare_cached(&format!("DELETE FROM {table} WHERE id = ?1"))?.execute([id.0.cast_signed()])?;
-    Ok(())
+fn remove_pending(db: &Connection, table: &str, ids: &[NodeId]) -> rusqlite::Result<()> {
+    for_each(db, &format!("DELETE FROM {table} WHERE id = ?1"), ids)
 }
 
 fn current(db: &Connection) -> rusqlite::Result<usize> {

@@ -84,7 +84,7 @@ impl<M: Message + Default> Messages<M> {
     /// The next message. May be dropped midway: what was received stays.
     pub(super) async fn next(&mut self) -> Result<Option<M>, Status> {
         loop {
-            if let Some(message) = self.unframe.message().map_err(refused)? {
+            if let Some(message) = self.unframe.message().map_err(|error| refused(&error))? {
                 return Ok(Some(message));
             }
             let Some(body) = &mut self.body else { return Ok(None) };
@@ -115,7 +115,7 @@ impl<M: Message + Default> Messages<M> {
     }
 }
 
-fn refused(error: UnframeError) -> Status {
+fn refused(error: &UnframeError) -> Status {
     match error {
         UnframeError::TooLarge { .. } => Status::out_of_range(error.to_string()),
         UnframeError::Compressed | UnframeError::Malformed(_) => Status::internal(error.to_string()),

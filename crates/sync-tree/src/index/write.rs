@@ -77,7 +77,11 @@ impl<'a> IndexTx<'a> {
         self.count(new, 1);
         self.sums.enter(&self.db, self.table, new)?;
         let row = self.row(new, false)?;
-        Ok(self.table.write(&self.db, &row)?)
+        // Only where there is a tombstone of it already is the dearer statement needed.
+        if !self.table.insert(&self.db, &row)? {
+            self.table.write(&self.db, &row)?;
+        }
+        Ok(())
     }
 
     /// Adds a file or link that was not there, if nothing is in its place; answers whether. It costs less than to ask first.
