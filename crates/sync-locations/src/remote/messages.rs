@@ -121,3 +121,110 @@ fn refused(error: &UnframeError) -> Status {
         UnframeError::Compressed | UnframeError::Malformed(_) => Status::internal(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use bytes::Bytes;
+    use http_body::Frame;
+    use sync_wire::{frame, v1};
+
+    use super::*;
+
+    type Message = v1::FetchFileResponse;
+
+    /// What comes of a response, one after the other.
+    struct Script(VecDeque<Result<Frame<Bytes>, Status>>);
+
+    impl http_body::Body for Script {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Ready(self.0.pop_front())
+        }
+    }
+
+    fn data(bytes: impl Into<Bytes>) -> Result<Frame<Bytes>, Status> {
+        Ok(Frame::data(bytes.into()))
+    }
+
+    fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
+        let mut trailers = http::HeaderMap::new();
+        status.add_header(&mut trailers).unwrap();
+        Ok(Frame::trailers(trailers))
+    }
+
+    fn message(text: &'static [u8]) -> Message {
+        let part = v1::fetch_file_response::Part::Data(Bytes::from_static(text));
+        Message { part: Some(part) }
+    }
+
+    /// The messages, and how it ended.
+    async fn read(script: Vec<Result<Frame<Bytes>, Status>>) -> (Vec<Message>, Code) {
+        let mut response = http::Response::new(Body::new(Script(script.into())));
+        response = carrying(response);
+        let carried = response.extensions_mut().remove::<Carried>().unwrap();
+        let body = carried.0.lock().unwrap().take();
+        let mut messages = Messages { body, unframe: Unframe::new(100) };
+        let mut read = Vec::new();
+        loop {
+            match messages.next().await {
+                Ok(Some(message)) => read.push(message),
+                Ok(None) => {
+                    assert_eq!(messages.next().await.unwrap(), None, "the end stays an end");
+                    return (read, Code::Ok);
+                }
+                Err(status) => return (read, status.code()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn messages_come_in_any_pieces_and_end_as_the_server_says() {
+        let (one, two) = (message(b"one"), message(b"two and more"));
+        let wire = [frame(&one), frame(&two)].concat();
+        for size in 1..=wire.len() {
+            let mut script: Vec<_> = wire.chunks(size).map(<[u8]>::to_vec).map(data).collect();
+            script.insert(1, data(Bytes::new()));
+            script.push(trailers(&Status::ok("")));
+            assert_eq!(read(script).await, (vec![one.clone(), two.clone()], Code::Ok), "{size}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_that_is_not_good_is_an_error_after_the_messages_before_it() {
+        let one = message(b"one");
+        let whole = || data(frame(&one));
+        let half = || data(frame(&one).slice(..7));
+        for (what, script, code) in [
+            ("it says so", vec![whole(), trailers(&Status::aborted("enough"))], Code::Aborted),
+            ("it breaks", vec![whole(), Err(Status::unavailable("cut"))], Code::Unavailable),
+            ("nothing is said", vec![whole()], Code::Unknown),
+            ("in the middle", vec![whole(), half(), trailers(&Status::ok(""))], Code::Internal),
+            (
+                "in the middle, with a reason",
+                vec![whole(), half(), trailers(&Status::aborted(""))],
+                Code::Aborted,
+            ),
+            ("too large", vec![whole(), data(vec![0, 0, 0, 0, 101])], Code::OutOfRange),
+            ("compressed as a whole", vec![whole(), data(vec![1, 0, 0, 0, 1])], Code::Internal),
+            ("no message", vec![whole(), data(vec![0, 0, 0, 0, 1, 0x12])], Code::Internal),
+        ] {
+            assert_eq!(read(script).await, (vec![one.clone()], code), "{what}");
+        }
+    }
+
+    #[test]
+    fn the_body_of_what_is_no_good_response_is_left_to_tonic() {
+        let mut bad = http::Response::new(Body::empty());
+        *bad.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+        assert!(carrying(bad).extensions().get::<Carried>().is_none());
+        let only_trailers = Status::not_found("no such share").into_http::<Body>();
+        assert!(carrying(only_trailers).extensions().get::<Carried>().is_none());
+    }
+}
