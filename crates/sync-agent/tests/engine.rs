@@ -716,3 +716,25 @@ async fn a_target_that_could_not_be_looked_at_everywhere_is_not_called_equal() {
     assert!(pair.pull().await.equal);
     assert_same(pair.share.root(), pair.target.root());
 }
+
+/// A mistake in the program, of the kind that ends a thread.
+struct Breaks;
+
+impl Reporter for Breaks {
+    fn bytes(&self, _: &TreePath, _: u64) {
+        panic!("a test's panic");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_workers_panic_ends() {
+    let scene = Scripted::new();
+    scene.share.edit(|edit| {
+        for number in 0..2000 {
+            edit.file(&format!("{}/{number}", number % 40), format!("the share's {number}"));
+        }
+    });
+    let run = tokio::spawn(async move { scene.try_pull(Arc::new(Breaks)).await.map(drop) });
+    let end = tokio::time::timeout(Duration::from_secs(60), run).await.expect("it waits for ever");
+    assert!(end.unwrap_err().is_panic());
+}

@@ -82,6 +82,11 @@ impl CutDescriptions {
         *cuts.entry(digest).or_default() += 1;
     }
 
+    /// It came: the line is good enough for it.
+    pub(super) fn forget(&self, digest: &Digest) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+    }
+
     /// Whether asking for it again makes no sense.
     pub(super) fn are_too_many(&self, digest: &Digest) -> bool {
         let cuts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -187,5 +192,23 @@ impl<'a> Dirs<'a> {
         let dir = work.dir().clone();
         self.context.opened().entry(path.clone()).or_insert(work);
         Ok(dir)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_is_given_up_after_three_cuts_in_a_row() {
+        let cuts = CutDescriptions::default();
+        let (one, other) = (Digest::of(b"one"), Digest::of(b"other"));
+        for _ in 0..MOST_CUTS {
+            assert!(!cuts.are_too_many(&one));
+            cuts.count(one);
+        }
+        assert!(cuts.are_too_many(&one) && !cuts.are_too_many(&other));
+        cuts.forget(&one);
+        assert!(!cuts.are_too_many(&one));
     }
 }

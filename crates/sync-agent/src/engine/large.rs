@@ -125,7 +125,10 @@ async fn fetch_part(
             }
             return Err(error);
         }
-        Ok(reuse) => reuse,
+        Ok(reuse) => {
+            shared.context.cut_descriptions.forget(&digest);
+            reuse
+        }
     };
     if let Some(reuse) = reuse {
         file = delta::assemble(file, reuse, remote, &wanted, progress).await?;

@@ -169,6 +169,8 @@ pub(super) async fn run(
         let (shared, job_queue, records) = (shared.clone(), job_queue.clone(), records.clone());
         started.push(threads::start(async move { Worker::new(&shared, records).run(&job_queue).await }));
     }
+    // Only the workers hold it now. Should they panic, nobody waits for them to take more.
+    drop(job_queue);
     let recording = threads::start(record_all(shared.clone(), record_queue));
 
     feed_jobs(&shared, remote, jobs, Incoming { parts, answered }).await;

@@ -5,7 +5,7 @@
 //! * A run that ends early puts in place what came of the open ones, unless the disk failed: what was brought is not brought again,
 //!   however often it is cut. The next one adds what is missing by the ordinary way.
 //! * What comes into the way costs nothing but time: the files then go to their places one by one.
-//! * What is not in place to stay is told to nobody, neither to the index nor to whoever counts.
+//! * What is not in place to stay is not written down. Whoever watches the run is told of it as soon as it is in place.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
