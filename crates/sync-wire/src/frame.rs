@@ -122,7 +122,7 @@ impl<M: Message + Default> Unframe<M> {
     /// Whether no message is begun.
     #[must_use]
     pub fn is_between(&self) -> bool {
-        self.length.is_none() && !self.received.has_remaining()
+        self.length.is_none() && self.received.remaining() == 0
     }
 
     /// The next message, if all of it is here.
@@ -135,15 +135,16 @@ impl<M: Message + Default> Unframe<M> {
             return Ok(None);
         }
         self.length = None;
-        Ok(Some(M::decode((&mut self.received).take(length))?))
+        Ok(Some(M::decode(self.received.readable().take(length))?))
     }
 
     fn length(&mut self) -> Result<Option<usize>, UnframeError> {
         if self.length.is_none() && self.received.remaining() >= HEADER_BYTES {
-            if self.received.get_u8() != 0 {
+            let received = self.received.readable();
+            if received.get_u8() != 0 {
                 return Err(UnframeError::Compressed);
             }
-            let length = self.received.get_u32() as usize;
+            let length = received.get_u32() as usize;
             if length > self.most {
                 return Err(UnframeError::TooLarge { length, most: self.most });
             }
@@ -153,19 +154,34 @@ impl<M: Message + Default> Unframe<M> {
     }
 }
 
-/// Pieces of bytes that follow each other; none is empty.
+/// Smaller pieces are put together: each that is kept has a price, whatever its size, and whoever sends them decides how many
+/// there are.
+const SMALL_PIECE: usize = 1024;
+
+/// Pieces of bytes that follow each other; none is empty. To be read once it is [`readable`](Self::readable).
 #[derive(Debug, Default)]
 struct Pieces {
     pieces: VecDeque<Bytes>,
+    /// Small ones behind all others.
+    small: BytesMut,
     remaining: usize,
 }
 
 impl Pieces {
     fn push(&mut self, piece: Bytes) {
-        if !piece.is_empty() {
-            self.remaining += piece.len();
-            self.pieces.push_back(piece);
+        self.remaining += piece.len();
+        if piece.len() < SMALL_PIECE {
+            self.small.extend_from_slice(&piece);
+        } else {
+            self.readable().pieces.push_back(piece);
         }
+    }
+
+    fn readable(&mut self) -> &mut Self {
+        if !self.small.is_empty() {
+            self.pieces.push_back(self.small.split().freeze());
+        }
+        self
     }
 }
 
@@ -308,6 +324,19 @@ mod tests {
         assert!(!unframe.is_between());
         unframe.take(payload.clone());
         assert_eq!(unframe.message().unwrap().unwrap().payload.as_ptr(), payload.as_ptr());
+    }
+
+    #[test]
+    fn a_message_in_countless_pieces_takes_no_more_memory_than_its_bytes() {
+        let wire = frame(&answers(40_000, false));
+        let mut unframe = Unframe::<v1::FetchFilesResponse>::new(1 << 20);
+        for at in 0..wire.len() - 1 {
+            unframe.take(wire.slice(at..=at));
+            assert!(unframe.message().unwrap().is_none());
+            assert!(unframe.received.pieces.len() <= 2, "{} pieces are kept", unframe.received.pieces.len());
+        }
+        unframe.take(wire.slice(wire.len() - 1..));
+        assert_eq!(unframe.message().unwrap(), Some(answers(40_000, false)));
     }
 
     #[test]
