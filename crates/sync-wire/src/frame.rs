@@ -23,7 +23,11 @@ const DATA: u32 = 2;
 /// `FetchFilesResponse.payload`.
 const PAYLOAD: u32 = 2;
 
-/// A message on its way, in two pieces.
+/// Smaller pieces are put together. Each has a price, whatever its size: HTTP/2 ends connections on which too many small frames
+/// wait to be read, and of those that are received whoever sends them decides how many there are.
+const SMALL_PIECE: usize = 1024;
+
+/// A message on its way, in two pieces if the second is large.
 #[derive(Debug, Clone, Default)]
 pub struct Frame {
     /// Its header and its fields but for the last.
@@ -62,10 +66,16 @@ pub fn frame_answers(mut answers: v1::FetchFilesResponse) -> Frame {
 fn around(message: &impl Message, field: u32, payload: Bytes) -> Frame {
     let length = payload.len() as u64;
     let key_bytes = key_len(field) + encoded_len_varint(length);
-    let mut head = begin(message, key_bytes, payload.len());
+    let (beside, elsewhere) =
+        if payload.len() < SMALL_PIECE { (payload.len(), 0) } else { (0, payload.len()) };
+    let mut head = begin(message, key_bytes + beside, elsewhere);
     encode_key(field, WireType::LengthDelimited, &mut head);
     encode_varint(length, &mut head);
-    Frame { head: head.freeze(), payload }
+    if elsewhere > 0 {
+        return Frame { head: head.freeze(), payload };
+    }
+    head.put(payload);
+    head.freeze().into()
 }
 
 /// The header and the message, with room for so many bytes that belong to it; so many more follow elsewhere.
@@ -153,10 +163,6 @@ impl<M: Message + Default> Unframe<M> {
         Ok(self.length)
     }
 }
-
-/// Smaller pieces are put together: each that is kept has a price, whatever its size, and whoever sends them decides how many
-/// there are.
-const SMALL_PIECE: usize = 1024;
 
 /// Pieces of bytes that follow each other; none is empty. To be read once it is [`readable`](Self::readable).
 #[derive(Debug, Default)]
@@ -260,7 +266,7 @@ mod tests {
 
     #[test]
     fn bytes_beside_their_message_are_the_same_on_the_wire() {
-        for size in [0, 1, 127, 128, 20_000, 3 << 20] {
+        for size in [0, 1, 127, 128, SMALL_PIECE - 1, SMALL_PIECE, 20_000, 3 << 20] {
             let message = data(size);
             let Some(v1::fetch_file_response::Part::Data(bytes)) = message.part.clone() else {
                 unreachable!()
@@ -268,7 +274,10 @@ mod tests {
             let place = bytes.as_ptr();
             let framed = frame_data(bytes);
             assert_eq!(whole(&framed), frame(&message), "{size}");
-            assert!(size == 0 || framed.payload.as_ptr() == place, "they were copied");
+            match framed.payload.is_empty() {
+                true => assert!(size < SMALL_PIECE, "they were copied"),
+                false => assert_eq!((framed.payload.as_ptr(), framed.payload.len()), (place, size)),
+            }
             for errors in [false, true] {
                 let message = answers(size, errors);
                 assert_eq!(whole(&frame_answers(message.clone())), frame(&message), "{size}");
