@@ -64,6 +64,22 @@ pub(crate) struct Work<'a> {
     pub(crate) rounds: usize,
 }
 
+impl<'a> Work<'a> {
+    /// A pull into an empty target.
+    pub(crate) fn cold(share: &'a str, rounds: usize) -> Self {
+        Self {
+            share,
+            target: Target::Fresh,
+            ours: &["pull"],
+            rsync: &[],
+            change: None,
+            fills: 0,
+            line: None,
+            rounds,
+        }
+    }
+}
+
 /// The costs of both sides at some work.
 #[derive(Debug)]
 pub(crate) struct Contest {

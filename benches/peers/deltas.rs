@@ -5,7 +5,7 @@ use sync_testkit::contest::{free_in_memory, large::LargeFile, stats::mib, workin
 use crate::{
     bed::{Bed, Contest, Target, Work},
     interrupt,
-    pulls::{Goals, cold, row},
+    pulls::{Goals, row},
     settings::Settings,
     table::{Check, Table},
 };
@@ -100,9 +100,9 @@ pub(crate) fn rows(settings: &Settings, table: &mut Table) {
             target: Target::Kept,
             rsync: &["--no-whole-file"],
             change: Some(case.change),
-            // A new version of the share's file, and one of the target's.
-            fills: 2 * bytes,
-            ..cold(SHARE, settings)
+            // A new version of the target's file. That of the share is made before time counts.
+            fills: bytes,
+            ..Work::cold(SHARE, settings.rounds)
         };
         let contest = bed.contest(&work);
         let smaller = if part > settings.delta_part { " (for more there is no memory)" } else { "" };

@@ -19,7 +19,7 @@ use sync_testkit::{
 };
 
 use crate::{
-    bed::{Bed, Side, Target, Work},
+    bed::{Bed, Side, Work},
     interrupt,
     settings::{DEADLINE, Settings},
     table::{Check, Line, Table, seconds},
@@ -75,16 +75,7 @@ fn burst(settings: &Settings, bed: &mut Bed) -> Line {
     let target = bed.dir().join("followed");
     let mut follower = bed.agent(BURST, &target).follow();
     follower.caught_up();
-    let cold = Work {
-        share: SAME,
-        target: Target::Fresh,
-        ours: &["pull"],
-        rsync: &[],
-        change: None,
-        fills: 0,
-        line: None,
-        rounds: settings.rounds,
-    };
+    let cold = Work::cold(SAME, settings.rounds);
     let (mut bursts, mut pulls) = (Vec::new(), Vec::new());
     for round in 0..settings.rounds {
         bursts.push(one_burst(settings, bed, &target, round));

@@ -19,7 +19,7 @@ use sync_testkit::{
 };
 
 use crate::{
-    bed::{Bed, Side, Target, Work},
+    bed::{Bed, Side, Work},
     interrupt, live,
     settings::{DEADLINE, Settings},
     syncthing,
@@ -93,16 +93,7 @@ pub(crate) fn one_file(settings: &Settings, bed: &mut Bed, table: &mut Table) {
 /// In turns with us. Gives our median.
 fn versus_cp(settings: &Settings, bed: &mut Bed, (share, name): (&str, &str), table: &mut Table) -> f64 {
     let rounds = settings.rounds;
-    let cold = Work {
-        share,
-        target: Target::Fresh,
-        ours: &["pull"],
-        rsync: &[],
-        change: None,
-        fills: 0,
-        line: None,
-        rounds,
-    };
+    let cold = Work::cold(share, settings.rounds);
     let (mut theirs, mut ours) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         theirs.push(cp(&bed.dir().join(share), &Places::make(bed.dir())));

@@ -71,7 +71,7 @@ pub(crate) fn small_files(settings: &Settings, table: &mut Table) {
 
     near_small_files(settings, &mut bed, table);
     if settings.wants("far-cold") {
-        let work = Work { rounds: settings.far_rounds, ..cold("small", settings) };
+        let work = Work::cold("small", settings.far_rounds);
         far(&mut bed, &work, &format!("cold pull, {files} small files"), table);
     }
     if settings.wants("cp") {
@@ -80,27 +80,12 @@ pub(crate) fn small_files(settings: &Settings, table: &mut Table) {
     live::rows(settings, &mut bed, table);
 }
 
-/// A pull into an empty target.
-pub(crate) fn cold<'a>(share: &'a str, settings: &Settings) -> Work<'a> {
-    let rounds = settings.rounds;
-    Work {
-        share,
-        target: Target::Fresh,
-        ours: &["pull"],
-        rsync: &[],
-        change: None,
-        fills: 0,
-        line: None,
-        rounds,
-    }
-}
-
 fn near_small_files(settings: &Settings, bed: &mut Bed, table: &mut Table) {
     let files = settings.small_files;
-    let kept = Work { target: Target::Kept, ..cold("small", settings) };
+    let kept = Work { target: Target::Kept, ..Work::cold("small", settings.rounds) };
     if settings.wants("cold") {
         let fills = (files * SMALL.end()) as u64;
-        let contest = bed.contest(&Work { fills, ..cold("small", settings) });
+        let contest = bed.contest(&Work { fills, ..Work::cold("small", settings.rounds) });
         let goals = Goals { cpu: Some(1.0), ..Goals::wall(0.55, 2.0) };
         let what = format!("cold pull, {files} files of 0.25–8 KiB");
         table.contests.push(row(what, &contest, goals.checks(&contest)));
@@ -146,7 +131,7 @@ pub(crate) fn one_file(settings: &Settings, table: &mut Table) {
     eprintln!("peers: making a file of {:.0} MiB in {}", mib(bytes), dir.path().display());
     let _file = LargeFile::make(&dir.path().join("large"), bytes);
     let mut bed = Bed::serve(dir, &["large"], None);
-    let work = Work { fills: bytes, ..cold("large", settings) };
+    let work = Work { fills: bytes, ..Work::cold("large", settings.rounds) };
     if settings.wants("file") {
         let contest = bed.contest(&work);
         let goals = Goals { cpu: Some(1.2), ..Goals::wall(0.85, 1.8) };

@@ -13,7 +13,6 @@ use sync_testkit::{
 use crate::{
     bed::{Bed, Side, Work},
     interrupt,
-    pulls::cold,
     settings::Settings,
     table::{Check, Line, Table, seconds},
 };
@@ -36,7 +35,7 @@ pub(crate) fn rows(settings: &Settings, table: &mut Table) {
     }
     let mut bed = Bed::serve(dir, &[SHARE], None);
     let link = Link::new(ROUND_TRIP, MEGABITS * 1_000_000);
-    let auto = Work { line: Some(link), ..cold(SHARE, settings) };
+    let auto = Work { line: Some(link), ..Work::cold(SHARE, settings.rounds) };
     let off = Work { ours: &["pull", "--compression", "off"], ..auto };
     let packed = Work { rsync: &["-z"], ..auto };
     let mut taken = [Vec::new(), Vec::new(), Vec::new()];

@@ -3,7 +3,10 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use common::{Scripted, options_for};
 use sync_agent::engine::{Engine, EngineError, PullMode, Reporter, Silent, Summary};
@@ -22,6 +25,27 @@ impl Script for Describing {
     }
 }
 
+fn cut() -> Turn {
+    Turn::Fail(LocationError::Cut { source: "cut".into() })
+}
+
+/// A line on which no description comes through, and the first few files do not either.
+#[derive(Default)]
+struct BadLine(AtomicU64);
+
+impl Script for BadLine {
+    fn meets(&self, moment: Moment) -> Turn {
+        match moment.call {
+            Call::DescribeFile => {
+                self.0.fetch_add(1, Ordering::Relaxed);
+                cut()
+            }
+            Call::FetchFile if moment.number <= 4 => cut(),
+            _ => Turn::Pass,
+        }
+    }
+}
+
 /// A share and a target with a large file, and what pulls when it has changed.
 struct Scene {
     pair: Scripted,
@@ -31,12 +55,11 @@ struct Scene {
 }
 
 impl Scene {
-    async fn new(describing: fn(u64) -> Turn) -> Self {
+    async fn new(script: Arc<dyn Script>) -> Self {
         let pair = Scripted::new();
         let old = sync_testkit::rng::Rng::new(1).bytes(2 << 20);
         pair.share.edit(|edit| edit.file("big", old.clone()));
         pair.pull().await;
-        let script = Arc::new(Describing(describing));
         let remote: Arc<dyn Location> = Arc::new(Faulty::new(Arc::new(pair.share.clone()), script));
         let engine = Engine::open(options_for(pair.target.root(), pair.share.share_id())).unwrap();
         Self { pair, old, remote, engine }
@@ -61,7 +84,7 @@ impl Scene {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_whose_description_never_comes_through_is_fetched_whole() {
-    let mut scene = Scene::new(|_| Turn::Fail(LocationError::Cut { source: "cut".into() })).await;
+    let mut scene = Scene::new(Arc::new(Describing(|_| cut()))).await;
     let new = scene.change(b"at the front");
     let mut cuts = 0;
     while let Err(error) = scene.pull().await {
@@ -74,11 +97,26 @@ async fn a_file_whose_description_never_comes_through_is_fetched_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_up_is_not_asked_for_again_when_the_file_is_cut_too() {
+    let line = Arc::new(BadLine::default());
+    let mut scene = Scene::new(line.clone()).await;
+    let new = scene.change(b"at the front");
+    for round in 0.. {
+        if scene.pull().await.is_ok() {
+            break;
+        }
+        assert!(round < 20, "it makes no headway");
+    }
+    assert!(scene.has(&new));
+    assert_eq!(line.0.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_whose_description_makes_no_sense_is_fetched_whole_and_the_next_one_is_asked_for() {
-    let mut scene = Scene::new(|number| match number {
+    let mut scene = Scene::new(Arc::new(Describing(|number| match number {
         1 => Turn::Fail(LocationError::Protocol { source: ProtocolError::Other("nonsense") }),
         _ => Turn::Pass,
-    })
+    })))
     .await;
     let mut received = scene.remote.bytes_received();
     for (front, is_whole) in [("at the front", true), ("once more", false)] {

@@ -183,7 +183,9 @@ pub(super) async fn find_reuse(
     let (cut, shelf) = (sources.clone(), context.clone());
     let cut = off_the_runtime(move || Ok(cut.cut_up(kept, &shelf.shelf)));
     let (described, places) = tokio::join!(describe(context, remote, wanted, known), cut);
-    let (Some(chunks), places) = (described?, places?) else { return Ok(None) };
+    let described = described?;
+    context.cut_descriptions.forget(&wanted.digest);
+    let (Some(chunks), places) = (described, places?) else { return Ok(None) };
     let steps = chunk::steps(&chunks, wanted.have, |chunk| places.get(&chunk.hash).copied());
     let (copied, missing) = (chunk::copied(&steps), wanted.size - wanted.have);
     tracing::debug!(node = wanted.node.0, copied, missing, "compared with what is here");

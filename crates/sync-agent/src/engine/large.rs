@@ -125,10 +125,7 @@ async fn fetch_part(
             }
             return Err(error);
         }
-        Ok(reuse) => {
-            shared.context.cut_descriptions.forget(&digest);
-            reuse
-        }
+        Ok(reuse) => reuse,
     };
     if let Some(reuse) = reuse {
         file = delta::assemble(file, reuse, remote, &wanted, progress).await?;
