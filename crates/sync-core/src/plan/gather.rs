@@ -4,7 +4,7 @@
 //! directory of either side is paired with at most one of the other: with the one it was agreed to be, else with the one of
 //! the same name.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use super::{
     known::{Known, Memo},
@@ -93,7 +93,7 @@ fn gather_some<T: Trees>(trees: &T, scope: &Scope, settled_too: bool) -> Result<
         trees,
         slots: Vec::new(),
         seen: HashSet::new(),
-        todo: BTreeSet::new(),
+        todo: BTreeMap::new(),
         settled_too,
         known: Known::default(),
     };
@@ -125,16 +125,28 @@ struct Pair {
 /// A pair that has to be looked at, with its path when the plan is done and its path before.
 type Below = (Pair, TreePath, Option<TreePath>);
 
+/// What was found in a place while it was looked for: what would be found there by its name.
+#[derive(Default)]
+struct There {
+    /// The remote node, and what was agreed on about it.
+    remote: Option<(Node, Option<Base>)>,
+    local: Option<Node>,
+}
+
 struct Gatherer<'a, T> {
     trees: &'a T,
     slots: Vec<Slot>,
     /// The places that have a slot: by the remote directory where there is one, else by the local.
     seen: HashSet<(Pair, Name)>,
-    todo: BTreeSet<(Pair, Name)>,
+    /// The places that are wanted, each with what is known to be there.
+    todo: BTreeMap<(Pair, Name), There>,
     /// Places where there is nothing to do get a slot too.
     settled_too: bool,
     known: Known,
 }
+
+/// For so many places at most it is kept what is there; the others are looked at once more.
+const MOST_FOUND: usize = 1 << 16;
 
 /// Deeper than any path can be: a chain of parents that is longer is a loop.
 const MAX_DEPTH: usize = 4096;
@@ -166,7 +178,7 @@ impl<T: Trees> Gatherer<'_, T> {
                     path: path.join(&name),
                     local_path: local_path.as_ref().map(|dir| dir.join(&name)),
                 };
-                stack.extend(self.slot(place, remote, local, true)?);
+                stack.extend(self.slot(place, self.with_base(remote)?, local, true)?);
             }
         }
         Ok(())
@@ -174,17 +186,19 @@ impl<T: Trees> Gatherer<'_, T> {
 
     /// Looks at the wanted places until no more follow from them.
     fn drain(&mut self) -> Result<(), T::Error> {
-        while let Some((pair, name)) = self.todo.pop_first() {
+        while let Some(((pair, name), there)) = self.todo.pop_first() {
             if !self.seen.insert((key(pair), name.clone())) {
                 continue;
             }
-            let remote = match pair.remote {
-                Some(id) => self.trees.remote_child(id, &name)?,
-                None => None,
+            let (remote, remote_base) = match (there.remote, pair.remote) {
+                (Some((node, base)), _) => (Some(node), base),
+                (None, Some(id)) => self.with_base(self.trees.remote_child(id, &name)?)?,
+                (None, None) => (None, None),
             };
-            let local = match pair.local {
-                Some(id) => self.trees.local_child(id, &name)?,
-                None => None,
+            let local = match (there.local, pair.local) {
+                (Some(node), _) => Some(node),
+                (None, Some(id)) => self.trees.local_child(id, &name)?,
+                (None, None) => None,
             };
             let local_path = match pair.local {
                 Some(id) => self.local_path(id)?.map(|dir| dir.join(&name)),
@@ -196,30 +210,38 @@ impl<T: Trees> Gatherer<'_, T> {
             };
             // Without a path the place hangs in the air: its directory has not come yet.
             let Some(path) = path else { continue };
-            for (pair, path, local_path) in self.slot(Place { path, local_path }, remote, local, false)? {
+            let place = Place { path, local_path };
+            for (pair, path, local_path) in self.slot(place, (remote, remote_base), local, false)? {
                 self.walk(pair, &path, local_path)?;
             }
         }
         Ok(())
     }
 
+    /// A remote node with what was agreed on about it.
+    fn with_base(&self, remote: Option<Node>) -> Result<(Option<Node>, Option<Base>), T::Error> {
+        let base = match &remote {
+            Some(remote) => self.trees.base(remote.id)?,
+            None => None,
+        };
+        Ok((remote, base))
+    }
+
     /// Describes one place. Answers the directories below it that have to be looked at.
     fn slot(
         &mut self,
         place: Place,
-        remote: Option<Node>,
+        (remote, remote_base): (Option<Node>, Option<Base>),
         local: Option<Node>,
         deep: bool,
     ) -> Result<Vec<Below>, T::Error> {
-        let local_base = match &local {
-            Some(local) => self.trees.base_of_local(local.id)?,
-            None => None,
+        let local_base = match (&local, &remote_base) {
+            // A local node is agreed on with one remote node at most.
+            (Some(local), Some(base)) if base.local == local.id => remote_base.clone(),
+            (Some(local), _) => self.trees.base_of_local(local.id)?,
+            (None, _) => None,
         };
         let leaves = self.leaves(remote.as_ref(), local.as_ref(), local_base.as_ref())?;
-        let remote_base = match &remote {
-            Some(remote) => self.trees.base(remote.id)?,
-            None => None,
-        };
         let arrives = self.arrival(remote.as_ref(), local.as_ref(), remote_base.as_ref())?;
         let mut slot = Slot {
             keep: self.keep(&place.path, remote.as_ref(), local.as_ref()),
@@ -332,14 +354,15 @@ impl<T: Trees> Gatherer<'_, T> {
 
     /// Wants the places of a remote node: where it is, and where its local counterpart is.
     fn want_remote(&mut self, id: NodeId) -> Result<(), T::Error> {
-        if let Some(node) = self.trees.remote(id)? {
-            let local = self.local_of(node.parent)?;
-            self.want(Pair { remote: Some(node.parent), local }, node.name);
+        let (node, base) = (self.trees.remote(id)?, self.trees.base(id)?);
+        let counterpart = base.as_ref().map(|base| base.local);
+        if let Some(node) = node {
+            self.want_place_of_remote(node, base)?;
         }
-        if let Some(base) = self.trees.base(id)? {
-            self.want_place_of_local(base.local)?;
+        match counterpart {
+            Some(local) => self.want_place_of_local(local),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Wants the places of a local node: where it is, and where the remote has it.
@@ -348,24 +371,39 @@ impl<T: Trees> Gatherer<'_, T> {
         if let Some(base) = self.trees.base_of_local(id)?
             && let Some(node) = self.trees.remote(base.id)?
         {
-            let local = self.local_of(node.parent)?;
-            self.want(Pair { remote: Some(node.parent), local }, node.name);
+            self.want_place_of_remote(node, Some(base))?;
+        }
+        Ok(())
+    }
+
+    fn want_place_of_remote(&mut self, node: Node, base: Option<Base>) -> Result<(), T::Error> {
+        let pair = Pair { remote: Some(node.parent), local: self.local_of(node.parent)? };
+        let name = node.name.clone();
+        if let Some(there) = self.want(pair, name) {
+            there.remote = Some((node, base));
         }
         Ok(())
     }
 
     fn want_place_of_local(&mut self, id: NodeId) -> Result<(), T::Error> {
         if let Some(node) = self.trees.local(id)? {
-            let remote = self.remote_of(node.parent)?;
-            self.want(Pair { remote, local: Some(node.parent) }, node.name);
+            let pair = Pair { remote: self.remote_of(node.parent)?, local: Some(node.parent) };
+            let name = node.name.clone();
+            if let Some(there) = self.want(pair, name) {
+                there.local = Some(node);
+            }
         }
         Ok(())
     }
 
-    fn want(&mut self, pair: Pair, name: Name) {
-        if !self.seen.contains(&(key(pair), name.clone())) {
-            self.todo.insert((pair, name));
+    /// Wants a place. Answers where to put down what is there, if that is not too much by now.
+    fn want(&mut self, pair: Pair, name: Name) -> Option<&mut There> {
+        if self.seen.contains(&(key(pair), name.clone())) {
+            return None;
         }
+        let has_room = self.todo.len() < MOST_FOUND;
+        let there = self.todo.entry((pair, name)).or_default();
+        has_room.then_some(there)
     }
 
     /// The local directory that a remote one is paired with: the one it was agreed to be, else the one of its name.

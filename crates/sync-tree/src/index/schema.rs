@@ -11,7 +11,7 @@ use super::{Head, IndexError, table::NodeTable};
 pub(crate) const LOCAL: &str = "nodes";
 
 /// Each step brings a database from the version before it; `user_version` says how many have been taken.
-const MIGRATIONS: [fn(&Connection) -> rusqlite::Result<()>; 1] = [create_first];
+const MIGRATIONS: [fn(&Connection) -> rusqlite::Result<()>; 2] = [create_first, drop_large_index];
 
 fn create_first(db: &Connection) -> rusqlite::Result<()> {
     db.execute_batch(
@@ -27,6 +27,11 @@ fn create_first(db: &Connection) -> rusqlite::Result<()> {
     let empty = sync_core::treehash::DirSum::default().digest();
     db.execute("INSERT INTO head VALUES (1, 0, ?1, 0, 0)", [empty.0])?;
     Ok(())
+}
+
+/// The one that takes its place is made when somebody searches.
+fn drop_large_index(db: &Connection) -> rusqlite::Result<()> {
+    db.execute_batch("DROP INDEX IF EXISTS nodes_content;")
 }
 
 /// Pages of the database that a connection keeps in memory, in KiB.
