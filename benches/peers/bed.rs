@@ -6,12 +6,12 @@ use sync_testkit::{
     Link,
     contest::{
         files::SmallFiles,
+        keep_memory,
         large::LargeFile,
         meter::{Meter, Peaks, Sample, peaks},
         remove,
         rsync::{self, RsyncDaemon},
         stats::Spread,
-        touch_memory,
     },
     programs::{Agent, Daemon, DaemonSpec, Process, Signal},
     proxy::Proxy,
@@ -159,6 +159,8 @@ impl Bed {
         if work.target == Target::Kept {
             sides.iter().for_each(|side| self.bring_up_to_date(*side, work));
         }
+        // What a run fills, and some more for everything else that comes and goes.
+        let _memory = keep_memory(self.dir(), work.fills / 4 * 5);
         let mut samples = [Vec::new(), Vec::new()];
         for round in 0..work.rounds {
             for turn in 0..sides.len() {
@@ -212,7 +214,6 @@ impl Bed {
         if work.target == Target::Fresh {
             remove(&self.target(side, work.share));
         }
-        touch_memory(self.dir(), work.fills);
     }
 
     /// Changes the share. While rsync is at work our daemon rests: what it does about the change is not rsync's.

@@ -9,6 +9,7 @@
 )]
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap, HashSet},
     slice,
 };
@@ -687,4 +688,71 @@ fn what_somebody_changed_here_is_no_part_of_a_move() {
     let made = run(&mut model, &Scope::Everything);
     assert_eq!(paths(&model.local), paths(&model.remote));
     assert_eq!((made.deletions(), model.trash), (1, vec![b.content]));
+}
+
+/// A model that counts how often something is searched by what is not its number.
+struct Searched<'m> {
+    model: &'m Model,
+    times: Cell<usize>,
+}
+
+impl<'m> Searched<'m> {
+    fn search(&self) -> &'m Model {
+        self.times.set(self.times.get() + 1);
+        self.model
+    }
+}
+
+impl Trees for Searched<'_> {
+    type Error = std::convert::Infallible;
+    fn remote(&self, id: NodeId) -> Result<Option<Node>, Self::Error> {
+        self.model.remote(id)
+    }
+    fn remote_children(&self, id: NodeId) -> Result<Vec<Node>, Self::Error> {
+        self.search().remote_children(id)
+    }
+    fn remote_child(&self, parent: NodeId, name: &Name) -> Result<Option<Node>, Self::Error> {
+        self.search().remote_child(parent, name)
+    }
+    fn local(&self, id: NodeId) -> Result<Option<Node>, Self::Error> {
+        self.model.local(id)
+    }
+    fn local_children(&self, id: NodeId) -> Result<Vec<Node>, Self::Error> {
+        self.search().local_children(id)
+    }
+    fn local_child(&self, parent: NodeId, name: &Name) -> Result<Option<Node>, Self::Error> {
+        self.search().local_child(parent, name)
+    }
+    fn base(&self, id: NodeId) -> Result<Option<Base>, Self::Error> {
+        self.model.base(id)
+    }
+    fn base_of_local(&self, local: NodeId) -> Result<Option<Base>, Self::Error> {
+        self.search().base_of_local(local)
+    }
+    fn local_with(&self, digest: &Digest) -> Result<Option<NodeId>, Self::Error> {
+        self.model.local_with(digest)
+    }
+    fn keep(&self, path: &TreePath, is_dir: bool) -> Option<Keep> {
+        self.model.keep(path, is_dir)
+    }
+}
+
+/// Each search by a name or by a counterpart is two more pages of a database for each file that changed.
+#[test]
+fn a_file_that_changed_is_found_by_its_number_alone() {
+    let mut model = numbered(5, true);
+    for id in 1..=5 {
+        let mut remote = model.local[&(id + 500_000)].clone();
+        remote.id = NodeId(id);
+        remote.entry.content = Content::File { size: 1, digest: Digest::of(b"another") };
+        model.remote.insert(id, remote);
+    }
+    let remote = (1..=5).map(NodeId).collect();
+    let trees = Searched { model: &model, times: Cell::new(0) };
+    let Ok(slots) = gather(&trees, &Scope::Nodes { remote, local: Vec::new() });
+    assert_eq!((slots.len(), trees.times.get()), (5, 0));
+    // It is the same that a walk finds.
+    let Ok(mut walked) = gather(&model, &Scope::Everything);
+    walked.sort_by(|a, b| a.path.cmp(&b.path));
+    assert_eq!(slots, walked);
 }

@@ -49,6 +49,9 @@ mod keys {
 /// The tables of the two replicas.
 const REPLICAS: [&str; 2] = ["remote_a", "remote_b"];
 
+/// The version of these tables; that of the index says which programs may open the file.
+const VERSION: u8 = 2;
+
 /// How far back deletions count towards the mass-delete guard, in seconds.
 const GUARD_WINDOW_SECS: i64 = 600;
 
@@ -607,6 +610,10 @@ fn create(db: &Connection, replicas: &[Replica; 2]) -> rusqlite::Result<()> {
         })
         .optional()?;
     if version.is_some() {
+        if get(db, "version")?.as_deref() != Some(&[VERSION]) {
+            replicas.iter().try_for_each(|replica| replica.upgrade(db))?;
+            set(db, "version", &[VERSION])?;
+        }
         return Ok(());
     }
     db.execute_batch(
@@ -620,7 +627,7 @@ fn create(db: &Connection, replicas: &[Replica; 2]) -> rusqlite::Result<()> {
          CREATE TABLE remote_problems (path TEXT NOT NULL, raw_name BLOB NOT NULL, error TEXT NOT NULL,
              unknown INTEGER NOT NULL) STRICT;",
     )?;
-    set(db, "version", &[1])?;
+    set(db, "version", &[VERSION])?;
     replicas.iter().try_for_each(|replica| replica.reset(db))
 }
 

@@ -17,6 +17,7 @@ use std::{
     time::Instant,
 };
 
+use rustix::fs::{FallocateFlags, fallocate};
 use tempfile::TempDir;
 
 use crate::{link::Link, proxy::Proxy, scratch::MEMORY};
@@ -43,20 +44,34 @@ pub fn free_in_memory() -> Option<u64> {
     Some(free.min(available_bytes().unwrap_or(free)))
 }
 
-/// Uses so much memory and gives it back, if this directory is in memory. A virtual machine hands what nobody uses to its host,
-/// which gives it back slowly: without this that would be most of what a run with gigabytes shows.
+/// Memory that stays in use, but can be had: see [`keep_memory`].
+#[derive(Debug)]
+pub struct KeptMemory {
+    _file: File,
+}
+
+/// A page is kept of each piece of this size. What a virtual machine hands to its host are larger pieces that are free as a whole.
+const PIECE: u64 = 1 << 20;
+const PAGE: u64 = 4096;
+
+/// Uses so much memory and gives it back but for a page here and there, for as long as the answer lives, if this directory is in
+/// memory. A virtual machine hands what nobody uses to its host, within seconds, and gets it back slowly: without this that would be
+/// most of what a run with gigabytes shows.
 ///
 /// # Panics
 /// If there is not so much.
-pub fn touch_memory(dir: &Path, bytes: u64) {
+#[must_use]
+pub fn keep_memory(dir: &Path, bytes: u64) -> Option<KeptMemory> {
     if bytes == 0 || !dir.starts_with(MEMORY) {
-        return;
+        return None;
     }
-    let path = dir.join("touched");
-    let mut file = File::create(&path).expect("a file can be made");
+    let mut file = tempfile::tempfile_in(dir).expect("a file can be made");
     io::copy(&mut io::repeat(1).take(bytes), &mut file).expect("there is as much memory as was asked for");
-    drop(file);
-    fs::remove_file(&path).expect("it can be removed");
+    let holes = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    for piece in (0..bytes.saturating_sub(PAGE)).step_by(PIECE as usize) {
+        fallocate(&file, holes, piece + PAGE, PIECE - PAGE).expect("a file in memory can have holes");
+    }
+    Some(KeptMemory { _file: file })
 }
 
 fn available_bytes() -> Option<u64> {

@@ -542,7 +542,7 @@ const MAX_IDLE_READERS: usize = 8;
 
 fn change(row: Stored) -> NodeChange {
     match row {
-        Stored::Present(row, _) => NodeChange::Present(row.node),
+        Stored::Present(row) => NodeChange::Present(row.node),
         Stored::Gone(id) => NodeChange::Gone(id),
     }
 }

@@ -5,7 +5,7 @@
 //! hold orphans and two nodes in one place.
 
 use rusqlite::Connection;
-use sync_core::{Digest, Node, NodeChange, NodeId, Seq, treehash::DirSum};
+use sync_core::{Digest, Node, NodeChange, NodeId, Seq};
 
 use super::{
     sums::Sums,
@@ -33,6 +33,14 @@ impl Replica {
     pub fn reset(&self, db: &Connection) -> rusqlite::Result<()> {
         self.table.drop(db)?;
         self.table.create(db, false)
+    }
+
+    /// Brings a table of an earlier version to this one.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn upgrade(&self, db: &Connection) -> rusqlite::Result<()> {
+        self.table.part_sums(db)
     }
 
     /// The nodes.
@@ -75,7 +83,7 @@ impl Replica {
             return Ok(false);
         }
         let new = remote(node);
-        let row = Write { node: &new, sum: DirSum::default(), seq: Seq(0), moved: false };
+        let row = Write { node: &new, seq: Seq(0), moved: false };
         if !self.table.insert(db, &row)? {
             return Ok(false);
         }
@@ -92,16 +100,12 @@ impl Replica {
             sums.leave(db, &self.table, old)?;
             if old.node.entry.content.is_dir() && !node.entry.content.is_dir() {
                 sums.forget(node.id);
+                self.table.forget_sum(db, node.id)?;
             }
         }
         let new = remote(node);
         sums.enter(db, &self.table, &new)?;
-        let sum = if node.entry.content.is_dir() {
-            sums.sum_of(db, &self.table, node.id)?
-        } else {
-            Default::default()
-        };
-        let row = Write { node: &new, sum, seq: Seq(0), moved: false };
+        let row = Write { node: &new, seq: Seq(0), moved: false };
         match old {
             Some(old) if (old.node.parent, &old.node.name) == (node.parent, &node.name) => {
                 self.table.rewrite(db, &old, &row)
@@ -187,5 +191,24 @@ mod tests {
         ];
         assert_eq!(digest_after(&[base.clone(), extra]), want);
         assert_ne!(digest_after(&[base, away]), want);
+    }
+
+    #[test]
+    fn a_table_of_the_first_version_is_brought_to_this_one() {
+        let base = [node(1, 0, "d", Content::Directory), file(2, 1, "x"), file(3, 1, "y")];
+        let base: Vec<_> = base.into_iter().map(NodeChange::Present).collect();
+        let gone = vec![NodeChange::Gone(NodeId(2))];
+        let db = Connection::open_in_memory().unwrap();
+        let replica = Replica::new("remote_a");
+        replica.reset(&db).unwrap();
+        replica.apply(&db, &base).unwrap();
+        crate::index::tests::put_sums_back(&db, "remote_a");
+        // Once more does no harm.
+        for _ in 0..2 {
+            replica.upgrade(&db).unwrap();
+        }
+        assert_eq!(replica.root_digest(&db).unwrap(), digest_after(std::slice::from_ref(&base)));
+        replica.apply(&db, &gone).unwrap();
+        assert_eq!(replica.root_digest(&db).unwrap(), digest_after(&[base, gone]));
     }
 }

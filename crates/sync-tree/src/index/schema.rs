@@ -11,7 +11,7 @@ use super::{Head, IndexError, table::NodeTable};
 pub(crate) const LOCAL: &str = "nodes";
 
 /// Each step brings a database from the version before it; `user_version` says how many have been taken.
-const MIGRATIONS: [fn(&Connection) -> rusqlite::Result<()>; 2] = [create_first, drop_large_index];
+const MIGRATIONS: [fn(&Connection) -> rusqlite::Result<()>; 2] = [create_first, write_fewer_pages];
 
 fn create_first(db: &Connection) -> rusqlite::Result<()> {
     db.execute_batch(
@@ -29,9 +29,11 @@ fn create_first(db: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// The one that takes its place is made when somebody searches.
-fn drop_large_index(db: &Connection) -> rusqlite::Result<()> {
-    db.execute_batch("DROP INDEX IF EXISTS nodes_content;")
+/// What is written with each change is in few pages. The index that takes the place of the one by content is made when somebody
+/// searches.
+fn write_fewer_pages(db: &Connection) -> rusqlite::Result<()> {
+    db.execute_batch("DROP INDEX IF EXISTS nodes_content;")?;
+    NodeTable::new(LOCAL).part_sums(db)
 }
 
 /// Pages of the database that a connection keeps in memory, in KiB.

@@ -181,7 +181,7 @@ impl Sums {
 
     fn load(&mut self, db: &Connection, table: &NodeTable, id: NodeId) -> rusqlite::Result<Option<&mut Dir>> {
         if let MapEntry::Vacant(place) = self.dirs.entry(id) {
-            let Some(Stored::Present(row, sum)) = table.stored(db, id)? else { return Ok(None) };
+            let Some(Stored::Present(row)) = table.stored(db, id)? else { return Ok(None) };
             let node = row.node;
             if !node.entry.content.is_dir() {
                 return Ok(None);
@@ -190,7 +190,7 @@ impl Sums {
                 parent: node.parent,
                 name: node.name,
                 entry: node.entry,
-                sum,
+                sum: table.sum(db, id)?,
                 included: None,
                 dirty: false,
             };

@@ -39,13 +39,9 @@ impl IndexedNode {
 
 /// A row as stored: a node that exists, or the tombstone of one.
 #[derive(Debug, Clone)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one lives for one row's look-up; a box would cost each row an allocation"
-)]
 pub(crate) enum Stored {
-    /// The node and, for a directory, the sum over its children.
-    Present(IndexedNode, DirSum),
+    /// The node.
+    Present(IndexedNode),
     /// Only the id is left.
     Gone(NodeId),
 }
@@ -78,7 +74,9 @@ pub struct NodeTable {
     upsert: String,
     /// By what else changes, see [`rewritten`].
     rewrites: [String; 4],
+    select_sum: String,
     set_sum: String,
+    delete_sum: String,
     set_identity: String,
     set_inode: String,
     bury: String,
@@ -86,7 +84,7 @@ pub struct NodeTable {
 }
 
 const COLUMNS: &str =
-    "id, kind, parent, name, size, mtime_s, mtime_ns, mode, content, sum, ino, ctime_s, ctime_ns, vouched";
+    "id, kind, parent, name, size, mtime_s, mtime_ns, mode, content, ino, ctime_s, ctime_ns, vouched";
 /// So many names before and behind another are near to it.
 const MOST_NEAR: usize = 4;
 /// So many files of one content are found at most. The number is part of the statement: with a parameter there SQLite would
@@ -106,7 +104,7 @@ impl NodeTable {
     pub fn new(name: &str) -> Self {
         debug_assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit()));
         let insert = format!(
-            "INSERT INTO {name} ({COLUMNS}, seq, moved) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)"
+            "INSERT INTO {name} ({COLUMNS}, seq, moved) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)"
         );
         Self {
             name: name.to_owned(),
@@ -136,12 +134,16 @@ impl NodeTable {
             insert: insert.clone(),
             upsert: format!(
                 "{insert} ON CONFLICT (id) DO UPDATE SET kind=?2, parent=?3, name=?4, size=?5, mtime_s=?6, mtime_ns=?7, mode=?8, \
-                 content=?9, sum=?10, ino=?11, ctime_s=?12, ctime_ns=?13, vouched=?14, seq=?15, moved=max(moved, ?16), \
+                 content=?9, ino=?10, ctime_s=?11, ctime_ns=?12, vouched=?13, seq=?14, moved=max(moved, ?15), \
                  gone_at=NULL"
             ),
-            rewrites: ["", ", ino=?11", ", content=?9", ", ino=?11, content=?9"]
+            rewrites: ["", ", ino=?10", ", content=?9", ", ino=?10, content=?9"]
                 .map(|also| rewrite(name, also)),
-            set_sum: format!("UPDATE {name} SET sum = ?2 WHERE id = ?1"),
+            select_sum: format!("SELECT sum FROM {name}_sums WHERE id = ?1"),
+            set_sum: format!(
+                "INSERT INTO {name}_sums VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET sum = ?2"
+            ),
+            delete_sum: format!("DELETE FROM {name}_sums WHERE id = ?1"),
             set_identity: format!(
                 "UPDATE {name} SET ctime_s = ?3, ctime_ns = ?4, vouched = ?5 WHERE id = ?1"
             ),
@@ -149,10 +151,10 @@ impl NodeTable {
                 "UPDATE {name} SET ino = ?2, ctime_s = ?3, ctime_ns = ?4, vouched = ?5 WHERE id = ?1"
             ),
             bury: format!(
-                "INSERT INTO {name} (id, kind, parent, name, size, mtime_s, mtime_ns, mode, content, sum, ino, ctime_s, \
+                "INSERT INTO {name} (id, kind, parent, name, size, mtime_s, mtime_ns, mode, content, ino, ctime_s, \
                  ctime_ns, vouched, seq, moved, gone_at) \
-                 VALUES (?1,{GONE},NULL,NULL,0,0,0,0,NULL,NULL,NULL,0,0,0,?2,0,?3) \
-                 ON CONFLICT (id) DO UPDATE SET kind={GONE}, parent=NULL, name=NULL, size=0, content=NULL, sum=NULL, \
+                 VALUES (?1,{GONE},NULL,NULL,0,0,0,0,NULL,NULL,0,0,0,?2,0,?3) \
+                 ON CONFLICT (id) DO UPDATE SET kind={GONE}, parent=NULL, name=NULL, size=0, content=NULL, \
                  ino=NULL, vouched=0, seq=?2, moved=0, gone_at=?3"
             ),
             delete: format!("DELETE FROM {name} WHERE id = ?1"),
@@ -169,7 +171,7 @@ impl NodeTable {
         db.execute_batch(&format!(
             "CREATE TABLE {name} (
                  id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, parent INTEGER, name TEXT, size INTEGER NOT NULL,
-                 mtime_s INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, mode INTEGER NOT NULL, content BLOB, sum BLOB,
+                 mtime_s INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, mode INTEGER NOT NULL, content BLOB,
                  ino INTEGER, ctime_s INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, vouched INTEGER NOT NULL,
                  seq INTEGER NOT NULL, moved INTEGER NOT NULL, gone_at INTEGER
              ) STRICT;
@@ -179,14 +181,35 @@ impl NodeTable {
         if local {
             self.make_searchable(db)?;
         }
-        db.execute(
-            &format!(
-                "INSERT INTO {name} (id, kind, size, mtime_s, mtime_ns, mode, sum, ctime_s, ctime_ns, vouched, seq, moved)
-                 VALUES (0, {DIRECTORY}, 0, 0, 0, 0, ?1, 0, 0, 0, 0, 0)"
-            ),
-            [DirSum::default().to_bytes()],
-        )?;
-        Ok(())
+        db.execute_batch(&format!(
+            "INSERT INTO {name} (id, kind, size, mtime_s, mtime_ns, mode, ctime_s, ctime_ns, vouched, seq, moved)
+             VALUES (0, {DIRECTORY}, 0, 0, 0, 0, 0, 0, 0, 0, 0)"
+        ))?;
+        self.create_sums(db)
+    }
+
+    /// The sums of directories are beside the nodes: with each change below a directory its sum changes and nothing else of it,
+    /// and all of them together are few pages.
+    fn create_sums(&self, db: &Connection) -> rusqlite::Result<()> {
+        db.execute_batch(&format!(
+            "CREATE TABLE {}_sums (id INTEGER PRIMARY KEY, sum BLOB NOT NULL) STRICT",
+            self.name
+        ))
+    }
+
+    /// Brings a table from the time when sums were in the rows of their directories, if it is one.
+    pub(crate) fn part_sums(&self, db: &Connection) -> rusqlite::Result<()> {
+        let name = &self.name;
+        let has_sums =
+            format!("SELECT EXISTS (SELECT 1 FROM pragma_table_info('{name}') WHERE name = 'sum')");
+        if !db.query_row(&has_sums, [], |row| row.get(0))? {
+            return Ok(());
+        }
+        self.create_sums(db)?;
+        db.execute_batch(&format!(
+            "INSERT INTO {name}_sums SELECT id, sum FROM {name} WHERE kind = {DIRECTORY} AND sum IS NOT NULL;
+             ALTER TABLE {name} DROP COLUMN sum;"
+        ))
     }
 
     /// Whether all indexes by change, inode and content are there.
@@ -219,7 +242,8 @@ impl NodeTable {
 
     /// Removes the table.
     pub(crate) fn drop(&self, db: &Connection) -> rusqlite::Result<()> {
-        db.execute_batch(&format!("DROP TABLE IF EXISTS {}", self.name))
+        let name = &self.name;
+        db.execute_batch(&format!("DROP TABLE IF EXISTS {name}; DROP TABLE IF EXISTS {name}_sums;"))
     }
 
     /// One node, if it exists.
@@ -228,12 +252,12 @@ impl NodeTable {
     /// The database failed.
     pub fn get(&self, db: &Connection, id: NodeId) -> rusqlite::Result<Option<IndexedNode>> {
         Ok(match self.stored(db, id)? {
-            Some(Stored::Present(node, _)) if id != NodeId::ROOT => Some(node),
+            Some(Stored::Present(node)) if id != NodeId::ROOT => Some(node),
             _ => None,
         })
     }
 
-    /// The stored row of a node: with its sum, or its tombstone.
+    /// The stored row of a node, or its tombstone.
     pub(crate) fn stored(&self, db: &Connection, id: NodeId) -> rusqlite::Result<Option<Stored>> {
         db.prepare_cached(&self.select_id)?.query_row([sql_id(id)], read).optional()
     }
@@ -312,7 +336,7 @@ impl NodeTable {
     ) -> rusqlite::Result<Vec<(Stored, Seq)>> {
         let mut statement = db.prepare_cached(&self.select_since)?;
         let rows = statement.query_map(params![sql_id(NodeId(seq.0)), limit as i64], |row| {
-            Ok((read(row)?, Seq(row.get::<_, i64>(14)?.cast_unsigned())))
+            Ok((read(row)?, Seq(row.get::<_, i64>(13)?.cast_unsigned())))
         })?;
         rows.collect()
     }
@@ -385,6 +409,13 @@ impl NodeTable {
         inserted(execute(&mut *db.prepare_cached(&self.insert)?, row))
     }
 
+    /// The sum over the children of a directory.
+    pub(crate) fn sum(&self, db: &Connection, id: NodeId) -> rusqlite::Result<DirSum> {
+        let mut statement = db.prepare_cached(&self.select_sum)?;
+        let sum = statement.query_row([sql_id(id)], |row| Ok(DirSum::from_slice(row.get_ref(0)?.as_blob()?)));
+        Ok(sum.optional()?.flatten().unwrap_or_default())
+    }
+
     pub(crate) fn set_sum(&self, db: &Connection, id: NodeId, sum: &DirSum) -> rusqlite::Result<()> {
         db.prepare_cached(&self.set_sum)?.execute(params![sql_id(id), sum.to_bytes()])?;
         Ok(())
@@ -407,12 +438,18 @@ impl NodeTable {
     /// Leaves a tombstone in place of a node.
     pub(crate) fn bury(&self, db: &Connection, id: NodeId, seq: Seq, at_secs: i64) -> rusqlite::Result<()> {
         db.prepare_cached(&self.bury)?.execute(params![sql_id(id), seq.0.cast_signed(), at_secs])?;
-        Ok(())
+        self.forget_sum(db, id)
     }
 
     /// Deletes a row without a trace.
     pub(crate) fn delete(&self, db: &Connection, id: NodeId) -> rusqlite::Result<()> {
         db.prepare_cached(&self.delete)?.execute([sql_id(id)])?;
+        self.forget_sum(db, id)
+    }
+
+    /// What is gone, or is a directory no more, has no sum.
+    pub(crate) fn forget_sum(&self, db: &Connection, id: NodeId) -> rusqlite::Result<()> {
+        db.prepare_cached(&self.delete_sum)?.execute([sql_id(id)])?;
         Ok(())
     }
 
@@ -470,7 +507,6 @@ const MAX_DEPTH: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Write<'a> {
     pub node: &'a IndexedNode,
-    pub sum: DirSum,
     pub seq: Seq,
     pub moved: bool,
 }
@@ -493,8 +529,8 @@ pub fn inserted(result: rusqlite::Result<()>) -> rusqlite::Result<bool> {
 /// that was only touched so does the content.
 fn rewrite(table: &str, also: &str) -> String {
     format!(
-        "UPDATE {table} SET kind=?2, size=?5, mtime_s=?6, mtime_ns=?7, mode=?8, sum=?10, ctime_s=?12, ctime_ns=?13, \
-         vouched=?14, seq=?15, moved=max(moved, ?16){also} WHERE id = ?1"
+        "UPDATE {table} SET kind=?2, size=?5, mtime_s=?6, mtime_ns=?7, mode=?8, ctime_s=?11, ctime_ns=?12, \
+         vouched=?13, seq=?14, moved=max(moved, ?15){also} WHERE id = ?1"
     )
 }
 
@@ -512,7 +548,6 @@ fn execute(statement: &mut Statement<'_>, row: &Write<'_>) -> rusqlite::Result<(
         Content::Directory => (DIRECTORY, None),
         Content::Symlink { target } => (SYMLINK, Some(target)),
     };
-    let sum = node.entry.content.is_dir().then(|| row.sum.to_bytes());
     let ino = (identity.ino != 0).then_some(identity.ino.cast_signed());
     statement.execute(params![
         sql_id(node.id),
@@ -524,7 +559,6 @@ fn execute(statement: &mut Statement<'_>, row: &Write<'_>) -> rusqlite::Result<(
         node.entry.mtime.nanos,
         node.entry.mode,
         content,
-        sum,
         ino,
         identity.ctime.secs,
         identity.ctime.nanos,
@@ -541,7 +575,7 @@ fn sql_id(id: NodeId) -> i64 {
 
 fn present(row: Stored) -> Option<IndexedNode> {
     match row {
-        Stored::Present(node, _) => Some(node),
+        Stored::Present(node) => Some(node),
         Stored::Gone(_) => None,
     }
 }
@@ -553,17 +587,17 @@ fn sketch(row: &Row<'_>) -> rusqlite::Result<Sketch> {
         mtime,
         mode: row.get(7)?,
         identity: identity(row, mtime)?,
-        vouched: row.get(13)?,
+        vouched: row.get(12)?,
     })
 }
 
 /// The identity in a row of this modification time.
 fn identity(row: &Row<'_>, mtime: Time) -> rusqlite::Result<Identity> {
     Ok(Identity {
-        ino: row.get::<_, Option<i64>>(10)?.unwrap_or(0).cast_unsigned(),
+        ino: row.get::<_, Option<i64>>(9)?.unwrap_or(0).cast_unsigned(),
         size: row.get::<_, i64>(4)?.cast_unsigned(),
         mtime,
-        ctime: Time { secs: row.get(11)?, nanos: row.get(12)? },
+        ctime: Time { secs: row.get(10)?, nanos: row.get(11)? },
     })
 }
 
@@ -579,10 +613,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Stored> {
         DIRECTORY => Content::Directory,
         _ => Content::Symlink { target: row.get_ref(8)?.as_blob()?.into() },
     };
-    let sum = match row.get_ref(9)?.as_blob_or_null()? {
-        Some(bytes) => DirSum::from_slice(bytes).unwrap_or_default(),
-        None => DirSum::default(),
-    };
     let mtime = Time { secs: row.get(5)?, nanos: row.get(6)? };
     let name = match row.get_ref(3)?.as_str_or_null()? {
         Some(name) => Name::new(name).map_err(|error| bad_name(&error))?,
@@ -593,7 +623,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Stored> {
     let entry = Entry { content, mtime, mode: row.get(7)? };
     let node = Node { id, parent, name, entry };
     let identity = identity(row, mtime)?;
-    Ok(Stored::Present(IndexedNode { node, identity, vouched: row.get(13)? }, sum))
+    Ok(Stored::Present(IndexedNode { node, identity, vouched: row.get(12)? }))
 }
 
 fn bad_name(error: &sync_core::NameError) -> rusqlite::Error {

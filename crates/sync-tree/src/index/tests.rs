@@ -1,4 +1,4 @@
-//! Damaged databases.
+//! Databases that are damaged, or of other versions.
 
 use std::{
     fs,
@@ -84,6 +84,49 @@ fn a_damaged_database_is_set_aside_and_made_anew() {
         epoch = filled(&path);
         assert_eq!(Index::open_or_rebuild(&path).unwrap().epoch(), epoch, "{what}");
     }
+}
+
+/// Makes a table what it was in the first version, when sums were in the rows of their directories.
+pub(super) fn put_sums_back(db: &Connection, table: &str) {
+    let back = "ALTER TABLE t ADD COLUMN sum BLOB;
+         UPDATE t SET sum = (SELECT sum FROM t_sums s WHERE s.id = t.id);
+         DROP TABLE t_sums;";
+    db.execute_batch(
+        &back
+            .replace("t_sums", &format!("{table}_sums"))
+            .replace(" t ", &format!(" {table} "))
+            .replace("t.id", &format!("{table}.id")),
+    )
+    .unwrap();
+}
+
+/// One file in the directory of a [filled] index changes. Answers the head after that.
+fn change_one(index: &Index) -> Head {
+    let dir = index.child(NodeId::ROOT, "dir").unwrap().unwrap();
+    let old = index.child(dir.node.id, "file 7").unwrap().unwrap();
+    let mut new = old.clone();
+    new.node.entry.mode = 0o600;
+    index.write(|tx| tx.update(&old, &new)).unwrap().1
+}
+
+#[test]
+fn a_database_of_the_first_version_is_brought_to_this_one() {
+    let tmp = tempfile::tempdir().unwrap();
+    let [old, other] = ["x.db", "other.db"].map(|name| tmp.path().join(name));
+    let epoch = filled(&old);
+    filled(&other);
+    let db = Connection::open(&old).unwrap();
+    put_sums_back(&db, "nodes");
+    db.execute_batch("DROP INDEX nodes_contents; CREATE INDEX nodes_content ON nodes (content);").unwrap();
+    db.pragma_update(None, "user_version", 1).unwrap();
+    drop(db);
+    let [old, other] = [&old, &other].map(|path| Index::open_or_rebuild(path).unwrap());
+    assert_eq!(old.epoch(), epoch, "it is not made anew");
+    assert_eq!(old.head().unwrap().root_digest, other.head().unwrap().root_digest);
+    assert_eq!(change_one(&old).root_digest, change_one(&other).root_digest);
+    assert_eq!(old.with_digest(&Digest::of(&[0]), 1).unwrap().len(), 1);
+    let indexes = "SELECT count(*) FROM sqlite_master WHERE name = 'nodes_content'";
+    assert_eq!(old.read(|db| db.query_row(indexes, [], |row| row.get::<_, i64>(0))).unwrap(), 0);
 }
 
 #[test]

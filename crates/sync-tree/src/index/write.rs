@@ -93,7 +93,7 @@ impl<'a> IndexTx<'a> {
     pub fn insert_if_free(&mut self, new: &IndexedNode) -> Result<bool, IndexError> {
         debug_assert!(!new.node.entry.content.is_dir(), "a directory brings a sum of its own");
         debug_assert!(new.node.id.0 > self.head.seq.0, "the id is not of this transaction");
-        let row = Write { node: new, sum: DirSum::default(), seq: Seq(new.node.id.0), moved: false };
+        let row = Write { node: new, seq: Seq(new.node.id.0), moved: false };
         if !self.table.insert(&self.db, &row)? {
             return Ok(false);
         }
@@ -123,8 +123,9 @@ impl<'a> IndexTx<'a> {
         self.count(old, -1);
         self.count(new, 1);
         self.sums.leave(&self.db, self.table, old)?;
-        if !new.node.entry.content.is_dir() {
+        if old.node.entry.content.is_dir() && !new.node.entry.content.is_dir() {
             self.sums.forget(old.node.id);
+            self.table.forget_sum(&self.db, old.node.id)?;
         }
         self.sums.enter(&self.db, self.table, new)?;
         let moved = old.node.parent != new.node.parent;
@@ -213,14 +214,7 @@ impl<'a> IndexTx<'a> {
     }
 
     fn row<'n>(&mut self, node: &'n IndexedNode, moved: bool) -> Result<Write<'n>, IndexError> {
-        Ok(Write { node, sum: self.sum_of(node)?, seq: self.seqs.next()?, moved })
-    }
-
-    fn sum_of(&mut self, node: &IndexedNode) -> Result<DirSum, IndexError> {
-        if !node.node.entry.content.is_dir() {
-            return Ok(DirSum::default());
-        }
-        Ok(self.sums.sum_of(&self.db, self.table, node.node.id)?)
+        Ok(Write { node, seq: self.seqs.next()?, moved })
     }
 
     fn count(&mut self, node: &IndexedNode, by: i64) {
