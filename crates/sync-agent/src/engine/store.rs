@@ -603,13 +603,10 @@ pub(crate) fn remote_problems_of(db: &Connection) -> rusqlite::Result<Vec<Proble
     Ok(problems)
 }
 
+/// Makes the tables, or brings them to this version.
 fn create(db: &Connection, replicas: &[Replica; 2]) -> rusqlite::Result<()> {
-    let version: Option<String> = db
-        .query_row("SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'target'", [], |row| {
-            row.get(0)
-        })
-        .optional()?;
-    if version.is_some() {
+    let made = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'target')";
+    if db.query_row(made, [], |row| row.get(0))? {
         if get(db, "version")?.as_deref() != Some(&[VERSION]) {
             replicas.iter().try_for_each(|replica| replica.upgrade(db))?;
             set(db, "version", &[VERSION])?;

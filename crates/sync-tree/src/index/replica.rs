@@ -99,8 +99,7 @@ impl Replica {
             }
             sums.leave(db, &self.table, old)?;
             if old.node.entry.content.is_dir() && !node.entry.content.is_dir() {
-                sums.forget(node.id);
-                self.table.forget_sum(db, node.id)?;
+                sums.forget(db, &self.table, node.id)?;
             }
         }
         let new = remote(node);
@@ -117,9 +116,13 @@ impl Replica {
     fn remove(&self, db: &Connection, sums: &mut Sums, id: NodeId) -> rusqlite::Result<()> {
         let Some(old) = self.table.get(db, id)? else { return Ok(()) };
         sums.leave(db, &self.table, &old)?;
-        sums.forget(id);
+        if old.node.entry.content.is_dir() {
+            sums.forget(db, &self.table, id)?;
+        }
         for below in self.table.below(db, id)? {
-            sums.forget(below.id);
+            if below.is_dir {
+                sums.forget(db, &self.table, below.id)?;
+            }
             self.table.delete(db, below.id)?;
         }
         self.table.delete(db, id)

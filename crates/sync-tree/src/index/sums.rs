@@ -115,9 +115,10 @@ impl Sums {
         Ok(())
     }
 
-    /// Forgets a directory that is gone.
-    pub(crate) fn forget(&mut self, id: NodeId) {
+    /// Forgets a directory that is gone, or is one no more.
+    pub(crate) fn forget(&mut self, db: &Connection, table: &NodeTable, id: NodeId) -> rusqlite::Result<()> {
         self.dirs.remove(&id);
+        table.delete_sum(db, id)
     }
 
     /// Brings all ancestors up to date and writes every touched directory. Answers the root's sum.

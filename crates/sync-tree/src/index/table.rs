@@ -421,6 +421,11 @@ impl NodeTable {
         Ok(())
     }
 
+    pub(crate) fn delete_sum(&self, db: &Connection, id: NodeId) -> rusqlite::Result<()> {
+        db.prepare_cached(&self.delete_sum)?.execute([sql_id(id)])?;
+        Ok(())
+    }
+
     /// Writes what vouches for a node, without a change of the node.
     pub(crate) fn set_identity(
         &self,
@@ -438,18 +443,12 @@ impl NodeTable {
     /// Leaves a tombstone in place of a node.
     pub(crate) fn bury(&self, db: &Connection, id: NodeId, seq: Seq, at_secs: i64) -> rusqlite::Result<()> {
         db.prepare_cached(&self.bury)?.execute(params![sql_id(id), seq.0.cast_signed(), at_secs])?;
-        self.forget_sum(db, id)
+        Ok(())
     }
 
     /// Deletes a row without a trace.
     pub(crate) fn delete(&self, db: &Connection, id: NodeId) -> rusqlite::Result<()> {
         db.prepare_cached(&self.delete)?.execute([sql_id(id)])?;
-        self.forget_sum(db, id)
-    }
-
-    /// What is gone, or is a directory no more, has no sum.
-    pub(crate) fn forget_sum(&self, db: &Connection, id: NodeId) -> rusqlite::Result<()> {
-        db.prepare_cached(&self.delete_sum)?.execute([sql_id(id)])?;
         Ok(())
     }
 

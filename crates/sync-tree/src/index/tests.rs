@@ -88,16 +88,12 @@ fn a_damaged_database_is_set_aside_and_made_anew() {
 
 /// Makes a table what it was in the first version, when sums were in the rows of their directories.
 pub(super) fn put_sums_back(db: &Connection, table: &str) {
-    let back = "ALTER TABLE t ADD COLUMN sum BLOB;
-         UPDATE t SET sum = (SELECT sum FROM t_sums s WHERE s.id = t.id);
-         DROP TABLE t_sums;";
-    db.execute_batch(
-        &back
-            .replace("t_sums", &format!("{table}_sums"))
-            .replace(" t ", &format!(" {table} "))
-            .replace("t.id", &format!("{table}.id")),
-    )
-    .unwrap();
+    let back = format!(
+        "ALTER TABLE {table} ADD COLUMN sum BLOB;
+         UPDATE {table} SET sum = (SELECT s.sum FROM {table}_sums s WHERE s.id = {table}.id);
+         DROP TABLE {table}_sums;"
+    );
+    db.execute_batch(&back).unwrap();
 }
 
 /// One file in the directory of a [filled] index changes. Answers the head after that.
@@ -127,6 +123,34 @@ fn a_database_of_the_first_version_is_brought_to_this_one() {
     assert_eq!(old.with_digest(&Digest::of(&[0]), 1).unwrap().len(), 1);
     let indexes = "SELECT count(*) FROM sqlite_master WHERE name = 'nodes_content'";
     assert_eq!(old.read(|db| db.query_row(indexes, [], |row| row.get::<_, i64>(0))).unwrap(), 0);
+}
+
+#[test]
+fn what_is_gone_or_no_directory_any_more_has_no_sum() {
+    let tmp = tempfile::tempdir().unwrap();
+    let index = Index::open(&tmp.path().join("x.db")).unwrap();
+    let sums = || {
+        let count = "SELECT count(*) FROM nodes_sums";
+        index.read(|db| db.query_row(count, [], |row| row.get::<_, i64>(0))).unwrap()
+    };
+    let put = |parent, name: &str| {
+        let name = Name::new(name).unwrap();
+        let entry = Entry { content: Content::Directory, mtime: Time::default(), mode: 0o755 };
+        let node = Node { id: index.new_id().unwrap(), parent, name, entry };
+        let row = IndexedNode { node, identity: Identity::default(), vouched: false };
+        index.write(|tx| tx.insert(&row)).unwrap();
+        row
+    };
+    let above = put(NodeId::ROOT, "above");
+    put(above.node.id, "below");
+    let dir = put(NodeId::ROOT, "a directory now");
+    assert_eq!(sums(), 4, "with that of the root");
+    index.write(|tx| tx.remove(&above)).unwrap();
+    assert_eq!(sums(), 2);
+    let mut file = dir.clone();
+    file.node.entry.content = Content::File { size: 1, digest: Digest::of(&[0]) };
+    index.write(|tx| tx.update(&dir, &file)).unwrap();
+    assert_eq!(sums(), 1);
 }
 
 #[test]

@@ -124,8 +124,7 @@ impl<'a> IndexTx<'a> {
         self.count(new, 1);
         self.sums.leave(&self.db, self.table, old)?;
         if old.node.entry.content.is_dir() && !new.node.entry.content.is_dir() {
-            self.sums.forget(old.node.id);
-            self.table.forget_sum(&self.db, old.node.id)?;
+            self.sums.forget(&self.db, self.table, old.node.id)?;
         }
         self.sums.enter(&self.db, self.table, new)?;
         let moved = old.node.parent != new.node.parent;
@@ -147,15 +146,16 @@ impl<'a> IndexTx<'a> {
         let mut files = u64::from(!node.node.entry.content.is_dir());
         self.count(node, -1);
         self.sums.leave(&self.db, self.table, node)?;
-        self.sums.forget(id);
         if node.node.entry.content.is_dir() {
+            self.sums.forget(&self.db, self.table, id)?;
             for below in self.table.below(&self.db, id)? {
-                if !below.is_dir {
+                if below.is_dir {
+                    self.sums.forget(&self.db, self.table, below.id)?;
+                } else {
                     files += 1;
                     self.head.files -= 1;
                     self.head.bytes -= below.size;
                 }
-                self.sums.forget(below.id);
                 // A reader that knows this node in the directory it was moved from must be told of it by its own id.
                 if below.moved {
                     self.table.bury(&self.db, below.id, self.seqs.next()?, self.now_secs)?;
@@ -213,7 +213,7 @@ impl<'a> IndexTx<'a> {
         Ok(self.head)
     }
 
-    fn row<'n>(&mut self, node: &'n IndexedNode, moved: bool) -> Result<Write<'n>, IndexError> {
+    fn row<'n>(&self, node: &'n IndexedNode, moved: bool) -> Result<Write<'n>, IndexError> {
         Ok(Write { node, seq: self.seqs.next()?, moved })
     }
 
