@@ -5,7 +5,7 @@
 //!
 //! * Sequence numbers and node ids come from one counter and are never issued twice, not even after a power cut: a block of
 //!   them is reserved durably before the first is used, and each start goes on above the last block.
-//! * Nodes, sums, counts and the head change in one transaction ([`IndexTx`]).
+//! * Nodes, sums, sheets, counts and the head change in one transaction ([`IndexTx`]).
 //! * A removed node leaves a tombstone; a removed directory's covers what was below it, except what had been moved there.
 //! * Readers have connections of their own and never wait for the writer.
 //! * A damaged database is not used any further; the next opening sets it aside, see `damage`.
@@ -14,6 +14,7 @@ mod damage;
 mod replica;
 mod schema;
 mod search;
+mod sheets;
 mod sums;
 mod table;
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub use schema::problems as problems_in;
 pub use table::{IndexedNode, NodeTable, inserted};
 pub use write::IndexTx;
 
+pub(crate) use sheets::{MOST_ON_SHEET, Marker, Sheet};
 pub(crate) use table::Sketch;
 use table::Stored;
 
@@ -291,7 +293,7 @@ impl Index {
         let tx = db
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
             .map_err(IndexError::from)?;
-        let mut tx = IndexTx::begin(tx, &self.0.table, &self.0.seqs, now_secs())?;
+        let mut tx = IndexTx::begin(tx, &self.0.table, &self.0.seqs, self.marker(), now_secs())?;
         let value = work(&mut tx)?;
         let head = probed!(Commit { database: &self.0.path } => tx.commit())?;
         Ok((value, head))
@@ -453,6 +455,33 @@ impl Index {
         settled: impl FnMut(&str, &Sketch) -> bool,
     ) -> Result<Vec<IndexedNode>, IndexError> {
         self.read(|db| self.0.table.children_unless(db, id, settled))
+    }
+
+    /// Those nodes in a directory that have one of these names, if this is still its sheet.
+    pub(crate) fn children_beside<'n>(
+        &self,
+        dir: NodeId,
+        sheet: &Sheet,
+        names: impl IntoIterator<Item = &'n str>,
+    ) -> Result<Option<Vec<IndexedNode>>, IndexError> {
+        self.read(|db| {
+            let db = db.unchecked_transaction()?;
+            if sheets::sheet(&db, dir)?.as_ref() != Some(sheet) {
+                return Ok(None);
+            }
+            let found = names.into_iter().map(|name| self.0.table.child(&db, dir, name));
+            found.filter_map(Result::transpose).collect::<Result<_, _>>().map(Some)
+        })
+    }
+
+    /// The sheet of a directory, if it has one.
+    pub(crate) fn sheet(&self, dir: NodeId) -> Result<Option<Sheet>, IndexError> {
+        self.read(|db| sheets::sheet(db, dir))
+    }
+
+    /// Makes what is on the sheets.
+    pub(crate) fn marker(&self) -> Marker {
+        Marker::new(self.0.epoch)
     }
 
     /// The path of a node.

@@ -5,13 +5,14 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension as _, Params, params};
 use sync_core::{Digest, Problem, RuleFile, RuleSet, Seq, TreePath};
 
-use super::{Head, IndexError, table::NodeTable};
+use super::{Head, IndexError, sheets, table::NodeTable};
 
 /// The table of the tree that is on this disk.
 pub(crate) const LOCAL: &str = "nodes";
 
 /// Each step brings a database from the version before it; `user_version` says how many have been taken.
-const MIGRATIONS: [fn(&Connection) -> rusqlite::Result<()>; 2] = [create_first, write_fewer_pages];
+const MIGRATIONS: [fn(&Connection) -> rusqlite::Result<()>; 3] =
+    [create_first, write_fewer_pages, sheets::create];
 
 fn create_first(db: &Connection) -> rusqlite::Result<()> {
     db.execute_batch(

@@ -20,7 +20,7 @@ pub struct IndexedNode {
 }
 
 /// What a look compares of a node before anything else.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sketch {
     pub is_file: bool,
     pub mtime: Time,
@@ -30,10 +30,12 @@ pub(crate) struct Sketch {
 }
 
 impl IndexedNode {
+    /// As the row has it: of size and time of the identity none but the node's own are stored.
     pub(crate) fn sketch(&self) -> Sketch {
         let Entry { content, mtime, mode } = &self.node.entry;
         let is_file = matches!(content, Content::File { .. });
-        Sketch { is_file, mtime: *mtime, mode: *mode, identity: self.identity, vouched: self.vouched }
+        let identity = Identity { size: content.size(), mtime: *mtime, ..self.identity };
+        Sketch { is_file, mtime: *mtime, mode: *mode, identity, vouched: self.vouched }
     }
 }
 

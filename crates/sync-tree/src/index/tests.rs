@@ -113,6 +113,7 @@ fn a_database_of_the_first_version_is_brought_to_this_one() {
     filled(&other);
     let db = Connection::open(&old).unwrap();
     put_sums_back(&db, "nodes");
+    db.execute_batch("DROP TABLE sheets;").unwrap();
     db.execute_batch("DROP INDEX nodes_contents; CREATE INDEX nodes_content ON nodes (content);").unwrap();
     db.pragma_update(None, "user_version", 1).unwrap();
     drop(db);

@@ -5,6 +5,7 @@ use sync_core::{NodeId, Problem, RuleSet, Seq, TreePath, treehash::DirSum};
 
 use super::{
     Head, IndexError, SeqSource, schema,
+    sheets::{Marker, Sheets},
     sums::Sums,
     table::{IndexedNode, NodeTable, Write},
 };
@@ -16,6 +17,7 @@ pub struct IndexTx<'a> {
     table: &'a NodeTable,
     seqs: &'a SeqSource,
     sums: Sums,
+    sheets: Sheets,
     head: Head,
     now_secs: i64,
 }
@@ -25,10 +27,11 @@ impl<'a> IndexTx<'a> {
         db: rusqlite::Transaction<'a>,
         table: &'a NodeTable,
         seqs: &'a SeqSource,
+        marker: Marker,
         now_secs: i64,
     ) -> Result<Self, IndexError> {
         let head = schema::head(&db)?;
-        Ok(Self { db, table, seqs, sums: Sums::default(), head, now_secs })
+        Ok(Self { db, table, seqs, sums: Sums::default(), sheets: Sheets::new(marker), head, now_secs })
     }
 
     /// The connection, for tables that others keep beside ours in the same file and must change in the same transaction.
@@ -75,7 +78,7 @@ impl<'a> IndexTx<'a> {
     /// The database failed.
     pub fn insert(&mut self, new: &IndexedNode) -> Result<(), IndexError> {
         self.count(new, 1);
-        self.sums.enter(&self.db, self.table, new)?;
+        self.enter(new)?;
         let row = self.row(new, false)?;
         // Only where there is a tombstone of it already is the dearer statement needed.
         if !self.table.insert(&self.db, &row)? {
@@ -98,7 +101,7 @@ impl<'a> IndexTx<'a> {
             return Ok(false);
         }
         self.count(new, 1);
-        self.sums.enter(&self.db, self.table, new)?;
+        self.enter(new)?;
         Ok(true)
     }
 
@@ -111,6 +114,8 @@ impl<'a> IndexTx<'a> {
         debug_assert_eq!(old.node.id, new.node.id);
         if old.node == new.node {
             if old != new {
+                self.sheets.leave(&self.db, old)?;
+                self.sheets.enter(&self.db, new)?;
                 self.table.set_identity(&self.db, old, new)?;
             }
             return Ok(false);
@@ -122,11 +127,11 @@ impl<'a> IndexTx<'a> {
         );
         self.count(old, -1);
         self.count(new, 1);
-        self.sums.leave(&self.db, self.table, old)?;
+        self.leave(old)?;
         if old.node.entry.content.is_dir() && !new.node.entry.content.is_dir() {
-            self.sums.forget(&self.db, self.table, old.node.id)?;
+            self.forget(old.node.id)?;
         }
-        self.sums.enter(&self.db, self.table, new)?;
+        self.enter(new)?;
         let moved = old.node.parent != new.node.parent;
         let row = self.row(new, moved)?;
         if moved || old.node.name != new.node.name {
@@ -145,12 +150,12 @@ impl<'a> IndexTx<'a> {
         let id = node.node.id;
         let mut files = u64::from(!node.node.entry.content.is_dir());
         self.count(node, -1);
-        self.sums.leave(&self.db, self.table, node)?;
+        self.leave(node)?;
         if node.node.entry.content.is_dir() {
-            self.sums.forget(&self.db, self.table, id)?;
+            self.forget(id)?;
             for below in self.table.below(&self.db, id)? {
                 if below.is_dir {
-                    self.sums.forget(&self.db, self.table, below.id)?;
+                    self.forget(below.id)?;
                 } else {
                     files += 1;
                     self.head.files -= 1;
@@ -208,9 +213,37 @@ impl<'a> IndexTx<'a> {
         if let Some(last) = self.seqs.last() {
             self.head.seq = self.head.seq.max(last);
         }
+        self.sheets.settle(&self.db, self.table)?;
         schema::set_head(&self.db, &self.head)?;
         self.db.commit()?;
         Ok(self.head)
+    }
+
+    /// Makes the sheet of a directory, which spares looks to read its rows as long as they stay the same.
+    pub(crate) fn make_sheet(&mut self, dir: NodeId) -> Result<(), IndexError> {
+        let is_there =
+            dir == NodeId::ROOT || self.get(dir)?.is_some_and(|row| row.node.entry.content.is_dir());
+        if is_there {
+            self.sheets.make(&self.db, self.table, dir)?;
+        }
+        Ok(())
+    }
+
+    /// What is told of a directory changes with what is in it.
+    fn enter(&mut self, node: &IndexedNode) -> Result<(), IndexError> {
+        self.sums.enter(&self.db, self.table, node)?;
+        Ok(self.sheets.enter(&self.db, node)?)
+    }
+
+    fn leave(&mut self, node: &IndexedNode) -> Result<(), IndexError> {
+        self.sums.leave(&self.db, self.table, node)?;
+        Ok(self.sheets.leave(&self.db, node)?)
+    }
+
+    fn forget(&mut self, dir: NodeId) -> Result<(), IndexError> {
+        self.sums.forget(&self.db, self.table, dir)?;
+        self.sheets.forget(dir);
+        Ok(())
     }
 
     fn row<'n>(&self, node: &'n IndexedNode, moved: bool) -> Result<Write<'n>, IndexError> {

@@ -145,6 +145,7 @@ impl<'a> Committer<'a> {
                     None => self.texts.remove(&dir),
                 };
             }
+            Found::Sheetless(dir) => tx.make_sheet(dir)?,
             Found::Restless(path) => self.restless(path),
             Found::Settled(path) => {
                 self.memory.restless.remove(&path);

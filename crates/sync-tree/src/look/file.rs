@@ -44,11 +44,18 @@ impl Trust {
 
 /// Whether a known file is, by all that a look tells, what it was: the usual case, decided without building anything.
 pub(super) fn is_as_known(stat: &Stat, known: &Sketch, trust: &Trust) -> bool {
-    stat.kind == StatKind::File
-        && known.is_file
-        && trust.believes(known, &Identity::of(stat))
-        && known.mtime == stat.mtime
-        && known.mode == carried_mode(stat)
+    !trust.distrust && stat.kind == StatKind::File && *known == sketch(stat)
+}
+
+/// What is known of a file that is as it was.
+pub(super) fn sketch(stat: &Stat) -> Sketch {
+    Sketch {
+        is_file: stat.kind == StatKind::File,
+        mtime: stat.mtime,
+        mode: carried_mode(stat),
+        identity: Identity::of(stat),
+        vouched: true,
+    }
 }
 
 /// Reads files where their identity does not vouch for them.

@@ -19,6 +19,7 @@ mod commit;
 mod enter;
 mod file;
 mod mounts;
+mod news;
 mod rules;
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests make and look at their own trees")]
@@ -384,6 +385,8 @@ enum Found {
     Skipped(TreePath),
     /// The text of a directory's `.syncignore` is this now. If it was not applied, all has to be looked at once more.
     Rule { dir: TreePath, text: Option<String>, applied: bool },
+    /// The directory has no sheet.
+    Sheetless(NodeId),
     /// A file did not hold still.
     Restless(TreePath),
     /// A file was read in one piece.

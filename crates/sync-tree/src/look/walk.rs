@@ -26,7 +26,7 @@ use super::{
 use crate::{
     described::Described,
     hash::Identity,
-    index::{Index, IndexError, IndexedNode},
+    index::{Index, IndexError, IndexedNode, MOST_ON_SHEET},
     rooted::{Dir, RawDirEntry, Root, Stat, StatKind},
     rules::{Rules, SYNCIGNORE},
     trouble,
@@ -39,7 +39,7 @@ const BATCHES_AHEAD: usize = 64;
 const BATCH: usize = 1024;
 
 /// A directory with more names than this is looked at by several threads, in parts.
-const SHARED_FROM: usize = 512;
+pub(super) const SHARED_FROM: usize = MOST_ON_SHEET;
 const PART: usize = 256;
 
 /// The file in a target's state directory that says which share it is a target of.
@@ -93,7 +93,7 @@ pub(super) struct Walker<'a> {
     observer: &'a dyn LookObserver,
     pub(super) mounts: Mounts,
     accept: bool,
-    trust: Trust,
+    pub(super) trust: Trust,
     pub(super) rules: &'a LookRules,
     pub(super) target_of: Option<String>,
     /// Whether there are places that could not be read. If all are looked at, that does not matter.
@@ -111,7 +111,7 @@ pub(super) struct Visit {
     pub(super) dir: Dir,
     dev: u64,
     /// Whether the index may know something in it.
-    existed: bool,
+    pub(super) existed: bool,
     pub(super) rules: Arc<Rules>,
 }
 
@@ -224,7 +224,7 @@ impl<'a> Walker<'a> {
             batch.push(self.unruled(&visit.here.path, &error));
             return batch.flush();
         }
-        let (listing, old) = match self.news(&visit, listing) {
+        let (listing, old) = match self.news(&visit, listing, &mut batch) {
             Ok(news) => news,
             Err(error) => return self.send(vec![Found::Broken(error.into())]),
         };
@@ -237,35 +237,6 @@ impl<'a> Walker<'a> {
         for dir in self.places(&visit, places) {
             tasks.spawn(move |tasks| self.visit(tasks, dir));
         }
-    }
-
-    /// What is left of a listing, and of what the index knows of that directory, without the files that are as known. That is
-    /// all of them as a rule, so they are compared as they come, before anything is made of a row. Large directories are left
-    /// to several threads.
-    fn news(
-        &self,
-        visit: &Visit,
-        listing: Vec<RawDirEntry>,
-    ) -> Result<(Vec<RawDirEntry>, Vec<IndexedNode>), IndexError> {
-        if !visit.existed {
-            return Ok((listing, Vec::new()));
-        }
-        if listing.len() > SHARED_FROM {
-            return Ok((listing, self.index.children(visit.here.id)?));
-        }
-        let places: HashMap<&[u8], usize> =
-            listing.iter().enumerate().map(|(at, raw)| (&*raw.name, at)).collect();
-        let mut settled = vec![false; listing.len()];
-        let old = self.index.children_unless(visit.here.id, |name, sketch| {
-            let Some(at) = places.get(name.as_bytes()) else { return false };
-            settled[*at] = sketch.is_file
-                && visit.dir.stat(name).is_ok_and(|stat| is_as_known(&stat, sketch, &self.trust))
-                && !visit.rules.is_ignored_below(&visit.here.path, name, false);
-            settled[*at]
-        })?;
-        let mut settled = settled.into_iter();
-        let left = listing.into_iter().filter(|_| settled.next() == Some(false)).collect();
-        Ok((left, old))
     }
 
     /// The names of a directory with what the index knows of them, and what it knows that is not in the directory.

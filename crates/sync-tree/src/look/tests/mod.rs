@@ -14,6 +14,7 @@ mod cut;
 mod moved;
 mod problems;
 mod rules;
+mod sheets;
 mod unreadable;
 
 /// A tree with an index, looked at only when told to.
