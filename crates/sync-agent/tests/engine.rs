@@ -738,3 +738,23 @@ async fn a_run_whose_workers_panic_ends() {
     let end = tokio::time::timeout(Duration::from_secs(60), run).await.expect("it waits for ever");
     assert!(end.unwrap_err().is_panic());
 }
+
+/// The same, where something is in place that needed no bytes.
+struct BreaksLater;
+
+impl Reporter for BreaksLater {
+    fn applied(&self, _: sync_agent::engine::AppliedOp, path: &TreePath, _: Option<&TreePath>) {
+        assert!(path.as_str() != "link", "a test's panic");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_workers_panic_at_what_is_done_here_ends() {
+    let scene = Scripted::new();
+    scene.share.edit(|edit| {
+        edit.link("link", "somewhere");
+    });
+    let run = tokio::spawn(async move { scene.try_pull(Arc::new(BreaksLater)).await.map(drop) });
+    let end = tokio::time::timeout(Duration::from_secs(60), run).await.expect("it waits for ever");
+    assert!(end.unwrap_err().is_panic());
+}

@@ -167,11 +167,13 @@ pub(super) async fn run(
     let mut started = Vec::with_capacity(WORKERS);
     for _ in 0..WORKERS {
         let (shared, job_queue, records) = (shared.clone(), job_queue.clone(), records.clone());
-        started.push(threads::start(async move { Worker::new(&shared, records).run(&job_queue).await }));
+        let stop = shared.stop.clone();
+        let work = async move { Worker::new(&shared, records).run(&job_queue).await };
+        started.push(start(stop, work));
     }
     // Only the workers hold it now. Should they panic, nobody waits for them to take more.
     drop(job_queue);
-    let recording = threads::start(record_all(shared.clone(), record_queue));
+    let recording = start(shared.stop.clone(), record_all(shared.clone(), record_queue));
 
     feed_jobs(&shared, remote, jobs, Incoming { parts, answered }).await;
     for thread in started {
@@ -182,7 +184,8 @@ pub(super) async fn run(
         drop(records);
     } else {
         let last = shared.clone();
-        end_of(threads::start(async move { Worker::new(&last, records).place_open().await })).await;
+        let work = async move { Worker::new(&last, records).place_open().await };
+        end_of(start(shared.stop.clone(), work)).await;
     }
     end_of(recording).await;
     let outcome = std::mem::take(&mut *shared.outcome());
@@ -191,6 +194,24 @@ pub(super) async fn run(
         context.applier.clear_partials();
     }
     (outcome, failure.or_else(|| cancel.is_cancelled().then_some(EngineError::Cancelled)))
+}
+
+/// Starts a thread. If it panics the run ends: what others wait for would never come.
+fn start(stop: CancellationToken, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    threads::start(async move {
+        let _on_panic = EndsOnPanic(stop);
+        work.await;
+    })
+}
+
+struct EndsOnPanic(CancellationToken);
+
+impl Drop for EndsOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.cancel();
+        }
+    }
 }
 
 /// Waits for a thread.

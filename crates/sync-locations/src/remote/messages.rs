@@ -104,7 +104,8 @@ impl<M: Message + Default> Messages<M> {
     fn ended(&mut self, trailers: Option<&http::HeaderMap>) -> Result<Option<M>, Status> {
         self.body = None;
         let status = trailers.and_then(Status::from_header_map);
-        let status = status.unwrap_or_else(|| Status::unknown("the response ended without a status"));
+        // What a proxy makes of a time-out, and of a server that is gone.
+        let status = status.unwrap_or_else(|| Status::aborted("the response ended without a status"));
         if status.code() != Code::Ok {
             return Err(status);
         }
@@ -204,7 +205,7 @@ mod tests {
         for (what, script, code) in [
             ("it says so", vec![whole(), trailers(&Status::aborted("enough"))], Code::Aborted),
             ("it breaks", vec![whole(), Err(Status::unavailable("cut"))], Code::Unavailable),
-            ("nothing is said", vec![whole()], Code::Unknown),
+            ("nothing is said", vec![whole()], Code::Aborted),
             ("in the middle", vec![whole(), half(), trailers(&Status::ok(""))], Code::Internal),
             (
                 "in the middle, with a reason",

@@ -156,9 +156,9 @@ impl SeqSource {
 
     /// So many numbers in a row.
     fn some(&self, count: u64) -> Result<Range<u64>, IndexError> {
-        let first = self.next.fetch_add(count, Ordering::Relaxed);
-        let end = first.saturating_add(count);
-        if end > self.end { Err(IndexError::Exhausted) } else { Ok(first..end) }
+        let end = |first: u64| first.checked_add(count).filter(|end| *end <= self.end);
+        let first = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, end);
+        first.map(|first| first..first + count).map_err(|_| IndexError::Exhausted)
     }
 
     /// The newest number handed out in this run; 0 if none was.

@@ -196,6 +196,15 @@ mod tests {
         assert_ne!(digest_after(&[base, away]), want);
     }
 
+    /// No disk has that, but a feed may tell of it. It is nowhere below the root, so the root's digest does not show it.
+    #[test]
+    fn a_loop_of_parents_can_be_removed() {
+        let (a, b) = (node(1, 2, "a", Content::Directory), node(2, 1, "b", Content::Directory));
+        let made = vec![NodeChange::Present(a), NodeChange::Present(b)];
+        let removed = vec![NodeChange::Gone(NodeId(1))];
+        assert_eq!(digest_after(&[made, removed]), digest_after(&[]));
+    }
+
     #[test]
     fn a_table_of_the_first_version_is_brought_to_this_one() {
         let base = [node(1, 0, "d", Content::Directory), file(2, 1, "x"), file(3, 1, "y")];

@@ -6,7 +6,7 @@
 //!
 //! * There is no sheet, or it says what the rows of the directory say: whatever changes a row in a transaction changes the
 //!   sheet in it, or takes it away. What does not fit together takes it away too.
-//! * A sheet is made when a look had to read the rows, from the rows. Writing a new tree pays nothing for it.
+//! * A new directory begins with an empty one. Where there is none it is made by the next look, which has to read the rows.
 //! * Only small directories have one, so a change costs the same however much is in a directory.
 
 use std::{
@@ -186,6 +186,12 @@ impl Sheets {
             }
         }
         Ok(())
+    }
+
+    /// The directory is new, and nothing is in it yet.
+    pub(super) fn begin(&mut self, dir: NodeId) {
+        let sheet = Some(Sheet { nodes: 0, marks: Vec::new() });
+        self.touched.insert(dir, Touched { sheet, changed: true });
     }
 
     /// The directory is gone, or is one no more.

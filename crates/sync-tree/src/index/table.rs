@@ -128,9 +128,10 @@ impl NodeTable {
                 "SELECT {COLUMNS} FROM {name} WHERE {CONTENT_BEGINS} = substr(?1, 1, 8) AND content = ?1 AND kind = {FILE} \
                  LIMIT {MOST_ALIKE}"
             ),
+            // Not UNION ALL: a hostile feed can tell of parents in a loop.
             select_below: format!(
                 "WITH RECURSIVE below(id) AS (SELECT id FROM {name} WHERE parent = ?1 \
-                 UNION ALL SELECT n.id FROM {name} n JOIN below b ON n.parent = b.id) \
+                 UNION SELECT n.id FROM {name} n JOIN below b ON n.parent = b.id) \
                  SELECT n.id, n.kind, n.size, n.moved FROM below b JOIN {name} n ON n.id = b.id"
             ),
             insert: insert.clone(),

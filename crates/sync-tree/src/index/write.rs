@@ -79,6 +79,9 @@ impl<'a> IndexTx<'a> {
     pub fn insert(&mut self, new: &IndexedNode) -> Result<(), IndexError> {
         self.count(new, 1);
         self.enter(new)?;
+        if new.node.entry.content.is_dir() {
+            self.sheets.begin(new.node.id);
+        }
         let row = self.row(new, false)?;
         // Only where there is a tombstone of it already is the dearer statement needed.
         if !self.table.insert(&self.db, &row)? {

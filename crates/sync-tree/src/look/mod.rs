@@ -385,7 +385,7 @@ enum Found {
     Skipped(TreePath),
     /// The text of a directory's `.syncignore` is this now. If it was not applied, all has to be looked at once more.
     Rule { dir: TreePath, text: Option<String>, applied: bool },
-    /// The directory has no sheet.
+    /// The directory has no sheet, or a wrong one.
     Sheetless(NodeId),
     /// A file did not hold still.
     Restless(TreePath),

@@ -39,7 +39,11 @@ impl Walker<'_> {
         }
         if !self.trust.distrust {
             if let Some(sheet) = self.index.sheet(dir)? {
-                return self.news_by_sheet(visit, listing, &sheet);
+                let news = self.news_by_sheet(visit, listing, &sheet)?;
+                if self.lacks_marks(&sheet, &news.1) {
+                    batch.push(Found::Sheetless(dir));
+                }
+                return Ok(news);
             }
             batch.push(Found::Sheetless(dir));
         }
@@ -80,6 +84,12 @@ impl Walker<'_> {
             }
         }
         self.news_by_rows(dir, listing, |at, _, _| settled[at])
+    }
+
+    /// Whether a sheet is not what it should be, which costs time each time.
+    fn lacks_marks(&self, sheet: &Sheet, rows: &[IndexedNode]) -> bool {
+        let marker = self.index.marker();
+        rows.iter().filter_map(|row| marker.mark(&row.node.name, &row.sketch())).any(|mark| !sheet.has(mark))
     }
 
     /// Compares with the rows, which `is_settled` sees together with where the name is in the listing.

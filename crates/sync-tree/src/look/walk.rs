@@ -121,24 +121,26 @@ pub(super) struct Batch<'w, 'a> {
     items: Vec<Found>,
     /// Ids for what is new.
     ids: Range<u64>,
+    /// So many names are new, and none of them has an id yet.
+    expected: usize,
 }
 
 impl<'w, 'a> Batch<'w, 'a> {
     fn new(walker: &'w Walker<'a>) -> Self {
-        Self { walker, items: Vec::new(), ids: 0..0 }
+        Self { walker, items: Vec::new(), ids: 0..0, expected: 0 }
     }
 
-    /// So many nodes may be new, and their rows should be neighbours.
-    fn expect(&mut self, new: usize) -> Result<(), IndexError> {
-        self.ids = self.walker.index.new_ids(new)?;
-        Ok(())
+    /// So many nodes may be new, and their rows should be neighbours. Many a new name never becomes a node, as what is ignored;
+    /// where none does no number is used up, or each look would be a change.
+    fn expect(&mut self, new: usize) {
+        self.expected = new;
     }
 
     fn new_id(&mut self) -> Result<NodeId, IndexError> {
-        match self.ids.next() {
-            Some(id) => Ok(NodeId(id)),
-            None => self.walker.index.new_id(),
+        if self.ids.is_empty() {
+            self.ids = self.walker.index.new_ids(std::mem::take(&mut self.expected).max(1))?;
         }
+        self.ids.next().map(NodeId).ok_or(IndexError::Exhausted)
     }
 
     pub(super) fn push(&mut self, found: Found) {
@@ -282,9 +284,7 @@ impl<'a> Walker<'a> {
     fn look_at_some(&self, visit: &Visit, places: Vec<Listed>) -> Vec<Visit> {
         let mut batch = Batch::new(self);
         let mut below = Vec::new();
-        if let Err(error) = batch.expect(places.iter().filter(|listed| listed.is_new()).count()) {
-            batch.push(Found::Broken(error.into()));
-        }
+        batch.expect(places.iter().filter(|listed| listed.is_new()).count());
         for listed in places {
             let stat = visit.dir.stat(listed.name());
             if let (Listed::Known(known), Ok(stat)) = (&listed, &stat)

@@ -126,3 +126,18 @@ fn what_is_new_in_a_directory_gets_neighbouring_ids_in_the_order_of_the_names() 
     assert_eq!(scene.id("few/000"), Some(known));
     assert!(scene.id("few/0000").unwrap() > known);
 }
+
+#[test]
+fn what_never_becomes_a_node_takes_no_numbers() {
+    let scene = Scene::new();
+    scene.write(".syncignore", "*.o\n");
+    scene.write("kept", "x");
+    for number in 0..100 {
+        scene.write(&format!("d/{number}.o"), "ignored");
+    }
+    scene.look_at_all();
+    scene.look_at_all();
+    let before = scene.looker.index().head().unwrap();
+    scene.look_at_all();
+    assert_eq!(scene.look_at_all().head, before);
+}

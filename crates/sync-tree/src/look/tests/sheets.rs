@@ -181,3 +181,26 @@ fn what_is_moved_into_a_directory_after_its_sheet_was_read_is_no_substitute_for_
     index.write(|tx| tx.update(&known, &moved)).unwrap();
     assert_eq!(index.children_beside(dir, &sheet, ["file 03", "file"]).unwrap(), None);
 }
+
+#[test]
+fn a_wrong_sheet_tells_nothing_and_is_put_right() {
+    let scene = settled_scene();
+    let index = scene.looker.index();
+    let dir = scene.id("dir").unwrap();
+    let right = index.sheet(dir).unwrap();
+    // Of one that has all marks but one wrong, and of one that is all wrong.
+    for kept in [FILES - 1, 0] {
+        let spoil = |tx: &mut crate::index::IndexTx<'_>| {
+            let bytes = "SELECT sheet FROM sheets WHERE id = ?1";
+            let id = dir.0.cast_signed();
+            let mut bytes: Vec<u8> = tx.sql().query_row(bytes, [id], |row| row.get(0))?;
+            bytes[8 + 8 * kept..].fill(0xff);
+            tx.sql().execute("UPDATE sheets SET sheet = ?2 WHERE id = ?1", (id, bytes))?;
+            Ok::<_, IndexError>(())
+        };
+        index.write(spoil).unwrap();
+        assert_ne!(index.sheet(dir).unwrap(), right);
+        assert_eq!(told(scene.look_at_all()), [""; 0]);
+        assert_eq!(index.sheet(dir).unwrap(), right);
+    }
+}
