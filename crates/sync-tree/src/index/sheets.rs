@@ -143,6 +143,11 @@ fn read_off(
     Ok((sheet.nodes <= MOST_ON_SHEET).then_some(sheet))
 }
 
+fn delete(db: &Connection, dir: NodeId) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM sheets WHERE id = ?1")?.execute([dir.0.cast_signed()])?;
+    Ok(())
+}
+
 /// The sheets that one transaction touches.
 #[derive(Debug)]
 pub(super) struct Sheets {
@@ -195,8 +200,9 @@ impl Sheets {
     }
 
     /// The directory is gone, or is one no more.
-    pub(super) fn forget(&mut self, dir: NodeId) {
-        self.touched.insert(dir, Touched { sheet: None, changed: true });
+    pub(super) fn forget(&mut self, db: &Connection, dir: NodeId) -> rusqlite::Result<()> {
+        self.touched.remove(&dir);
+        delete(db, dir)
     }
 
     /// Makes the sheet of a directory from its rows.
@@ -208,18 +214,15 @@ impl Sheets {
     /// Writes down what has changed.
     pub(super) fn settle(&mut self, db: &Connection, table: &NodeTable) -> rusqlite::Result<()> {
         for (dir, touched) in self.touched.drain().filter(|(_, touched)| touched.changed) {
-            let id = dir.0.cast_signed();
-            if cfg!(debug_assertions) && touched.sheet.is_some() {
-                assert_eq!(touched.sheet, read_off(db, table, self.marker, dir)?, "the sheet of {dir:?}");
-            }
-            match touched.sheet {
-                Some(sheet) => db
-                    .prepare_cached(
-                        "INSERT INTO sheets VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET sheet = ?2",
-                    )?
-                    .execute(params![id, sheet.to_bytes()])?,
-                None => db.prepare_cached("DELETE FROM sheets WHERE id = ?1")?.execute([id])?,
+            let Some(sheet) = touched.sheet else {
+                delete(db, dir)?;
+                continue;
             };
+            debug_assert_eq!(read_off(db, table, self.marker, dir)?.as_ref(), Some(&sheet), "{dir:?}");
+            db.prepare_cached(
+                "INSERT INTO sheets VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET sheet = ?2",
+            )?
+            .execute(params![dir.0.cast_signed(), sheet.to_bytes()])?;
         }
         Ok(())
     }

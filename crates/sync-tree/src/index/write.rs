@@ -245,8 +245,7 @@ impl<'a> IndexTx<'a> {
 
     fn forget(&mut self, dir: NodeId) -> Result<(), IndexError> {
         self.sums.forget(&self.db, self.table, dir)?;
-        self.sheets.forget(dir);
-        Ok(())
+        Ok(self.sheets.forget(&self.db, dir)?)
     }
 
     fn row<'n>(&self, node: &'n IndexedNode, moved: bool) -> Result<Write<'n>, IndexError> {
