@@ -34,19 +34,18 @@ impl Walker<'_> {
         if !visit.existed {
             return Ok((listing, Vec::new()));
         }
-        if listing.len() > SHARED_FROM {
+        // Who believes nothing looks at each file anyway.
+        if listing.len() > SHARED_FROM || self.trust.distrust {
             return Ok((listing, self.index.children(dir)?));
         }
-        if !self.trust.distrust {
-            if let Some(sheet) = self.index.sheet(dir)? {
-                let news = self.news_by_sheet(visit, listing, &sheet)?;
-                if self.lacks_marks(&sheet, &news.1) {
-                    batch.push(Found::Sheetless(dir));
-                }
-                return Ok(news);
+        if let Some(sheet) = self.index.sheet(dir)? {
+            let news = self.news_by_sheet(visit, listing, &sheet)?;
+            if self.lacks_marks(&sheet, &news.1) {
+                batch.push(Found::Sheetless(dir));
             }
-            batch.push(Found::Sheetless(dir));
+            return Ok(news);
         }
+        batch.push(Found::Sheetless(dir));
         self.news_by_rows(dir, listing, |_, name, sketch| {
             sketch.is_file
                 && visit.dir.stat(name).is_ok_and(|stat| is_as_known(&stat, sketch, &self.trust))
