@@ -29,7 +29,7 @@ fn settled_scene() -> Scene {
     scene
 }
 
-fn told(report: LookReport) -> Vec<String> {
+fn told(report: &LookReport) -> Vec<String> {
     let mut notes: Vec<String> =
         report.notes.iter().map(|note| format!("{:?} {}", note.op, note.path.as_str())).collect();
     notes.sort();
@@ -143,8 +143,8 @@ fn each_change_is_found_with_sheets_as_without() {
                 index.write(|tx| Ok::<_, IndexError>(tx.sql().execute_batch("DELETE FROM sheets")?)).unwrap();
             }
             change(&scene.root.join("dir"));
-            assert_eq!(told(scene.look_at_all()), expected, "{what}, with sheets: {has_sheets}");
-            assert_eq!(told(scene.look_at_all()), [""; 0], "{what}, once more");
+            assert_eq!(told(&scene.look_at_all()), expected, "{what}, with sheets: {has_sheets}");
+            assert_eq!(told(&scene.look_at_all()), [""; 0], "{what}, once more");
         }
     }
 }
@@ -158,10 +158,10 @@ fn who_believes_nothing_does_not_believe_a_sheet() {
     let mut wrong = known.clone();
     wrong.node.entry.content = Content::File { size: 10, digest: Digest::of(b"wrong") };
     scene.looker.index().write(|tx| tx.update(&known, &wrong)).unwrap();
-    assert_eq!(told(scene.look_at_all()), [""; 0]);
+    assert_eq!(told(&scene.look_at_all()), [""; 0]);
     let distrust = LookLimits { distrust: true, ..LookLimits::default() };
     let report = scene.looker.look(&Scope::Everything, &NoObserver, &distrust).unwrap();
-    assert_eq!(told(report), ["Modified dir/file 03"]);
+    assert_eq!(told(&report), ["Modified dir/file 03"]);
     assert!(scene.looker.index().sheet(dir).unwrap().is_some());
 }
 
@@ -200,7 +200,7 @@ fn a_wrong_sheet_tells_nothing_and_is_put_right() {
         };
         index.write(spoil).unwrap();
         assert_ne!(index.sheet(dir).unwrap(), right);
-        assert_eq!(told(scene.look_at_all()), [""; 0]);
+        assert_eq!(told(&scene.look_at_all()), [""; 0]);
         assert_eq!(index.sheet(dir).unwrap(), right);
     }
 }
