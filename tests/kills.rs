@@ -174,15 +174,11 @@ fn edits_in_the_target_survive_an_agent_killed_again_and_again() {
             if rng.chance(50) {
                 lab.share.file(&file, format!("the share's {at}"));
             }
-            let (place, text) = match number {
-                0 => (format!("my own {at}"), format!("only mine {at}")),
-                1 => (format!("my dir {at}/my own"), format!("mine too {at}")),
-                _ => (file, format!("my version {at}")),
-            };
-            if number == 1 {
-                lab.target().dir(format!("my dir {at}"));
+            match number {
+                0 => edits.save(&format!("my own {at}"), &format!("only mine {at}")),
+                1 => edits.save_with_dir(&format!("my dir {at}"), "my own", &format!("mine too {at}")),
+                _ => edits.save(&file, &format!("my version {at}")),
             }
-            edits.save(&place, &text);
         }
         agent.kill();
     }

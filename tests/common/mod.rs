@@ -140,10 +140,22 @@ impl Edits {
     /// Saves a file. If something is in the way there is no such edit. (A temporary name in the target would itself be somebody's
     /// own file.)
     pub(crate) fn save(&mut self, place: &str, text: &str) {
-        let saving = self.outside.file("saving", text).path().to_owned();
-        let digest = self.outside.look("saving").digest.expect("it is a file");
+        self.outside.file("saving", text);
+        self.bring("saving", "saving", place);
+    }
+
+    /// Saves a file in a new directory, which comes with it: one that is empty is nobody's loss, and may be gone before the file
+    /// would be in it.
+    pub(crate) fn save_with_dir(&mut self, dir: &str, name: &str, text: &str) {
+        let file = format!("saving dir/{name}");
+        self.outside.file(&file, text);
+        self.bring("saving dir", &file, dir);
+    }
+
+    fn bring(&mut self, from: &str, file: &str, place: &str) {
+        let digest = self.outside.look(file).digest.expect("it is a file");
         #[expect(clippy::disallowed_methods, reason = "the trees are the test's own")]
-        let saved = std::fs::rename(saving, self.target.path(place));
+        let saved = std::fs::rename(self.outside.path(from), self.target.path(place));
         if saved.is_ok() {
             self.written.push((place.to_owned(), digest));
         }
