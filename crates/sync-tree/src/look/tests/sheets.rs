@@ -175,9 +175,9 @@ fn what_is_moved_into_a_directory_after_its_sheet_was_read_is_no_substitute_for_
         index.children_beside(dir, &sheet, ["file 03", "new"]).unwrap().map(|found| found.len()),
         Some(1)
     );
-    let (known, from) = (scene.find("other/file").unwrap(), dir);
+    let known = scene.find("other/file").unwrap();
     let mut moved = known.clone();
-    moved.node.parent = from;
+    moved.node.parent = dir;
     index.write(|tx| tx.update(&known, &moved)).unwrap();
     assert_eq!(index.children_beside(dir, &sheet, ["file 03", "file"]).unwrap(), None);
 }
