@@ -48,6 +48,7 @@ fn run(cli: &AgentCli) -> ExitCode {
     };
     // Dropped last: what is logged meanwhile is written.
     let (settings, _guard) = settings;
+    sync_tree::platform::keep_freed_memory();
     sync_tree::platform::raise_open_files()
         .unwrap_or_else(|error| tracing::debug!(%error, "the limit of open files stays as it is"));
     #[cfg(feature = "failpoints")]

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Engine, EngineError, Phase, PullMode, Reporter, Summary,
+    ahead::Ahead,
     base::{agree, drop_base},
     counts::{Done, FailedFiles, differences, one_for_each_place, unexplained},
     material::Material,
@@ -118,7 +119,7 @@ impl Engine {
         self.adopt_unrecorded(run)?;
         let cursor = self.store().cursor()?;
         reporter.phase(Phase::Listing);
-        let mut feed = remote.changes(cursor.as_ref(), true).await?;
+        let mut feed = Ahead::of(remote.changes(cursor.as_ref(), true).await?);
         let (mut scanned, mut settled) = (Instant::now(), Instant::now());
         let mut pause = FIRST_PAUSE;
         let mut caught_up = false;
@@ -265,8 +266,8 @@ impl Engine {
     async fn catch_up(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
         for _ in 0..2 {
             let cursor = self.store().cursor()?;
-            let mut feed = run.remote.changes(cursor.as_ref(), false).await?;
-            match self.read_to_commit(&mut *feed, run).await? {
+            let mut feed = Ahead::of(run.remote.changes(cursor.as_ref(), false).await?);
+            match self.read_to_commit(&mut feed, run).await? {
                 Taken::Mismatch => {
                     tracing::warn!("the share's tree does not have its digest; reading it from nothing");
                 }

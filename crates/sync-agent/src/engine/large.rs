@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sync_locations::{Location, LocationError};
-use sync_tree::apply::{ApplyError, Staged, StagedFile};
+use sync_tree::apply::{ApplyError, Staged, StagedFile, pieces::Piece};
 use tokio::{
     sync::mpsc::{Sender, UnboundedReceiver},
     task::{JoinError, JoinSet},
@@ -21,6 +21,8 @@ use super::{
 
 /// Messages between the connection and the thread that hashes and writes.
 const MESSAGES_AHEAD: usize = 4;
+/// From so many bytes on one thread hashes what another writes.
+const WITH_TWO_THREADS: u64 = 8 << 20;
 
 /// Fetches large files, as many at a time as the concurrency allows.
 pub(super) async fn fetch_large(
@@ -131,7 +133,11 @@ async fn fetch_part(
         file = delta::assemble(file, reuse, remote, &wanted, progress).await?;
     } else if wanted.have < size || size == 0 {
         let fetch = |parts| fetch_rest(remote, &wanted, parts, progress);
+        let with_two = size - wanted.have >= WITH_TWO_THREADS;
         let append = move |parts: &mut dyn Iterator<Item = Bytes>| -> Result<StagedFile, ApplyError> {
+            if with_two {
+                return file.append_pieces(parts.map(Piece::Bytes));
+            }
             for bytes in parts {
                 file.append(&bytes)?;
             }

@@ -11,6 +11,7 @@
 //! * What is pending stays so until it is recorded as done. Errors, kills and cut connections only make a run shorter.
 //! * Nothing is planned twice in one run without looking again at what was in the way.
 
+mod ahead;
 mod base;
 mod context;
 mod counts;

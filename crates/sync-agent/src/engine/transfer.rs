@@ -5,7 +5,7 @@
 //! at work, so the slowest of network, disk and index sets the pace and memory does not grow with the number or size of files.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -352,27 +352,57 @@ async fn fetch_small(
     tokio::join!(take, ask);
 }
 
-/// The items that are asked for and not answered yet, by the number that they were given.
+/// Things by the numbers that they get in a row, for as long as nobody takes them. Those that come first are taken first, more or
+/// less.
+struct Numbered<T> {
+    first: u64,
+    /// The first one is there.
+    things: VecDeque<Option<T>>,
+}
+
+impl<T> Default for Numbered<T> {
+    fn default() -> Self {
+        Self { first: 0, things: VecDeque::new() }
+    }
+}
+
+impl<T> Numbered<T> {
+    fn put(&mut self, thing: T) -> u64 {
+        self.things.push_back(Some(thing));
+        self.first + self.things.len() as u64 - 1
+    }
+
+    fn take(&mut self, number: u64) -> Option<T> {
+        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        let thing = self.things.get_mut(at)?.take()?;
+        while self.things.pop_front_if(|first| first.is_none()).is_some() {
+            self.first += 1;
+        }
+        Some(thing)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.things.is_empty()
+    }
+}
+
+/// The items that are asked for and not answered yet.
 #[derive(Default)]
-struct Asked(Mutex<(u64, HashMap<u64, Item>)>);
+struct Asked(Mutex<Numbered<Item>>);
 
 impl Asked {
-    fn lock(&self) -> MutexGuard<'_, (u64, HashMap<u64, Item>)> {
+    fn lock(&self) -> MutexGuard<'_, Numbered<Item>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_any(&self) -> bool {
-        !self.lock().1.is_empty()
+        !self.lock().is_empty()
     }
 
     fn want(&self, item: Item) -> Option<Want> {
         let (_, digest) = item.content()?;
         let node = item.node().id;
-        let (next, items) = &mut *self.lock();
-        let number = *next;
-        *next += 1;
-        items.insert(number, item);
-        Some(Want { number, node, digest })
+        Some(Want { number: self.lock().put(item), node, digest })
     }
 
     /// Answers the files whose bytes are here; the others are passed on or noted as failed. A worker hears of these too if a new
@@ -387,7 +417,7 @@ impl Asked {
         let mut asked = self.lock();
         for answer in answers {
             // Nobody may answer what was not asked, or twice.
-            let Some(item) = asked.1.remove(&answer.number) else { continue };
+            let Some(item) = asked.take(answer.number) else { continue };
             let (path, id) = (item.put().path(), item.node().id);
             match answer.result {
                 Ok(bytes) => {
@@ -717,4 +747,26 @@ async fn record_all(shared: Arc<Shared>, mut queue: Receiver<Vec<Done>>) {
         }
     }
     shared.outcome().touched.extend(touched);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Numbered;
+
+    #[test]
+    fn what_is_numbered_is_taken_once_in_any_order() {
+        let mut numbered = Numbered::default();
+        let numbers: Vec<u64> = (0..5).map(|thing| numbered.put(thing)).collect();
+        assert_eq!(numbers, [0, 1, 2, 3, 4]);
+        for taken in [2, 0, 1] {
+            assert_eq!(numbered.take(taken), Some(taken));
+            assert_eq!(numbered.take(taken), None, "a second time");
+        }
+        assert_eq!((numbered.things.len(), numbered.take(5)), (2, None), "what is taken from the front takes no room");
+        assert_eq!(numbered.put(5), 5);
+        assert_eq!([4, 3, 5].map(|number| numbered.take(number)), [Some(4), Some(3), Some(5)]);
+        assert!(numbered.is_empty());
+        assert_eq!(numbered.put(6), 6, "numbers are not given again");
+        assert_eq!(numbered.take(u64::MAX), None);
+    }
 }

@@ -3,7 +3,7 @@
 //! `linux` uses the kernel's own calls and falls back to `portable` where a file system lacks them; other systems use
 //! `portable` alone. Callers never ask which one runs. Names given here were checked by [`crate::rooted`].
 
-use std::{fs::File, io, os::fd::BorrowedFd};
+use std::{fs::File, hint::black_box, io, os::fd::BorrowedFd};
 
 use rustix::{
     fs::{FileType, Mode, OFlags, fstatvfs},
@@ -125,6 +125,18 @@ pub fn raise_open_files() -> io::Result<()> {
 
 /// More is not asked for: some systems refuse what is beyond a limit of their own.
 const ENOUGH_FILES: u64 = 65_536;
+
+/// Makes the C library keep memory that is freed, up to some MiB for each of its arenas, for what is asked for next.
+///
+/// Its first limits are low: what is freed of more than 128 KiB goes back to the system at once, and the next buffer of a large file
+/// begins with a fault, and zeros, for each of its pages. glibc raises both limits to what it sees freed, so it is shown a
+/// large piece; nobody ever touches that, so it takes no memory. Elsewhere this does nothing.
+pub fn keep_freed_memory() {
+    drop(black_box(Vec::<u8>::with_capacity(KEPT_PIECE)));
+}
+
+/// A piece of this size is kept when it is freed, and so is what is free at an arena's end up to twice of it.
+const KEPT_PIECE: usize = 8 << 20;
 
 /// How many bytes this user may still write to the file system that holds `fd`, where it can tell.
 #[must_use]
