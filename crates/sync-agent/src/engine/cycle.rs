@@ -631,10 +631,17 @@ impl Engine {
         };
         run.reporter.phase(Phase::Transferring);
         let puts = Puts { files: std::mem::take(&mut plan.files), wholes };
+        let changed = puts.dirs();
         let here = Here { captured, material };
-        let (mut outcome, failure) = transfer::run(&self.context, in_one_part(puts), here, run).await;
-        plan.finish.append(&mut outcome.unfinished);
+        let placed = transfer::run(&self.context, in_one_part(puts), here, run).await;
         run.reporter.phase(Phase::Finishing);
+        let early = match placed.is_well() && later.is_empty() {
+            true => in_place(|| phases.while_recording(&plan.finish, &changed)),
+            false => Ok(()),
+        };
+        let (mut outcome, failure) = placed.recorded().await;
+        let failure = failure.or(early.err());
+        plan.finish.append(&mut outcome.unfinished);
         let finished = in_place(|| {
             // What still comes may need what was to go.
             if failure.is_none() {

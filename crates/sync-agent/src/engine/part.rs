@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use sync_core::{
-    Content, Digest, Node, NodeId,
+    Content, Digest, Node, NodeId, TreePath,
     plan::{self, Put, Source},
 };
 use tokio::sync::OwnedSemaphorePermit;
@@ -15,6 +15,22 @@ use super::whole::Whole;
 pub(super) struct Puts {
     pub files: Vec<Put>,
     pub wholes: Vec<plan::Whole>,
+}
+
+impl Puts {
+    /// The remote directories to which something comes, with their places, but for those that appear whole.
+    pub(super) fn dirs(&self) -> HashMap<NodeId, TreePath> {
+        let files = self.files.iter().map(|put| (put.remote().parent, put.path()));
+        let wholes = self.wholes.iter().map(|whole| (whole.remote.parent, &whole.path));
+        let mut dirs = HashMap::new();
+        for (parent, path) in files.chain(wholes) {
+            dirs.entry(parent).or_insert_with(|| path.parent().unwrap_or_default());
+        }
+        for whole in &self.wholes {
+            dirs.remove(&whole.remote.id);
+        }
+        dirs
+    }
 }
 
 /// A part at work. It is gone when the last of its items is settled.

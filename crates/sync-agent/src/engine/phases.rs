@@ -30,6 +30,8 @@ pub(super) struct Phases<'a> {
     /// What was taken out of the tree and waits for its new place: where it was, by its key.
     out: HashMap<u64, TreePath>,
     touched: HashSet<NodeId>,
+    /// The local directories whose modes and times were seen to.
+    finished: HashSet<NodeId>,
     /// See [`Plan::reused`].
     reused: HashSet<NodeId>,
     pub outcome: Outcome,
@@ -46,6 +48,7 @@ impl<'a> Phases<'a> {
             unflushed: Unflushed::new(context.durability),
             out: HashMap::new(),
             touched: HashSet::new(),
+            finished: HashSet::new(),
             reused: HashSet::new(),
             outcome: Outcome::default(),
         }
@@ -199,6 +202,32 @@ impl<'a> Phases<'a> {
         (self.outcome, self.touched)
     }
 
+    /// As much of phase 5 as can be done while others still write down what is in place: nothing comes to these directories any more.
+    /// What is not known of yet is left.
+    pub(super) fn while_recording(
+        &mut self,
+        finish: &[Finish],
+        changed: &HashMap<NodeId, TreePath>,
+    ) -> Result<(), EngineError> {
+        let result = self.finish_known(finish, changed);
+        self.with_all_recorded(result)
+    }
+
+    fn finish_known(
+        &mut self,
+        finish: &[Finish],
+        changed: &HashMap<NodeId, TreePath>,
+    ) -> Result<(), EngineError> {
+        let store = &self.context.store;
+        let changed = store.index().read(|db| {
+            let db = db.unchecked_transaction()?;
+            let known = changed.iter().map(|(id, path)| Ok(Some((path.clone(), store.remote_node(&db, *id)?))));
+            known.filter_map(Result::transpose).collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        let changed = changed.into_iter().filter_map(|(path, node)| Some((path, node?)));
+        self.finish_dirs(finish, changed)
+    }
+
     /// Phase 5, and the times of all directories in which something was changed.
     pub(super) fn after_files(
         &mut self,
@@ -210,11 +239,27 @@ impl<'a> Phases<'a> {
     }
 
     fn finish_all(&mut self, finish: &[Finish], touched: &HashSet<NodeId>) -> Result<(), EngineError> {
-        self.dirs = Dirs::new(self.context);
         self.touched.extend(touched);
+        let touched = self.touched_dirs()?;
+        self.finish_dirs(finish, touched)?;
+        let mut opened = self.context.opened();
+        if !opened.is_empty() {
+            opened.clear();
+            self.unflushed.everything();
+        }
+        drop(opened);
+        self.flush()
+    }
+
+    fn finish_dirs(
+        &mut self,
+        finish: &[Finish],
+        others: impl IntoIterator<Item = (TreePath, Node)>,
+    ) -> Result<(), EngineError> {
+        self.dirs = Dirs::new(self.context);
         let mut todo: BTreeMap<TreePath, Node> =
             finish.iter().map(|finish| (finish.path.clone(), finish.remote.clone())).collect();
-        todo.extend(self.touched_dirs()?);
+        todo.extend(others.into_iter().filter(|(path, node)| !path.is_root() && node.entry.content.is_dir()));
         // Deepest first: setting a directory's time is the last thing that happens in it.
         let mut todo: Vec<(TreePath, Node)> = todo.into_iter().collect();
         todo.sort_by_key(|(path, _)| std::cmp::Reverse(path.depth()));
@@ -225,18 +270,13 @@ impl<'a> Phases<'a> {
                 self.flush()?;
             }
         }
-        let mut opened = self.context.opened();
-        if !opened.is_empty() {
-            opened.clear();
-            self.unflushed.everything();
-        }
-        drop(opened);
-        self.flush()
+        Ok(())
     }
 
     /// The remote nodes of the directories in which something was changed, by path.
     fn touched_dirs(&mut self) -> Result<Vec<(TreePath, Node)>, EngineError> {
-        let touched = std::mem::take(&mut self.touched);
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.retain(|id| !self.finished.contains(id));
         let store = &self.context.store;
         Ok(store.index().read(|db| {
             // Without it each look-up would be a transaction of its own, and these are thousands.
@@ -246,9 +286,7 @@ impl<'a> Phases<'a> {
                 let Some(path) = store.index().table().path_of(&db, id)? else { continue };
                 let Some(remote) = super::base::remote_of(&db, id)? else { continue };
                 let Some(node) = store.remote_node(&db, remote)? else { continue };
-                if !path.is_root() && node.entry.content.is_dir() {
-                    dirs.push((path, node));
-                }
+                dirs.push((path, node));
             }
             Ok(dirs)
         })?)
@@ -338,6 +376,9 @@ impl<'a> Phases<'a> {
         let (dir, name) = self.dirs.parent(path)?;
         let at = Place { dir: &dir, name, path };
         let Some((local, expect)) = self.context.agreed(remote.id)? else { return Ok(()) };
+        if !self.finished.insert(local) {
+            return Ok(());
+        }
         let stat = self.context.applier.set_meta(&at, &remote.entry, &expect)?;
         self.unflushed.inode(&at);
         if let Some(work) = self.context.opened().remove(path) {

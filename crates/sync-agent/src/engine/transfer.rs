@@ -101,6 +101,8 @@ pub(super) struct Shared {
     failure: Mutex<Option<EngineError>>,
     /// Cancelled by the first failure that ends the whole run, and by whoever runs it.
     pub(super) stop: CancellationToken,
+    /// Cancelled by whoever runs it.
+    cancel: CancellationToken,
     /// Each local job answers once.
     answers: mpsc::UnboundedSender<LocalAnswer>,
 }
@@ -140,14 +142,33 @@ impl Shared {
     }
 }
 
-/// Brings all these files and links into place, part by part as they come. What was done is recorded, and said, also if the
-/// run fails.
-pub(super) async fn run(
-    context: &Arc<Context>,
-    parts: Receiver<Puts>,
-    here: Here,
-    run: &Run<'_>,
-) -> (Outcome, Option<EngineError>) {
+/// Nothing more will be brought into place; some of what is there is still being written down.
+pub(super) struct Placed {
+    shared: Arc<Shared>,
+    recording: JoinHandle<()>,
+}
+
+impl Placed {
+    /// Whether nothing has failed that ends the run.
+    pub(super) fn is_well(&self) -> bool {
+        !self.shared.stop.is_cancelled()
+    }
+
+    /// Waits until all of it is written down. What was done is said also if the run failed.
+    pub(super) async fn recorded(self) -> (Outcome, Option<EngineError>) {
+        let Self { shared, recording } = self;
+        end_of(recording).await;
+        let outcome = std::mem::take(&mut *shared.outcome());
+        let failure = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if matches!(failure, Some(EngineError::Apply(ApplyError::Full { .. }))) {
+            shared.context.applier.clear_partials();
+        }
+        (outcome, failure.or_else(|| shared.cancel.is_cancelled().then_some(EngineError::Cancelled)))
+    }
+}
+
+/// Brings all these files and links into place, part by part as they come. What was done is recorded also if the run fails.
+pub(super) async fn run(context: &Arc<Context>, parts: Receiver<Puts>, here: Here, run: &Run<'_>) -> Placed {
     let Run { remote, reporter, cancel } = *run;
     let (answers, answered) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
@@ -159,6 +180,7 @@ pub(super) async fn run(
         outcome: Mutex::new(Outcome::default()),
         failure: Mutex::new(None),
         stop: cancel.child_token(),
+        cancel: cancel.clone(),
         answers,
     });
     let (jobs, job_queue) = mpsc::channel(JOBS_AHEAD);
@@ -187,13 +209,7 @@ pub(super) async fn run(
         let work = async move { Worker::new(&last, records).place_open().await };
         end_of(start(shared.stop.clone(), work)).await;
     }
-    end_of(recording).await;
-    let outcome = std::mem::take(&mut *shared.outcome());
-    let failure = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if matches!(failure, Some(EngineError::Apply(ApplyError::Full { .. }))) {
-        context.applier.clear_partials();
-    }
-    (outcome, failure.or_else(|| cancel.is_cancelled().then_some(EngineError::Cancelled)))
+    Placed { shared, recording }
 }
 
 /// Starts a thread. If it panics the run ends: what others wait for would never come.
