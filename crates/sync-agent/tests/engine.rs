@@ -635,6 +635,45 @@ async fn a_directory_that_could_not_be_moved_is_not_taken_for_moved() {
     assert_eq!(said.1.lock().unwrap()[0], ["other", "other/stays"]);
 }
 
+/// Never lets this be renamed.
+#[cfg(feature = "failpoints")]
+struct NeverRenames(&'static str);
+
+#[cfg(feature = "failpoints")]
+impl sync_tree::probe::Probe for NeverRenames {
+    fn before(&self, call: &sync_tree::probe::Call<'_>) -> std::io::Result<()> {
+        if call.op == sync_tree::probe::Op::RenameNew && call.name == self.0.as_bytes() {
+            return Err(std::io::ErrorKind::PermissionDenied.into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_can_never_be_moved_is_one_problem_and_has_its_time_where_it_is() {
+    let pair = Scripted::new();
+    pair.share.edit(|edit| {
+        edit.file("dir/stays", "content");
+        edit.file("dir/goes", "x");
+        edit.file("parent/changes", "old");
+    });
+    pair.pull().await;
+    pair.share.edit(|edit| {
+        edit.remove("dir/goes");
+        edit.rename("dir", "parent/other");
+        edit.mtime("parent/other", Time { secs: 77, nanos: 7 });
+        edit.file("parent/changes", "new");
+    });
+    let _listening = sync_tree::probe::install(pair.target.root(), Arc::new(NeverRenames("dir")));
+    let summary = pair.pull().await;
+    let problems: Vec<_> = summary.problems.iter().map(|problem| problem.path.as_str()).collect();
+    assert_eq!(problems, ["dir"], "{summary:?}");
+    assert!(!summary.equal && !summary.problems[0].error.contains("again and again"), "{summary:?}");
+    assert_eq!(pair.target.look("dir").mtime, (77, 7));
+    assert_eq!(pair.target.read("parent/changes"), b"new");
+}
+
 /// Ends the first answers after their first message, and only then lets a local copy fail, which then has to be fetched.
 #[cfg(feature = "failpoints")]
 struct EndsEarly(std::sync::Condvar, Mutex<bool>);

@@ -119,7 +119,7 @@ impl Engine {
         self.adopt_unrecorded(run)?;
         let cursor = self.store().cursor()?;
         reporter.phase(Phase::Listing);
-        let mut feed = Ahead::of(remote.changes(cursor.as_ref(), true).await?);
+        let mut feed = remote.changes(cursor.as_ref(), true).await?;
         let (mut scanned, mut settled) = (Instant::now(), Instant::now());
         let mut pause = FIRST_PAUSE;
         let mut caught_up = false;

@@ -68,7 +68,8 @@ impl Engine {
         let (context, reporter, cancel) = (self.context.clone(), run.reporter.clone(), run.cancel.clone());
         let filler = Filler { context, reporter, cancel, filling, parts };
         let filling = threads::start(filler.run());
-        let (outcome, failure) = transfer::run(&self.context, queue, Here::default(), run).await.recorded().await;
+        let (outcome, failure) =
+            transfer::run(&self.context, queue, Here::default(), run).await.recorded().await;
         let (mut filled, unfilled) =
             filling.await.map_err(|error| EngineError::Broken { reason: error.to_string() })?;
         run.reporter.phase(Phase::Finishing);

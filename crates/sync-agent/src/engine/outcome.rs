@@ -37,6 +37,14 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    /// Whether any place is not as it should be.
+    pub(super) fn has_failures(&self) -> bool {
+        let places = [&self.stale, &self.put_back, &self.changed];
+        let problems = [&self.problems, &self.not_empty];
+        places.into_iter().any(|places| !places.is_empty())
+            || problems.into_iter().any(|told| !told.is_empty())
+    }
+
     pub(super) fn place_failed(&mut self, error: &ApplyError, path: &TreePath, failed: Failed) {
         tracing::debug!(%path, ?failed, error = describe(error), "not applied");
         if is_stale(error) {

@@ -7,7 +7,7 @@ use sync_core::{
     Content, Node, NodeId, TreePath,
     plan::{Build, Capture, Clear, Displaced as PlannedDisplaced, Finish, Plan, Whole},
 };
-use sync_tree::apply::{ApplyError, Displaced, Place, Staged, Unflushed};
+use sync_tree::apply::{ApplyError, Displaced, Durability, Place, Staged, Unflushed};
 
 use super::{
     AppliedOp, EngineError,
@@ -30,7 +30,8 @@ pub(super) struct Phases<'a> {
     /// What was taken out of the tree and waits for its new place: where it was, by its key.
     out: HashMap<u64, TreePath>,
     touched: HashSet<NodeId>,
-    /// The local directories whose modes and times were seen to.
+    /// The places of directories whose modes and times were seen to, and those of them that have these now.
+    tried: HashSet<TreePath>,
     finished: HashSet<NodeId>,
     /// See [`Plan::reused`].
     reused: HashSet<NodeId>,
@@ -48,6 +49,7 @@ impl<'a> Phases<'a> {
             unflushed: Unflushed::new(context.durability),
             out: HashMap::new(),
             touched: HashSet::new(),
+            tried: HashSet::new(),
             finished: HashSet::new(),
             reused: HashSet::new(),
             outcome: Outcome::default(),
@@ -203,12 +205,16 @@ impl<'a> Phases<'a> {
     }
 
     /// As much of phase 5 as can be done while others still write down what is in place: nothing comes to these directories any more.
-    /// What is not known of yet is left.
+    /// What is not known of yet is left. Where something failed before, paths may not be those of the plan; and where it matters what
+    /// is flushed, what is recorded must not be what was set a moment ago.
     pub(super) fn while_recording(
         &mut self,
         finish: &[Finish],
         changed: &HashMap<NodeId, TreePath>,
     ) -> Result<(), EngineError> {
+        if self.outcome.has_failures() || self.context.durability != Durability::None {
+            return Ok(());
+        }
         let result = self.finish_known(finish, changed);
         self.with_all_recorded(result)
     }
@@ -221,7 +227,8 @@ impl<'a> Phases<'a> {
         let store = &self.context.store;
         let changed = store.index().read(|db| {
             let db = db.unchecked_transaction()?;
-            let known = changed.iter().map(|(id, path)| Ok(Some((path.clone(), store.remote_node(&db, *id)?))));
+            let known =
+                changed.iter().map(|(id, path)| Ok(Some((path.clone(), store.remote_node(&db, *id)?))));
             known.filter_map(Result::transpose).collect::<rusqlite::Result<Vec<_>>>()
         })?;
         let changed = changed.into_iter().filter_map(|(path, node)| Some((path, node?)));
@@ -373,14 +380,16 @@ impl<'a> Phases<'a> {
     }
 
     fn finish(&mut self, path: &TreePath, remote: &Node) -> Result<(), EngineError> {
-        let (dir, name) = self.dirs.parent(path)?;
-        let at = Place { dir: &dir, name, path };
-        let Some((local, expect)) = self.context.agreed(remote.id)? else { return Ok(()) };
-        if !self.finished.insert(local) {
+        if self.tried.contains(path) {
             return Ok(());
         }
+        let Some((local, expect)) = self.context.agreed(remote.id)? else { return Ok(()) };
+        self.tried.insert(path.clone());
+        let (dir, name) = self.dirs.parent(path)?;
+        let at = Place { dir: &dir, name, path };
         let stat = self.context.applier.set_meta(&at, &remote.entry, &expect)?;
         self.unflushed.inode(&at);
+        self.finished.insert(local);
         if let Some(work) = self.context.opened().remove(path) {
             work.settled();
         }

@@ -778,7 +778,11 @@ mod tests {
             assert_eq!(numbered.take(taken), Some(taken));
             assert_eq!(numbered.take(taken), None, "a second time");
         }
-        assert_eq!((numbered.things.len(), numbered.take(5)), (2, None), "what is taken from the front takes no room");
+        assert_eq!(
+            (numbered.things.len(), numbered.take(5)),
+            (2, None),
+            "what is taken from the front takes no room"
+        );
         assert_eq!(numbered.put(5), 5);
         assert_eq!([4, 3, 5].map(|number| numbered.take(number)), [Some(4), Some(3), Some(5)]);
         assert!(numbered.is_empty());

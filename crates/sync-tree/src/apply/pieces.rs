@@ -79,20 +79,20 @@ impl StagedFile {
         pieces: impl Iterator<Item = Piece<B>>,
         may_share: &MayShare<'_>,
     ) -> Result<Self, ApplyError> {
-        // What a failure leaves is not known.
-        self.temp.ours = true;
         let (full, to_write) = bounded(BLOCKS);
         let (empty, buffers) = bounded(BLOCKS);
         for _ in 0..BLOCKS {
             // There is room for all.
             let _ = empty.send(Vec::new());
         }
-        let Self { body, hasher, .. } = &mut self;
+        let Self { temp, body, hasher, .. } = &mut self;
         let (at, may_share) = (body.size(), Some((body.reader().map_err(write_failed)?, may_share)));
         let (read, written) = thread::scope(|scope| {
             let writing = thread::Builder::new()
                 .spawn_scoped(scope, move || write_blocks(body, &to_write, &empty))
                 .map_err(|source| ApplyError::of_state("start a thread", source))?;
+            // What a failure leaves from now on is not known.
+            temp.ours = true;
             let mut reading = Reading { hasher, full, buffers, at, may_share, shared: None };
             let read = pieces.into_iter().try_for_each(|piece| reading.pass_on(piece));
             // Nothing more comes.

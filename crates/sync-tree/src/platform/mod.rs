@@ -136,7 +136,7 @@ pub fn keep_freed_memory() {
 }
 
 /// A piece of this size is kept when it is freed, and so is what is free at an arena's end up to twice of it.
-const KEPT_PIECE: usize = 8 << 20;
+const KEPT_PIECE: usize = 4 << 20;
 
 /// How many bytes this user may still write to the file system that holds `fd`, where it can tell.
 #[must_use]
