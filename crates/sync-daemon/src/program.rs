@@ -59,7 +59,6 @@ fn run(cli: &DaemonCli) -> anyhow::Result<()> {
     for warning in &warnings {
         warn!("{warning}");
     }
-    sync_tree::platform::keep_freed_memory();
     sync_tree::platform::raise_open_files()
         .unwrap_or_else(|error| tracing::debug!(%error, "the limit of open files stays as it is"));
     #[cfg(feature = "failpoints")]
