@@ -48,3 +48,31 @@ impl ChangeStream for Ahead {
         Box::pin(self.piece())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One sign of life, and then it breaks.
+    struct Breaks(bool);
+
+    impl ChangeStream for Breaks {
+        fn next(&mut self) -> BoxFuture<'_, Option<Piece>> {
+            Box::pin(async move {
+                assert!(!std::mem::replace(&mut self.0, true), "broken");
+                Some(Ok(FeedEvent::Heartbeat))
+            })
+        }
+    }
+
+    #[tokio::test]
+    #[should_panic = "broken"]
+    async fn what_came_before_a_panic_comes_and_then_it_is_the_readers() {
+        let mut ahead = Ahead::of(Box::new(Breaks(false)));
+        let first = ahead.next().await;
+        // Not an assertion: its panic would not be the one that is expected.
+        if matches!(first, Some(Ok(FeedEvent::Heartbeat))) {
+            ahead.next().await;
+        }
+    }
+}

@@ -631,15 +631,15 @@ impl Engine {
         };
         run.reporter.phase(Phase::Transferring);
         let puts = Puts { files: std::mem::take(&mut plan.files), wholes };
-        let changed = puts.dirs();
+        let changed = (later.is_empty() && phases.may_run_ahead()).then(|| puts.dirs());
         let here = Here { captured, material };
         let placed = transfer::run(&self.context, in_one_part(puts), here, run).await;
         run.reporter.phase(Phase::Finishing);
-        let early = match placed.is_well() && later.is_empty() {
-            true => in_place(|| phases.while_recording(&plan.finish, &changed)),
-            false => Ok(()),
+        let early = match changed {
+            Some(changed) if placed.is_well() => in_place(|| phases.while_recording(&plan.finish, &changed)),
+            _ => Ok(()),
         };
-        let (mut outcome, failure) = placed.recorded().await;
+        let (mut outcome, failure) = placed.recorded(run.cancel).await;
         let failure = failure.or(early.err());
         plan.finish.append(&mut outcome.unfinished);
         let finished = in_place(|| {

@@ -69,7 +69,7 @@ impl Engine {
         let filler = Filler { context, reporter, cancel, filling, parts };
         let filling = threads::start(filler.run());
         let (outcome, failure) =
-            transfer::run(&self.context, queue, Here::default(), run).await.recorded().await;
+            transfer::run(&self.context, queue, Here::default(), run).await.recorded(run.cancel).await;
         let (mut filled, unfilled) =
             filling.await.map_err(|error| EngineError::Broken { reason: error.to_string() })?;
         run.reporter.phase(Phase::Finishing);

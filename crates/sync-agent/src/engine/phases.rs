@@ -204,17 +204,19 @@ impl<'a> Phases<'a> {
         (self.outcome, self.touched)
     }
 
+    /// Whether [`while_recording`](Self::while_recording) is right. Where something failed, paths may not be those of the plan; and
+    /// where it matters what is flushed, what is recorded must not be what was set a moment ago.
+    pub(super) fn may_run_ahead(&self) -> bool {
+        self.context.durability == Durability::None && !self.outcome.has_failures()
+    }
+
     /// As much of phase 5 as can be done while others still write down what is in place: nothing comes to these directories any more.
-    /// What is not known of yet is left. Where something failed before, paths may not be those of the plan; and where it matters what
-    /// is flushed, what is recorded must not be what was set a moment ago.
+    /// What is not known of yet is left.
     pub(super) fn while_recording(
         &mut self,
         finish: &[Finish],
         changed: &HashMap<NodeId, TreePath>,
     ) -> Result<(), EngineError> {
-        if self.outcome.has_failures() || self.context.durability != Durability::None {
-            return Ok(());
-        }
         let result = self.finish_known(finish, changed);
         self.with_all_recorded(result)
     }
@@ -225,14 +227,15 @@ impl<'a> Phases<'a> {
         changed: &HashMap<NodeId, TreePath>,
     ) -> Result<(), EngineError> {
         let store = &self.context.store;
-        let changed = store.index().read(|db| {
+        let known = store.index().read(|db| {
             let db = db.unchecked_transaction()?;
-            let known =
-                changed.iter().map(|(id, path)| Ok(Some((path.clone(), store.remote_node(&db, *id)?))));
-            known.filter_map(Result::transpose).collect::<rusqlite::Result<Vec<_>>>()
+            let mut known = Vec::with_capacity(changed.len());
+            for (id, path) in changed {
+                known.extend(store.remote_node(&db, *id)?.map(|node| (path.clone(), node)));
+            }
+            Ok(known)
         })?;
-        let changed = changed.into_iter().filter_map(|(path, node)| Some((path, node?)));
-        self.finish_dirs(finish, changed)
+        self.finish_dirs(finish, known)
     }
 
     /// Phase 5, and the times of all directories in which something was changed.

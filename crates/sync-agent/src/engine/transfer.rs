@@ -101,8 +101,6 @@ pub(super) struct Shared {
     failure: Mutex<Option<EngineError>>,
     /// Cancelled by the first failure that ends the whole run, and by whoever runs it.
     pub(super) stop: CancellationToken,
-    /// Cancelled by whoever runs it.
-    cancel: CancellationToken,
     /// Each local job answers once.
     answers: mpsc::UnboundedSender<LocalAnswer>,
 }
@@ -154,8 +152,8 @@ impl Placed {
         !self.shared.stop.is_cancelled()
     }
 
-    /// Waits until all of it is written down. What was done is said also if the run failed.
-    pub(super) async fn recorded(self) -> (Outcome, Option<EngineError>) {
+    /// Waits until all of it is written down. What was done is said also if the run failed. `cancel` is that of the run.
+    pub(super) async fn recorded(self, cancel: &CancellationToken) -> (Outcome, Option<EngineError>) {
         let Self { shared, recording } = self;
         end_of(recording).await;
         let outcome = std::mem::take(&mut *shared.outcome());
@@ -163,7 +161,7 @@ impl Placed {
         if matches!(failure, Some(EngineError::Apply(ApplyError::Full { .. }))) {
             shared.context.applier.clear_partials();
         }
-        (outcome, failure.or_else(|| shared.cancel.is_cancelled().then_some(EngineError::Cancelled)))
+        (outcome, failure.or_else(|| cancel.is_cancelled().then_some(EngineError::Cancelled)))
     }
 }
 
@@ -180,7 +178,6 @@ pub(super) async fn run(context: &Arc<Context>, parts: Receiver<Puts>, here: Her
         outcome: Mutex::new(Outcome::default()),
         failure: Mutex::new(None),
         stop: cancel.child_token(),
-        cancel: cancel.clone(),
         answers,
     });
     let (jobs, job_queue) = mpsc::channel(JOBS_AHEAD);
