@@ -22,6 +22,10 @@ use sync_tree::probe::{FAILPOINT, Op, OpKind, TRACE};
 
 const DURABILITIES: [&str; 3] = ["none", "batch", "file"];
 
+/// A directory appears, or a link, or a file that has a name in staging. With the durability `batch` it depends on how files are
+/// flushed, and so on when they come, how many of them have one.
+const APPEARS: &str = "rename-new lane>tree";
+
 /// The parts of a target and its state that are told apart: the tree, the index, the trash, and what is in `.syncd/staging`.
 const AREAS: usize = 10;
 
@@ -95,12 +99,14 @@ impl Crashes {
     }
 }
 
-/// The first time of each step, before and after it, and the middle of those that come often.
-fn points_of(steps: &BTreeMap<String, usize>) -> BTreeSet<String> {
+/// The first time of each step, before and after it, and the middle of those that come often. `appearing` is how often something
+/// appears in every run.
+fn points_of(steps: &BTreeMap<String, usize>, appearing: usize) -> BTreeSet<String> {
     let mut points = BTreeSet::new();
-    for (step, count) in steps {
+    for (step, &count) in steps {
         points.insert(format!("{step} 1"));
-        if *count > 8 {
+        let count = if step.ends_with(APPEARS) { count.min(appearing) } else { count };
+        if count > 8 {
             points.insert(format!("{step} {}", count / 2));
         }
     }
@@ -111,13 +117,15 @@ fn points_of(steps: &BTreeMap<String, usize>) -> BTreeSet<String> {
 fn killed_at_every_step() {
     let scene = Crashes(Scene::new());
     let (mut reached, mut areas) = (BTreeSet::new(), BTreeSet::new());
+    // Without flushes no file has a name in staging.
+    let appearing = scene.trace("none", None)[&format!("after {APPEARS}")];
     for durability in DURABILITIES {
         let steps = scene.trace(durability, None);
         for step in steps.keys() {
             reached.extend(step.split(' ').nth(1).map(str::to_owned));
             areas.extend(step.split([' ', '>']).skip(2).map(str::to_owned));
         }
-        scene.matrix(durability, None, &points_of(&steps));
+        scene.matrix(durability, None, &points_of(&steps, appearing));
     }
     let is_step = |op: &&Op| matches!(op.kind(), OpKind::Changes | OpKind::Flushes);
     let missed: Vec<_> = Op::ALL.iter().filter(is_step).filter(|op| !reached.contains(op.name())).collect();
@@ -127,10 +135,6 @@ fn killed_at_every_step() {
         "no run makes these steps, so nobody knows what a kill there leaves: {missed:?}"
     );
 }
-
-/// A directory appears, or a link, or a file that has a name in staging. With the durability `batch` it depends on how files are
-/// flushed, and so on when they come, how many of them have one.
-const APPEARS: &str = "rename-new lane>tree";
 
 /// Each step in which new directories are filled and appear, the first and the last time: by then others have their places.
 /// `appearing` is how often something appears in every run.
