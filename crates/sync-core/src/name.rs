@@ -3,7 +3,7 @@
 //! A [`Name`] is one component, a [`TreePath`] is a relative path of them. Neither can leave the tree it is used in:
 //! no `/` inside a name, no NUL, no `.` or `..`, nothing empty, and never the state directory `.syncd` in any case.
 
-use std::{borrow::Borrow, fmt, ops::Deref};
+use std::{borrow::Borrow, cmp::Ordering, fmt, ops::Deref};
 
 /// The directory that holds the state of a share or target; it is never an entry, in any case and at any depth.
 pub const STATE_DIR: &str = ".syncd";
@@ -164,6 +164,15 @@ impl TreePath {
         self.split().map(|(parent, _)| parent)
     }
 
+    /// The order in which a walk comes by: all that is below a place right after it. (In the order of their text "a-b" is between
+    /// "a" and "a/b".)
+    #[must_use]
+    pub fn cmp_in_walk(&self, other: &Self) -> Ordering {
+        // No name has a zero byte, so a separator in its place ends a name before any longer one.
+        let key = |byte| if byte == b'/' { 0 } else { byte };
+        self.0.bytes().map(key).cmp(other.0.bytes().map(key))
+    }
+
     /// The names from the root down.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.split('/').filter(|name| !name.is_empty())
@@ -272,6 +281,21 @@ mod tests {
         assert_eq!(path.depth(), 3);
         assert_eq!(TreePath::new("a/../b"), Err(NameError::Dots));
         assert_eq!(TreePath::new("/a"), Err(NameError::Empty));
+    }
+
+    #[test]
+    fn a_walk_comes_by_what_is_below_a_place_right_after_it() {
+        let names = ["a", "a b", "a!", "a-b", "a.b", "aa", "b", "\u{1}", "中"];
+        let mut paths = vec![TreePath::root()];
+        for depth in 0..3 {
+            let dirs: Vec<_> = paths.iter().filter(|path| path.depth() == depth).cloned().collect();
+            paths.extend(dirs.iter().flat_map(|dir| names.map(|name| dir.join(name))));
+        }
+        for a in &paths {
+            for b in &paths {
+                assert_eq!(a.cmp_in_walk(b), a.names().cmp(b.names()), "{a:?} {b:?}");
+            }
+        }
     }
 
     #[test]

@@ -132,13 +132,17 @@ pub(super) fn drop_dead_base(db: &Connection, remote: &str) -> rusqlite::Result<
     Ok(())
 }
 
-/// The same for these remote nodes.
-pub(super) fn drop_base_of_dead(db: &Connection, remote: &str, ids: &[NodeId]) -> rusqlite::Result<()> {
-    let sql = format!(
-        "DELETE FROM base WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM {remote} r WHERE r.id = base.id) \
-         AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = base.local AND n.kind <> 0)"
-    );
-    for_each(db, &sql, ids)
+/// The same for the remote nodes that are pending.
+pub(super) fn drop_base_of_dead(db: &Connection, remote: &str) -> rusqlite::Result<()> {
+    db.execute(
+        &format!(
+            "DELETE FROM base WHERE id IN (SELECT id FROM pending_remote p WHERE NOT EXISTS \
+             (SELECT 1 FROM {remote} r WHERE r.id = p.id)) \
+             AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = base.local AND n.kind <> 0)"
+        ),
+        [],
+    )?;
+    Ok(())
 }
 
 /// Runs a statement for each of many nodes.

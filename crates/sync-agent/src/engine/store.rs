@@ -365,8 +365,8 @@ impl Store {
                 }
                 Scope::Nodes { remote, local } => {
                     let table = REPLICAS[current(db)?];
+                    drop_base_of_dead(db, table)?;
                     remove_pending(db, "pending_remote", remote)?;
-                    drop_base_of_dead(db, table, remote)?;
                     remove_pending(db, "pending_local", local)?;
                 }
             }

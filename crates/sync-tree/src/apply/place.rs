@@ -13,6 +13,14 @@ use crate::rooted::{Stat, StatKind, set_file_mode, set_file_times, stat_file, sy
 /// What is carried of a mode. Set-id and sticky bits never come from another machine.
 pub(super) const MODE_BITS: u16 = 0o777;
 
+/// What is to take a place.
+enum New<'a> {
+    /// It has a name in staging.
+    Named(Temp),
+    /// A file that has no name yet.
+    Unnamed(&'a File),
+}
+
 /// One replacement.
 struct Swap<'a> {
     at: &'a Place<'a>,
@@ -47,11 +55,8 @@ impl Applier {
             (None, Expect::Nothing) => self.name(&file, at)?,
             (temp, _) => {
                 let ino = stat_file(&file).map_err(failed)?.ino;
-                let mut temp = match temp {
-                    Some(temp) => temp,
-                    None => self.staging.name(&file).map_err(failed)?,
-                };
-                self.replace(&mut temp, ino, &Swap { at, expect, displaced })?;
+                let new = temp.map_or(New::Unnamed(&file), New::Named);
+                self.replace(new, ino, &Swap { at, expect, displaced })?;
             }
         }
         stat_file(&file).map_err(|source| at.failed("look at the new file", source))
@@ -104,7 +109,7 @@ impl Applier {
         if *expect == Expect::Nothing {
             self.put(&mut temp, at)?;
         } else {
-            self.replace(&mut temp, ino, &Swap { at, expect, displaced })?;
+            self.replace(New::Named(temp), ino, &Swap { at, expect, displaced })?;
         }
         // There is no handle of a link that could be asked, so the name is, and may have been taken over already.
         let now = at.dir.stat(at.name).map_err(|source| at.failed("look at the new link", source))?;
@@ -136,10 +141,11 @@ impl Applier {
         at.dir.link_unnamed(file, at.name).map_err(|error| self.refused(at, error))
     }
 
-    fn replace(&self, temp: &mut Temp, ino: u64, swap: &Swap<'_>) -> Result<(), ApplyError> {
+    fn replace(&self, new: New<'_>, ino: u64, swap: &Swap<'_>) -> Result<(), ApplyError> {
         let at = swap.at;
         at.check(swap.expect)?;
-        let name = self.enter_swap(temp, ino, swap)?;
+        let mut temp = self.enter_swap(new, ino, swap)?;
+        let name = temp.name.clone();
         let noted = swap.displaced == Displaced::Trash;
         if noted {
             // Not flushed: a cut costs what was here its name in the trash at most.
@@ -164,17 +170,25 @@ impl Applier {
         settled
     }
 
-    /// Moves our file to where displaced things lie, under a name that tells which inode is ours: whichever of the two
-    /// a crash leaves there, the next start knows what it is.
-    fn enter_swap(&self, temp: &mut Temp, ino: u64, swap: &Swap<'_>) -> Result<String, ApplyError> {
+    /// Our file gets a name where displaced things lie, which tells which inode is ours: whichever of the two a crash leaves
+    /// there, the next start knows what it is.
+    fn enter_swap(&self, new: New<'_>, ino: u64, swap: &Swap<'_>) -> Result<Temp, ApplyError> {
         let at = swap.at;
         let name = format!("new-{ino}-{}{:x}", swap.expect.noted(swap.displaced), self.unique());
-        temp.dir.rename_to(&temp.name, &self.swap, &name).map_err(|source| {
-            ApplyError::of_state("move the new file in .syncd/staging", source).about(at.path)
-        })?;
-        temp.dir = self.swap.clone();
-        temp.name.clone_from(&name);
-        Ok(name)
+        let failed =
+            |source| ApplyError::of_state("move the new file in .syncd/staging", source).about(at.path);
+        let dir = self.swap.clone();
+        match new {
+            New::Named(mut temp) => {
+                temp.dir.rename_to(&temp.name, &dir, &name).map_err(failed)?;
+                (temp.dir, temp.name) = (dir, name);
+                Ok(temp)
+            }
+            New::Unnamed(file) => {
+                dir.link_unnamed(file, &name).map_err(failed)?;
+                Ok(Temp { dir, name, ours: true, lease: None })
+            }
+        }
     }
 
     /// Deletes or keeps what a rename took from a place to `name` in `swap`.

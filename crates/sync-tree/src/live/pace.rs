@@ -66,6 +66,9 @@ const MOST_DOUBLINGS: u32 = 6;
 /// More places than this that wait are looked at together with everything else.
 const MOST_LATER: usize = 10_000;
 
+/// So many places that nobody said anything of come up at once: what changes meanwhile waits for no more than a look at these.
+const MOST_AT_ONCE: usize = 256;
+
 /// A file is left alone for this many times as long as reading it took: it is read for a quarter of the time.
 const REST: u32 = 3;
 
@@ -73,12 +76,16 @@ const REST: u32 = 3;
 #[derive(Debug, Default)]
 pub(super) struct Later {
     waiting: HashMap<TreePath, Waiting>,
-    queue: BTreeSet<(Instant, TreePath)>,
+    /// Of those that wait the ones that changed, in the order in which they come up, and the others.
+    changed: Queue,
+    unsettled: Queue,
     everything_at: Option<Instant>,
     /// Files that are not read before then.
     resting: HashMap<TreePath, Instant>,
     tries: HashMap<TreePath, u32>,
 }
+
+type Queue = BTreeSet<(Instant, TreePath)>;
 
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
@@ -150,21 +157,22 @@ impl Later {
         }
     }
 
-    /// What has come up by now, taken out. A place that nobody said anything of, and that is not there any more, is left to
-    /// the event that will tell of it: looked at alone, a file that is being moved would be taken for deleted, and so would what
-    /// is in a file system that was unmounted.
-    pub(super) fn due(&mut self, now: Instant, is_there: impl Fn(&TreePath) -> bool) -> Due {
+    /// What has come up by now, taken out; of places that nobody said anything of not too many, the others come up right after. One
+    /// of these that is not there any more is left to the event that will tell of it: looked at alone, a file that is being moved
+    /// would be taken for deleted, and so would what is in a file system that was unmounted.
+    pub(super) fn due(&mut self, now: Instant, mut is_there: impl FnMut(&TreePath) -> bool) -> Due {
         if self.everything_at.is_some_and(|at| at <= now) {
             return Due::Everything;
         }
         let mut due = Vec::new();
-        while let Some((at, _)) = self.queue.first() {
-            if *at > now {
-                break;
-            }
-            let Some((_, path)) = self.queue.pop_first() else { break };
-            let changed = self.waiting.remove(&path).is_some_and(|waiting| waiting.changed);
-            if changed || is_there(&path) {
+        while let Some(path) = pop(&mut self.changed, now) {
+            self.waiting.remove(&path);
+            due.push(path);
+        }
+        for _ in 0..MOST_AT_ONCE {
+            let Some(path) = pop(&mut self.unsettled, now) else { break };
+            self.waiting.remove(&path);
+            if is_there(&path) {
                 due.push(path);
             }
         }
@@ -176,20 +184,17 @@ impl Later {
         if self.everything_at.is_some() {
             return Due::Everything;
         }
-        let changed: Vec<TreePath> = self
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| waiting.changed)
-            .map(|(path, _)| path.clone())
-            .collect();
-        changed.iter().for_each(|path| self.forget(path));
+        let changed: Vec<_> = std::mem::take(&mut self.changed).into_iter().map(|(_, path)| path).collect();
+        for path in &changed {
+            self.waiting.remove(path);
+        }
         Due::Places(changed)
     }
 
     /// When something comes up next.
     pub(super) fn next(&self) -> Option<Instant> {
-        let first = self.queue.first().map(|(at, _)| *at);
-        first.into_iter().chain(self.everything_at).min()
+        let firsts = [&self.changed, &self.unsettled].map(|queue| queue.first().map(|(at, _)| *at));
+        firsts.into_iter().chain([self.everything_at]).flatten().min()
     }
 
     fn wait(&mut self, path: &TreePath, at: Instant, changed: bool) {
@@ -201,9 +206,10 @@ impl Later {
         let at = earlier.map_or(at, |earlier| earlier.at.min(at));
         let changed = changed || earlier.is_some_and(|earlier| earlier.changed);
         self.waiting.insert(path.clone(), Waiting { at, changed });
-        self.queue.insert((at, path.clone()));
+        self.queue(changed).insert((at, path.clone()));
         if self.waiting.len() > MOST_LATER {
-            let latest = self.queue.last().map_or(at, |(at, _)| *at);
+            let lasts = [&self.changed, &self.unsettled].map(|queue| queue.last().map(|(at, _)| *at));
+            let latest = lasts.into_iter().flatten().fold(at, Instant::max);
             self.forget_all();
             self.everything_at = Some(latest);
         }
@@ -211,15 +217,26 @@ impl Later {
 
     fn forget(&mut self, path: &TreePath) {
         if let Some(waiting) = self.waiting.remove(path) {
-            self.queue.remove(&(waiting.at, path.clone()));
+            self.queue(waiting.changed).remove(&(waiting.at, path.clone()));
         }
     }
 
     fn forget_all(&mut self) {
         self.waiting = HashMap::new();
-        self.queue.clear();
+        self.changed.clear();
+        self.unsettled.clear();
         self.everything_at = None;
     }
+
+    fn queue(&mut self, changed: bool) -> &mut Queue {
+        if changed { &mut self.changed } else { &mut self.unsettled }
+    }
+}
+
+/// The first that has come up, taken out.
+fn pop(queue: &mut Queue, now: Instant) -> Option<TreePath> {
+    let is_due = queue.first().is_some_and(|(at, _)| *at <= now);
+    is_due.then(|| queue.pop_first())?.map(|(_, path)| path)
 }
 
 /// Polling is never more frequent than this.
@@ -385,6 +402,45 @@ mod tests {
         assert_eq!(later.changed(), Due::Places(vec![path("log")]));
         assert_eq!(later.changed(), Due::Places(vec![]));
         assert_eq!(later.due(now + 100 * MS, |_| true), Due::Places(vec![path("unsettled")]));
+    }
+
+    #[test]
+    fn of_many_unsettled_places_some_come_up_at_a_time_and_what_changed_before_them() {
+        let now = Instant::now();
+        let mut later = Later::default();
+        let many: Vec<TreePath> =
+            (0..2 * MOST_AT_ONCE + 1).map(|number| path(&format!("f{number}"))).collect();
+        later.looked(None, &many, now);
+        let due = now + REVISIT_MANY;
+        later.rest(&path("log"), due - now, now);
+        assert!(!later.admit(&path("log"), now));
+        let due = due + REVISIT_MANY * REST;
+        let mut seen = Vec::new();
+        for want in [MOST_AT_ONCE + 1, MOST_AT_ONCE, 1] {
+            assert!(later.next().is_some_and(|at| at <= due), "the others come up right after");
+            let Due::Places(places) = later.due(due, |_| true) else { panic!("everything") };
+            assert_eq!(places.len(), want);
+            seen.extend(places);
+        }
+        assert_eq!((seen[0].as_str(), later.next()), ("log", None));
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), many.len() + 1);
+    }
+
+    #[test]
+    fn of_unsettled_places_only_so_many_are_asked_for_at_once() {
+        let now = Instant::now();
+        let mut later = Later::default();
+        let many: Vec<TreePath> = (0..=MOST_AT_ONCE).map(|number| path(&format!("f{number}"))).collect();
+        later.looked(None, &many, now);
+        let mut asked = 0;
+        let gone = |_: &TreePath| {
+            asked += 1;
+            false
+        };
+        assert_eq!(later.due(now + REVISIT_MANY, gone), Due::Places(vec![]));
+        assert_eq!((asked, later.next()), (MOST_AT_ONCE, Some(now + REVISIT_MANY)));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    io, iter,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, MutexGuard},
     time::{Duration, Instant},
@@ -19,6 +20,7 @@ use super::{
 };
 use crate::{
     lock::Lock,
+    rooted::{Dir, Root, Stat},
     trouble,
     watch::{
         WatcherFactory,
@@ -230,15 +232,14 @@ impl Worker {
             self.add_polled(&mut set);
         }
         let root = self.shared.site().root.clone();
-        let is_there = |path: &TreePath| match root.open_parent(path).and_then(|(dir, name)| dir.stat(&name))
-        {
+        let mut look_at = one_after_the_other(&root);
+        let is_there = |path: &TreePath| match look_at(path) {
             Ok(_) => true,
             // Nobody can tell now, and no event tells when somebody can.
             Err(error) => trouble::may_pass(&error),
         };
-        for due in
-            [Some(self.later.due(now, is_there)), barrier.map(|_| self.later.changed())].into_iter().flatten()
-        {
+        let due = self.later.due(now, is_there);
+        for due in iter::once(due).chain(barrier.map(|_| self.later.changed())) {
             match due {
                 Due::Everything => set.mark_everything(),
                 Due::Places(paths) => paths.into_iter().for_each(|path| set.mark(path, false)),
@@ -310,6 +311,22 @@ impl Worker {
         }
         // What watched it watches something else now.
         self.shared.inbox.put(|mail| changed.into_iter().for_each(|path| mail.mark_vanished(path)));
+    }
+}
+
+/// Looks at one place after the other; of neighbours the directory is opened once.
+fn one_after_the_other(root: &Root) -> impl FnMut(&TreePath) -> io::Result<Stat> {
+    let mut opened: Option<(TreePath, Dir)> = None;
+    move |path| {
+        if let (Some((known, dir)), Some((parent, name))) = (&opened, path.split())
+            && *known == parent
+        {
+            return dir.stat(name);
+        }
+        let (dir, name) = root.open_parent(path)?;
+        let seen = dir.stat(&name);
+        opened = path.parent().map(|parent| (parent, dir));
+        seen
     }
 }
 

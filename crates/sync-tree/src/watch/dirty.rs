@@ -67,8 +67,7 @@ impl DirtySet {
             return Dirt::Everything;
         }
         let mut places: Vec<_> = set.places.into_iter().collect();
-        // Bytewise order puts "a-b" between "a" and "a/b"; by components, all that lies below a place follows it.
-        places.sort_unstable_by(|(a, _), (b, _)| a.names().cmp(b.names()));
+        places.sort_unstable_by(|(a, _), (b, _)| a.cmp_in_walk(b));
         let mut cover: Option<TreePath> = None;
         places.retain(|(path, deep)| {
             if cover.as_ref().is_some_and(|cover| path.is_within(cover)) {

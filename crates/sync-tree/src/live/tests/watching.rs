@@ -183,6 +183,11 @@ fn a_burst_of_files_arrives_whole() {
     }
     scene.barrier().unwrap();
     assert_eq!(scene.head().files, 5000);
+    // They are read again some at a time.
+    let index = scene.tree.index();
+    let pages = |db: &rusqlite::Connection| index.table().page(db, NodeId::ROOT, 10_000);
+    let all_vouched = || index.read(pages).unwrap().iter().all(|row| row.vouched);
+    scene.until("all of them are vouched for", all_vouched);
     assert_kept_up(&scene);
 }
 
