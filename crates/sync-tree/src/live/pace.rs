@@ -13,6 +13,8 @@ use std::{
 
 use sync_core::TreePath;
 
+use crate::look::MAX_REVISITS;
+
 /// The quiet time when little happens.
 const QUIET_LEAST: Duration = Duration::from_millis(2);
 
@@ -63,11 +65,14 @@ const REVISIT_MANY: Duration = Duration::from_secs(1);
 /// A place that is never settled is looked at again ever more rarely: the time doubles this often at most.
 const MOST_DOUBLINGS: u32 = 6;
 
-/// More places than this that wait are looked at together with everything else.
-const MOST_LATER: usize = 10_000;
+/// More places than this that wait are looked at together with everything else. Twice what one look may leave: what comes then need
+/// not wait until all of that has come up.
+const MOST_LATER: usize = 2 * MAX_REVISITS;
 
-/// So many places that nobody said anything of come up at once: what changes meanwhile waits for no more than a look at these.
+/// So many places that nobody said anything of come up at once, or so many bytes in them: what changes meanwhile waits for no more than
+/// a look at these.
 const MOST_AT_ONCE: usize = 256;
+const MOST_BYTES_AT_ONCE: u64 = 64 << 20;
 
 /// A file is left alone for this many times as long as reading it took: it is read for a quarter of the time.
 const REST: u32 = 3;
@@ -83,6 +88,8 @@ pub(super) struct Later {
     /// Files that are not read before then.
     resting: HashMap<TreePath, Instant>,
     tries: HashMap<TreePath, u32>,
+    /// Whether the last time others went before what is only unsettled.
+    passed_over: bool,
 }
 
 type Queue = BTreeSet<(Instant, TreePath)>;
@@ -157,10 +164,16 @@ impl Later {
         }
     }
 
-    /// What has come up by now, taken out; of places that nobody said anything of not too many, the others come up right after. One
-    /// of these that is not there any more is left to the event that will tell of it: looked at alone, a file that is being moved
-    /// would be taken for deleted, and so would what is in a file system that was unmounted.
-    pub(super) fn due(&mut self, now: Instant, mut is_there: impl FnMut(&TreePath) -> bool) -> Due {
+    /// What has come up by now, taken out; of places that nobody said anything of not too many, the others come up right after, and
+    /// none if `others` are to be looked at, but not twice in a row. `size_of` tells how large what is in such a place is. One that is
+    /// not there any more is left to the event that will tell of it: looked at alone, a file that is being moved would be
+    /// taken for deleted, and so would what is in a file system that was unmounted.
+    pub(super) fn due(
+        &mut self,
+        now: Instant,
+        others: bool,
+        mut size_of: impl FnMut(&TreePath) -> Option<u64>,
+    ) -> Due {
         if self.everything_at.is_some_and(|at| at <= now) {
             return Due::Everything;
         }
@@ -169,10 +182,19 @@ impl Later {
             self.waiting.remove(&path);
             due.push(path);
         }
+        self.passed_over = others && !self.passed_over;
+        if self.passed_over {
+            return Due::Places(due);
+        }
+        let mut bytes = 0;
         for _ in 0..MOST_AT_ONCE {
+            if bytes >= MOST_BYTES_AT_ONCE {
+                break;
+            }
             let Some(path) = pop(&mut self.unsettled, now) else { break };
             self.waiting.remove(&path);
-            if is_there(&path) {
+            if let Some(size) = size_of(&path) {
+                bytes += size;
                 due.push(path);
             }
         }
@@ -359,9 +381,9 @@ mod tests {
         for want in [100, 200, 400, 800, 1600, 3200, 6400, 6400] {
             later.looked(Some(&[path("a")]), &[path("a")], now);
             assert_eq!(later.next(), Some(now + want * MS));
-            assert_eq!(later.due(now + (want - 1) * MS, |_| true), Due::Places(vec![]));
+            assert_eq!(later.due(now + (want - 1) * MS, false, |_| Some(1)), Due::Places(vec![]));
             now += want * MS;
-            assert_eq!(later.due(now, |_| true), Due::Places(vec![path("a")]));
+            assert_eq!(later.due(now, false, |_| Some(1)), Due::Places(vec![path("a")]));
         }
         later.looked(Some(&[path("a")]), &[], now);
         assert_eq!(later.next(), None);
@@ -389,7 +411,7 @@ mod tests {
         assert!(later.admit(&path("other"), now + 10 * MS));
         assert_eq!(later.next(), Some(now + 150 * MS));
         assert!(later.admit(&path("log"), now + 150 * MS));
-        assert_eq!(later.due(now + 150 * MS, |_| true), Due::Places(vec![path("log")]));
+        assert_eq!(later.due(now + 150 * MS, false, |_| Some(1)), Due::Places(vec![path("log")]));
     }
 
     #[test]
@@ -401,7 +423,7 @@ mod tests {
         assert!(!later.admit(&path("log"), now));
         assert_eq!(later.changed(), Due::Places(vec![path("log")]));
         assert_eq!(later.changed(), Due::Places(vec![]));
-        assert_eq!(later.due(now + 100 * MS, |_| true), Due::Places(vec![path("unsettled")]));
+        assert_eq!(later.due(now + 100 * MS, false, |_| Some(1)), Due::Places(vec![path("unsettled")]));
     }
 
     #[test]
@@ -418,7 +440,7 @@ mod tests {
         let mut seen = Vec::new();
         for want in [MOST_AT_ONCE + 1, MOST_AT_ONCE, 1] {
             assert!(later.next().is_some_and(|at| at <= due), "the others come up right after");
-            let Due::Places(places) = later.due(due, |_| true) else { panic!("everything") };
+            let Due::Places(places) = later.due(due, false, |_| Some(1)) else { panic!("everything") };
             assert_eq!(places.len(), want);
             seen.extend(places);
         }
@@ -437,10 +459,46 @@ mod tests {
         let mut asked = 0;
         let gone = |_: &TreePath| {
             asked += 1;
-            false
+            None
         };
-        assert_eq!(later.due(now + REVISIT_MANY, gone), Due::Places(vec![]));
+        assert_eq!(later.due(now + REVISIT_MANY, false, gone), Due::Places(vec![]));
         assert_eq!((asked, later.next()), (MOST_AT_ONCE, Some(now + REVISIT_MANY)));
+    }
+
+    #[test]
+    fn of_large_unsettled_files_fewer_come_up_at_once() {
+        let now = Instant::now();
+        let mut later = Later::default();
+        let many: Vec<TreePath> = (0..FEW + 1).map(|number| path(&format!("f{number}"))).collect();
+        later.looked(None, &many, now);
+        let mut counts = Vec::new();
+        while later.next().is_some() {
+            let Due::Places(places) =
+                later.due(now + REVISIT_MANY, false, |_| Some(MOST_BYTES_AT_ONCE / 16 + 1))
+            else {
+                panic!("everything")
+            };
+            counts.push(places.len());
+        }
+        assert_eq!(counts, [16, 16, 1]);
+    }
+
+    #[test]
+    fn what_is_only_unsettled_lets_others_go_first_but_not_twice_in_a_row() {
+        let now = Instant::now();
+        let mut later = Later::default();
+        let many: Vec<TreePath> = (0..2 * MOST_AT_ONCE).map(|number| path(&format!("f{number}"))).collect();
+        later.looked(None, &many, now);
+        later.rest(&path("log"), MS, now);
+        assert!(!later.admit(&path("log"), now));
+        let counts = [true, true, true, false].map(|others| {
+            match later.due(now + REVISIT_MANY, others, |_| Some(1)) {
+                Due::Places(places) => places.len(),
+                Due::Everything => panic!("everything"),
+            }
+        });
+        assert_eq!(counts, [1, MOST_AT_ONCE, 0, MOST_AT_ONCE], "what changed is passed over by nobody");
+        assert_eq!(later.next(), None);
     }
 
     #[test]
@@ -449,9 +507,9 @@ mod tests {
         let mut later = Later::default();
         let many: Vec<TreePath> = (0..=MOST_LATER).map(|number| path(&format!("f{number}"))).collect();
         later.looked(None, &many, now);
-        assert_eq!(later.due(now, |_| true), Due::Places(vec![]));
+        assert_eq!(later.due(now, false, |_| Some(1)), Due::Places(vec![]));
         assert_eq!(later.next(), Some(now + REVISIT_MANY));
-        assert_eq!(later.due(now + REVISIT_MANY, |_| true), Due::Everything);
+        assert_eq!(later.due(now + REVISIT_MANY, false, |_| Some(1)), Due::Everything);
         later.looked(None, &[], now);
         assert_eq!(later.next(), None);
     }

@@ -231,21 +231,21 @@ impl Worker {
         if polls {
             self.add_polled(&mut set);
         }
+        let events_due = self.events_at(mail).is_some_and(|at| at <= now);
         let root = self.shared.site().root.clone();
         let mut look_at = one_after_the_other(&root);
-        let is_there = |path: &TreePath| match look_at(path) {
-            Ok(_) => true,
+        let size_of = |path: &TreePath| match look_at(path) {
+            Ok(seen) => Some(seen.size),
             // Nobody can tell now, and no event tells when somebody can.
-            Err(error) => trouble::may_pass(&error),
+            Err(error) => trouble::may_pass(&error).then_some(0),
         };
-        let due = self.later.due(now, is_there);
+        let due = self.later.due(now, barrier.is_some() || events_due, size_of);
         for due in iter::once(due).chain(barrier.map(|_| self.later.changed())) {
             match due {
                 Due::Everything => set.mark_everything(),
                 Due::Places(paths) => paths.into_iter().for_each(|path| set.mark(path, false)),
             }
         }
-        let events_due = self.events_at(mail).is_some_and(|at| at <= now);
         if barrier.is_some() || events_due || set.is_everything() {
             vanished = std::mem::take(&mut mail.vanished);
             self.add_events(mail.take_dirty().take(), barrier.is_some(), now, &mut set);

@@ -24,7 +24,7 @@ const LINGER: std::time::Duration = std::time::Duration::from_millis(20);
 const MAX_SKIPPED: usize = 1000;
 
 /// More places to look at again than this are left to the next whole look.
-const MAX_REVISITS: usize = 10_000;
+pub(crate) const MAX_REVISITS: usize = 10_000;
 
 /// More places than this that are empty without a word are not waited for.
 const MAX_UNSAID: usize = 10_000;
@@ -169,8 +169,14 @@ impl<'a> Committer<'a> {
             Some(old) => tx.get(old.node.id)?,
             None => None,
         };
-        let occupant = tx.child(new.node.parent, &new.node.name)?;
-        let occupied = occupant.is_some_and(|occupant| occupant.node.id != new.node.id);
+        // There is one node in a place: if this one is in it already, nobody else is.
+        let stayed = current.as_ref().is_some_and(|current| {
+            (current.node.parent, &current.node.name) == (new.node.parent, &new.node.name)
+        });
+        let occupied = !stayed
+            && tx
+                .child(new.node.parent, &new.node.name)?
+                .is_some_and(|occupant| occupant.node.id != new.node.id);
         // RACE: between two reads of the walkers a node may have left one place and appeared in another, and then both
         // places claim it. The first one has it; taking it away again would leave that place without a node.
         let taken = old.zip(current.as_ref()).is_some_and(|(old, current)| {

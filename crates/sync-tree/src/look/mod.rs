@@ -42,6 +42,7 @@ use crate::{
     trouble,
 };
 
+pub(crate) use commit::MAX_REVISITS;
 use mounts::Mounts;
 pub use rules::{bad_root_lines, small_text};
 pub use walk::{SHARE_ID, TARGET_OF};
