@@ -344,6 +344,17 @@ mod tests {
         TreePath::new(text).unwrap()
     }
 
+    fn places(count: usize) -> Vec<TreePath> {
+        (0..count).map(|number| path(&format!("f{number}"))).collect()
+    }
+
+    fn named(due: Due) -> Vec<TreePath> {
+        match due {
+            Due::Places(places) => places,
+            Due::Everything => panic!("everything"),
+        }
+    }
+
     #[test]
     fn a_single_event_waits_for_two_milliseconds() {
         let now = Instant::now();
@@ -394,7 +405,6 @@ mod tests {
     #[test]
     fn many_unsettled_places_wait_until_they_were_fetched() {
         let now = Instant::now();
-        let places = |count| (0..count).map(|number| path(&format!("f{number}"))).collect::<Vec<_>>();
         for (count, want) in [(1, REVISIT), (FEW, REVISIT), (FEW + 1, REVISIT_MANY), (1000, REVISIT_MANY)] {
             let mut later = Later::default();
             later.looked(None, &places(count), now);
@@ -430,8 +440,7 @@ mod tests {
     fn of_many_unsettled_places_some_come_up_at_a_time_and_what_changed_before_them() {
         let now = Instant::now();
         let mut later = Later::default();
-        let many: Vec<TreePath> =
-            (0..2 * MOST_AT_ONCE + 1).map(|number| path(&format!("f{number}"))).collect();
+        let many = places(2 * MOST_AT_ONCE + 1);
         later.looked(None, &many, now);
         let due = now + REVISIT_MANY;
         later.rest(&path("log"), due - now, now);
@@ -440,9 +449,9 @@ mod tests {
         let mut seen = Vec::new();
         for want in [MOST_AT_ONCE + 1, MOST_AT_ONCE, 1] {
             assert!(later.next().is_some_and(|at| at <= due), "the others come up right after");
-            let Due::Places(places) = later.due(due, false, |_| Some(1)) else { panic!("everything") };
-            assert_eq!(places.len(), want);
-            seen.extend(places);
+            let some = named(later.due(due, false, |_| Some(1)));
+            assert_eq!(some.len(), want);
+            seen.extend(some);
         }
         assert_eq!((seen[0].as_str(), later.next()), ("log", None));
         seen.sort_unstable();
@@ -454,7 +463,7 @@ mod tests {
     fn of_unsettled_places_only_so_many_are_asked_for_at_once() {
         let now = Instant::now();
         let mut later = Later::default();
-        let many: Vec<TreePath> = (0..=MOST_AT_ONCE).map(|number| path(&format!("f{number}"))).collect();
+        let many = places(MOST_AT_ONCE + 1);
         later.looked(None, &many, now);
         let mut asked = 0;
         let gone = |_: &TreePath| {
@@ -469,16 +478,12 @@ mod tests {
     fn of_large_unsettled_files_fewer_come_up_at_once() {
         let now = Instant::now();
         let mut later = Later::default();
-        let many: Vec<TreePath> = (0..FEW + 1).map(|number| path(&format!("f{number}"))).collect();
+        let many = places(FEW + 1);
         later.looked(None, &many, now);
         let mut counts = Vec::new();
         while later.next().is_some() {
-            let Due::Places(places) =
-                later.due(now + REVISIT_MANY, false, |_| Some(MOST_BYTES_AT_ONCE / 16 + 1))
-            else {
-                panic!("everything")
-            };
-            counts.push(places.len());
+            let some = later.due(now + REVISIT_MANY, false, |_| Some(MOST_BYTES_AT_ONCE / 16 + 1));
+            counts.push(named(some).len());
         }
         assert_eq!(counts, [16, 16, 1]);
     }
@@ -487,16 +492,12 @@ mod tests {
     fn what_is_only_unsettled_lets_others_go_first_but_not_twice_in_a_row() {
         let now = Instant::now();
         let mut later = Later::default();
-        let many: Vec<TreePath> = (0..2 * MOST_AT_ONCE).map(|number| path(&format!("f{number}"))).collect();
+        let many = places(2 * MOST_AT_ONCE);
         later.looked(None, &many, now);
         later.rest(&path("log"), MS, now);
         assert!(!later.admit(&path("log"), now));
-        let counts = [true, true, true, false].map(|others| {
-            match later.due(now + REVISIT_MANY, others, |_| Some(1)) {
-                Due::Places(places) => places.len(),
-                Due::Everything => panic!("everything"),
-            }
-        });
+        let counts = [true, true, true, false]
+            .map(|others| named(later.due(now + REVISIT_MANY, others, |_| Some(1))).len());
         assert_eq!(counts, [1, MOST_AT_ONCE, 0, MOST_AT_ONCE], "what changed is passed over by nobody");
         assert_eq!(later.next(), None);
     }
@@ -505,7 +506,7 @@ mod tests {
     fn very_many_unsettled_places_are_everything() {
         let now = Instant::now();
         let mut later = Later::default();
-        let many: Vec<TreePath> = (0..=MOST_LATER).map(|number| path(&format!("f{number}"))).collect();
+        let many = places(MOST_LATER + 1);
         later.looked(None, &many, now);
         assert_eq!(later.due(now, false, |_| Some(1)), Due::Places(vec![]));
         assert_eq!(later.next(), Some(now + REVISIT_MANY));
