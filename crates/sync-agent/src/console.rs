@@ -232,6 +232,10 @@ impl Reporter for Console {
         self.progress.planned(files, bytes);
     }
 
+    fn planned_in_all(&self, files: u64, bytes: u64) {
+        self.progress.planned_in_all(files, bytes);
+    }
+
     fn file_started(&self, path: &TreePath, size: u64) {
         self.progress.file_started(path, size);
     }

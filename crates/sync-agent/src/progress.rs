@@ -146,13 +146,18 @@ impl Progress {
     pub(crate) fn planned(&self, files: u64, bytes: u64) {
         // A later round plans what is left of the earlier ones.
         let counts = &self.counts;
-        counts.planned_files.store(counts.files.load(Relaxed) + files, Relaxed);
-        counts.planned_bytes.store(counts.bytes.load(Relaxed) + bytes, Relaxed);
+        self.planned_in_all(counts.files.load(Relaxed) + files, counts.bytes.load(Relaxed) + bytes);
+    }
+
+    pub(crate) fn planned_in_all(&self, files: u64, bytes: u64) {
+        let counts = &self.counts;
+        counts.planned_files.store(files, Relaxed);
+        counts.planned_bytes.store(bytes, Relaxed);
         let mut drawn = self.drawn();
         if counts.files.load(Relaxed) == 0 {
             drawn.began = Instant::now();
         }
-        if self.show == Show::Bars && files > 0 {
+        if self.show == Show::Bars && files > counts.files.load(Relaxed) {
             let words = self.snapshot(&drawn).files_words();
             let total = drawn.total.get_or_insert_with(|| self.new_total());
             total.set_style(style(

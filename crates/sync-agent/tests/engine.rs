@@ -79,6 +79,30 @@ async fn a_file_in_place_of_a_directory_that_somebody_removed_meanwhile() {
     );
 }
 
+/// `SYNCD_SEED=4192` of the simulation, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_is_moved_has_the_shares_time_whatever_somebody_made_of_it() {
+    for (from, to) in [("dir", "moved"), ("dir", "other/moved"), ("dir", "other")] {
+        let pair = Scripted::new();
+        pair.share.edit(|edit| {
+            edit.file("dir/in", "in");
+            edit.file("other/in", "in the other one");
+            edit.mtime("dir", Time { secs: 1000, nanos: 0 });
+            edit.mtime("other", Time { secs: 2000, nanos: 0 });
+        });
+        pair.pull().await;
+        pair.share.edit(|edit| match pair.target.has(to) {
+            true => edit.swap(from, to),
+            false => edit.rename(from, to),
+        });
+        let dir = pair.target.placed(from);
+        let meanwhile = WhenPlanning(Mutex::new(Some(move || drop(dir.mtime(3000, 0)))));
+        let summary = pair.try_pull(Arc::new(meanwhile)).await.unwrap();
+        assert!(summary.equal, "{summary:?}");
+        assert_eq!(pair.target.look(to).mtime, (1000, 0), "{to}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_index_after_half_a_swap_was_heard_of() {
     let pair = Scripted::new();

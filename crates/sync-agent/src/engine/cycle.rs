@@ -10,19 +10,18 @@ use std::{
 use sync_core::{
     CommitPoint, FeedEvent, Halt, Problem, RuleSet, TreePath, Watching,
     name::STATE_DIR,
-    plan::{
-        Clear, Filling, Guard, Plan, Policy, Put, Record, Scope, Slot, gather, gather_all, plan, take_wholes,
-    },
+    plan::{Clear, Guard, Plan, Policy, Put, Record, Scope, Slot, gather, gather_all, plan, take_wholes},
 };
 use sync_locations::{ChangeStream, Location, LocationError};
 use sync_tree::{
     apply::{ApplyError, Durability},
     index::IndexError,
-    look::{Dirty, LookError, LookLimits, NoObserver, Scope as LookScope},
+    look::{Dirty, LookError, LookLimits, LookReport, NoObserver, Scope as LookScope},
     rules::Rules,
 };
 use tokio::{
     sync::mpsc,
+    task::JoinHandle,
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -32,6 +31,7 @@ use super::{
     ahead::Ahead,
     base::{agree, drop_base},
     counts::{Done, FailedFiles, differences, one_for_each_place, unexplained},
+    fill::Fill,
     material::Material,
     now_secs,
     outcome::{Outcome, describe},
@@ -65,6 +65,19 @@ enum Taken {
     Halted(String),
 }
 
+/// A look at the target, on a thread of its own.
+pub(super) struct Looking {
+    task: JoinHandle<Result<LookReport, LookError>>,
+    /// The rules it goes by.
+    rules: RuleSet,
+}
+
+impl Looking {
+    async fn end(self) -> Result<Result<LookReport, LookError>, EngineError> {
+        self.task.await.map_err(|error| EngineError::Broken { reason: error.to_string() })
+    }
+}
+
 impl Engine {
     /// Makes the target equal once.
     ///
@@ -79,13 +92,14 @@ impl Engine {
     ) -> Result<Summary, EngineError> {
         let run = Run { remote, reporter, cancel };
         let pulled = self.pull_over(mode, &run).await;
-        pulled.map_err(|error| self.explained(error))
+        let stopped = self.stop_fill(&run).await;
+        pulled.and_then(|summary| stopped.map(|()| summary)).map_err(|error| self.explained(error))
     }
 
     async fn pull_over(&mut self, mode: PullMode, run: &Run<'_>) -> Result<Summary, EngineError> {
         self.done = Done::default();
         self.announced = false;
-        self.catch_up_and_look(run).await?;
+        self.catch_up_and_look(run, !mode.dry_run && !mode.full).await?;
         if mode.dry_run {
             let (_, plan) = self.plan(Policy::LeftWins, mode.full, run)?;
             return self.intended(&plan, run);
@@ -180,7 +194,7 @@ impl Engine {
     ) -> Result<Summary, EngineError> {
         let run = Run { remote, reporter, cancel };
         self.adopt_unrecorded(&run)?;
-        self.catch_up(&run).await?;
+        self.catch_up(&run, false).await?;
         self.look(&LookScope::Everything, true, &run)?;
         // The digests were made of what was just read. Where they are the same, so is all that is not known to be pending, and
         // only otherwise every place has to be listed.
@@ -241,20 +255,37 @@ impl Engine {
         Ok(())
     }
 
-    /// Reads the feed to a commit point and looks at the target, both at once where the rules are known.
-    async fn catch_up_and_look(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
+    /// Reads the feed to a commit point and looks at the target, both at once where the rules are known. A target that has nothing
+    /// may be filled meanwhile.
+    async fn catch_up_and_look(&mut self, run: &Run<'_>, may_fill: bool) -> Result<(), EngineError> {
         self.adopt_unrecorded(run)?;
         let rules = self.store().index().rule_set()?;
         self.check_root()?;
         let looker = self.looker()?;
         run.reporter.phase(Phase::Listing);
-        let looking =
-            threads::start(async move { looker.look(&LookScope::Everything, &NoObserver, &LIMITS) });
-        let caught_up = self.catch_up(run).await;
-        let looked = looking.await.map_err(|error| EngineError::Broken { reason: error.to_string() })?;
-        caught_up?;
+        let task = threads::start(async move { looker.look(&LookScope::Everything, &NoObserver, &LIMITS) });
+        self.looking = Some(Looking { task, rules });
+        if let Err(error) = self.catch_up(run, may_fill).await {
+            if let Some(looking) = self.looking.take() {
+                looking.end().await?.ok();
+            }
+            return Err(error);
+        }
+        self.looked(run).await?;
+        if self.first_look_done {
+            return Ok(());
+        }
+        self.stop_fill(run).await?;
+        self.look(&LookScope::Everything, false, run)
+    }
+
+    /// Waits for the look at the target, if one goes on.
+    pub(super) async fn looked(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
+        let Some(looking) = self.looking.take() else { return Ok(()) };
+        let had = looking.rules.clone();
+        let looked = looking.end().await?;
         run.reporter.phase(Phase::Scanning);
-        if self.store().index().rule_set()? == rules {
+        if self.store().index().rule_set()? == had {
             looked?;
             self.first_look_done = true;
             return Ok(self.store().take_local_changes()?);
@@ -263,11 +294,11 @@ impl Engine {
     }
 
     /// Reads the feed to its newest commit point.
-    async fn catch_up(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
+    async fn catch_up(&mut self, run: &Run<'_>, may_fill: bool) -> Result<(), EngineError> {
         for _ in 0..2 {
             let cursor = self.store().cursor()?;
             let mut feed = Ahead::of(run.remote.changes(cursor.as_ref(), false).await?);
-            match self.read_to_commit(&mut feed, run).await? {
+            match self.read_to_commit(&mut feed, run, may_fill).await? {
                 Taken::Mismatch => {
                     tracing::warn!("the share's tree does not have its digest; reading it from nothing");
                 }
@@ -282,7 +313,9 @@ impl Engine {
         &mut self,
         feed: &mut dyn ChangeStream,
         run: &Run<'_>,
+        may_fill: bool,
     ) -> Result<Taken, EngineError> {
+        let mut begins = false;
         loop {
             let event = tokio::select! {
                 biased;
@@ -290,7 +323,18 @@ impl Engine {
                 event = feed.next() => event,
             };
             let Some(event) = event else { return Err(cut()) };
-            match self.take(event?)? {
+            let event = event?;
+            match &event {
+                FeedEvent::Reset { .. } => {
+                    self.stop_fill(run).await?;
+                    begins = may_fill;
+                }
+                FeedEvent::Nodes { .. } if std::mem::take(&mut begins) => self.begin_fill_early(run).await?,
+                // What is in the target has to be looked at anew.
+                FeedEvent::Rules(_) => self.stop_fill(run).await?,
+                _ => {}
+            }
+            match self.take(event)? {
                 Taken::More => {}
                 end => return Ok(end),
             }
@@ -304,7 +348,10 @@ impl Engine {
                     tracing::debug!(%reason, "the full tree follows");
                     self.store().begin_tree(share, epoch)?;
                 }
-                FeedEvent::Nodes { changes, resume } => self.store().take_nodes(&changes, &resume)?,
+                FeedEvent::Nodes { changes, resume } => {
+                    self.store().take_nodes(&changes, &resume)?;
+                    self.fill_takes(&changes);
+                }
                 FeedEvent::Commit(commit) => return self.take_commit(&commit),
                 FeedEvent::Rules(rules) => {
                     if self.store().take_rules(&rules)? {
@@ -436,7 +483,7 @@ impl Engine {
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
             if !outcome.changed.is_empty() {
-                self.catch_up(run).await?;
+                self.catch_up(run, false).await?;
             }
             if !self.first_look_done {
                 self.look(&LookScope::Everything, false, run)?;
@@ -467,16 +514,15 @@ impl Engine {
     /// Plans what is pending and carries it out.
     async fn one_round(&mut self, run: &Run<'_>, policy: Policy) -> Result<Outcome, EngineError> {
         self.check_root()?;
-        if self.settle_waiting() {
+        if self.filling.is_none() && self.settle_waiting() {
             self.look_quietly(&LookScope::Everything, false)?;
         }
         self.context.trouble.passed();
-        let round = match self.store().filling()? {
-            Some(filling) if policy == Policy::LeftWins => self.filling_round(run, filling).await,
-            _ => self.planned_round(run, policy).await,
+        let round = match self.fill_of_round(run, policy)? {
+            Some(fill) => self.complete_fill(run, fill).await,
+            None => self.planned_round(run, policy).await,
         };
-        // What is in place and could not be written down is the share's all the same, see `adopt_unrecorded`.
-        self.cut_off |= self.context.unrecorded.swap(false, Ordering::Relaxed);
+        self.note_unrecorded();
         let forgiven = if self.options.allow_mass_delete { self.store().forgive_deletions() } else { Ok(()) };
         let (scope, outcome) = round?;
         forgiven?;
@@ -491,20 +537,20 @@ impl Engine {
         Ok(outcome)
     }
 
-    /// The same, where most of it can be done in parts.
-    async fn filling_round(
-        &mut self,
-        run: &Run<'_>,
-        filling: Filling,
-    ) -> Result<(Scope, Outcome), EngineError> {
-        let is_all = filling.is_of_a_blank_side();
-        let mut outcome = self.fill(run, filling).await?;
-        if is_all {
-            return Ok((Scope::Everything, outcome));
+    /// The filling that most of a round can be done by.
+    fn fill_of_round(&mut self, run: &Run<'_>, policy: Policy) -> Result<Option<Fill>, EngineError> {
+        if let Some(fill) = self.filling.take() {
+            return Ok(Some(fill));
         }
-        let (scope, rest) = self.planned_round(run, Policy::LeftWins).await?;
-        outcome.merge(rest);
-        Ok((scope, outcome))
+        match self.store().filling()? {
+            Some(gaps) if policy == Policy::LeftWins => self.begin_fill(run, gaps).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// What is in place and could not be written down is the share's all the same, see `adopt_unrecorded`.
+    pub(super) fn note_unrecorded(&mut self) {
+        self.cut_off |= self.context.unrecorded.swap(false, Ordering::Relaxed);
     }
 
     /// What could not go back into the tree earlier may be able to now. Answers whether it did.
@@ -521,7 +567,7 @@ impl Engine {
     }
 
     /// Answers what was planned for, and what came of it.
-    async fn planned_round(
+    pub(super) async fn planned_round(
         &mut self,
         run: &Run<'_>,
         policy: Policy,
@@ -604,7 +650,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn carry_out(
+    pub(super) async fn carry_out(
         &mut self,
         mut plan: Plan,
         policy: Policy,
@@ -630,7 +676,7 @@ impl Engine {
             }
         };
         run.reporter.phase(Phase::Transferring);
-        let puts = Puts { files: std::mem::take(&mut plan.files), wholes };
+        let puts = phases.possible(std::mem::take(&mut plan.files), wholes);
         let changed = (later.is_empty() && phases.may_run_ahead()).then(|| puts.dirs());
         let here = Here { captured, material };
         let placed = transfer::run(&self.context, in_one_part(puts), here, run).await;

@@ -1,14 +1,23 @@
 //! A first run into an empty target, or one that goes on with such a run: planned and carried out a part at a time, so that
 //! files come while later ones are still being planned, and so that memory does not grow with the tree.
+//!
+//! Into a target that has nothing files come even while the tree itself still does. What they are made from may then be no tree
+//! that ever was: the share goes on changing. So nothing that is in the way of anything is touched, each file is still verified,
+//! and if a node that was there already comes again, a plan of the whole follows. Equal is only what has the digest of a commit
+//! point, as always.
 
 use std::{collections::HashSet, sync::Arc};
 
 use sync_core::{
-    NodeId, RuleSet,
-    plan::{Filling, Finish, Guard, Policy, plan, take_wholes},
+    NodeChange, NodeId,
+    name::STATE_DIR,
+    plan::{Filling, Finish, Fresh, Guard, Policy, Scope, Slot, plan, take_wholes},
 };
-use sync_tree::rules::Rules;
-use tokio::sync::mpsc;
+use sync_tree::apply::Durability;
+use tokio::{
+    sync::{mpsc, watch},
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -18,60 +27,207 @@ use super::{
     outcome::Outcome,
     part::Puts,
     phases::Phases,
-    store::Keeper,
+    store::{Gaps, Keeper},
     threads::{self, in_place},
-    transfer::{self, Here},
+    transfer::{self, Here, Placed},
 };
 
-/// Places in one part, at least.
+/// Places in one part, at least. The first files should not have to wait for others: each part is twice as large as the one before.
+const FIRST_PART: usize = 4;
 const PART: usize = 2048;
 /// Parts that are planned and wait.
 const PARTS_AHEAD: usize = 2;
+
+/// How much there is of the tree that a target is filled from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tree {
+    Arriving,
+    Complete,
+}
+
+/// A target that is being filled.
+pub(super) struct Fill {
+    tree: watch::Sender<Tree>,
+    planning: JoinHandle<Filled>,
+    placing: JoinSet<Placed>,
+    stop: CancellationToken,
+    /// The last of the nodes that came in a row.
+    last: NodeId,
+    /// Others came after it: the tree is not what it was when its first nodes came.
+    has_moved_on: bool,
+}
 
 /// Plans parts and makes their directories.
 struct Filler {
     context: Arc<Context>,
     reporter: Arc<dyn Reporter>,
-    cancel: CancellationToken,
-    filling: Filling,
+    stop: CancellationToken,
+    gaps: Gaps,
+    part: usize,
+    tree: watch::Receiver<Tree>,
+    /// All of the tree would survive a power cut.
+    is_vouched_for: bool,
     parts: mpsc::Sender<Puts>,
 }
 
-/// What is left to do when all files are in place.
-#[derive(Default)]
+/// What was planned, and what is left to do when all files are in place.
 struct Filled {
+    gaps: Gaps,
     finish: Vec<Finish>,
     outcome: Outcome,
     touched: HashSet<NodeId>,
+    failure: Option<EngineError>,
+}
+
+impl Fill {
+    /// Nodes have come.
+    fn takes(&mut self, changes: &[NodeChange]) {
+        for change in changes {
+            match change {
+                NodeChange::Present(node) if node.id > self.last => self.last = node.id,
+                _ => self.has_moved_on = true,
+            }
+        }
+        self.tree.send_replace(Tree::Arriving);
+    }
 }
 
 impl Engine {
-    /// Brings what the target lacks. That is all if it was empty.
-    pub(super) async fn fill(&mut self, run: &Run<'_>, filling: Filling) -> Result<Outcome, EngineError> {
-        if let Some(remote) = self.store().remote()? {
-            run.reporter.planned(remote.files, remote.bytes);
-        }
+    /// Begins to bring what the target lacks.
+    pub(super) fn begin_fill(&mut self, run: &Run<'_>, gaps: Gaps) -> Result<Fill, EngineError> {
         run.reporter.phase(Phase::Transferring);
         self.store().unset_verified()?;
         self.store().filling_begins()?;
         self.announce()?;
         // What may be there already is searched for.
-        match filling.is_of_a_blank_side() {
-            true => self.store().index().begin_bulk()?,
-            false => self.store().index().make_searchable()?,
-        }
-        self.fill_in_parts(run, filling).await
+        in_place(|| match gaps {
+            Gaps::All(_) => self.store().index().begin_bulk(),
+            Gaps::Rest(_) => self.store().index().make_searchable(),
+        })?;
+        Ok(self.start_fill(run, gaps, Tree::Complete))
     }
 
-    async fn fill_in_parts(&mut self, run: &Run<'_>, filling: Filling) -> Result<Outcome, EngineError> {
+    /// The tree has just begun to come: if the target has nothing, files may come too.
+    pub(super) async fn begin_fill_early(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
+        if !self.is_bare() {
+            return Ok(());
+        }
+        self.looked(run).await?;
+        if !self.store().receive_in_place()? {
+            return Ok(());
+        }
+        run.reporter.phase(Phase::Transferring);
+        self.announce()?;
+        in_place(|| self.store().index().begin_bulk())?;
+        self.filling = Some(self.start_fill(run, Gaps::All(Fresh::default()), Tree::Arriving));
+        Ok(())
+    }
+
+    /// A look at such a target takes no time.
+    fn is_bare(&self) -> bool {
+        let names = in_place(|| self.context.root.dir().list());
+        names.is_ok_and(|names| names.iter().all(|entry| &*entry.name == STATE_DIR.as_bytes()))
+    }
+
+    fn start_fill(&self, run: &Run<'_>, gaps: Gaps, tree: Tree) -> Fill {
         let (parts, queue) = mpsc::channel(PARTS_AHEAD);
-        let (context, reporter, cancel) = (self.context.clone(), run.reporter.clone(), run.cancel.clone());
-        let filler = Filler { context, reporter, cancel, filling, parts };
-        let filling = threads::start(filler.run());
-        let (outcome, failure) =
-            transfer::run(&self.context, queue, Here::default(), run).await.recorded(run.cancel).await;
-        let (mut filled, unfilled) =
-            filling.await.map_err(|error| EngineError::Broken { reason: error.to_string() })?;
+        let stop = run.cancel.child_token();
+        let is_vouched_for = tree == Tree::Complete;
+        let (tree, comes) = watch::channel(tree);
+        let (context, remote, reporter) = (self.context.clone(), run.remote.clone(), run.reporter.clone());
+        let filler = Filler {
+            context: context.clone(),
+            reporter: reporter.clone(),
+            stop: stop.clone(),
+            gaps,
+            part: FIRST_PART,
+            is_vouched_for,
+            tree: comes,
+            parts,
+        };
+        let cancel = stop.clone();
+        let mut placing = JoinSet::new();
+        placing.spawn(async move {
+            let run = Run { remote: &remote, reporter: &reporter, cancel: &cancel };
+            transfer::run(&context, queue, Here::default(), &run).await
+        });
+        Fill {
+            tree,
+            planning: threads::start(filler.run()),
+            placing,
+            stop,
+            last: NodeId::ROOT,
+            has_moved_on: false,
+        }
+    }
+
+    /// Nodes of the tree that the target is being filled from are written down.
+    pub(super) fn fill_takes(&mut self, changes: &[NodeChange]) {
+        if let Some(fill) = &mut self.filling {
+            fill.takes(changes);
+        }
+    }
+
+    /// All of the tree is here now: brings the rest. Answers what was planned for, and what came of it.
+    pub(super) async fn complete_fill(
+        &mut self,
+        run: &Run<'_>,
+        fill: Fill,
+    ) -> Result<(Scope, Outcome), EngineError> {
+        if let Some(remote) = self.store().remote()? {
+            run.reporter.planned_in_all(remote.files, remote.bytes);
+        }
+        let has_moved_on = fill.has_moved_on;
+        fill.tree.send_replace(Tree::Complete);
+        let (gaps, mut outcome) = self.end_fill(run, fill).await?;
+        if let Gaps::All(fresh) = gaps {
+            if fresh.is_full() {
+                let rest = self.begin_fill(run, Gaps::Rest(Filling::rest()))?;
+                outcome.merge(self.end_fill(run, rest).await?.1);
+            } else if !has_moved_on && !outcome.has_failures() {
+                outcome.merge(self.bring_late(run, &fresh).await?);
+                return Ok((Scope::Everything, outcome));
+            }
+        }
+        let (scope, rest) = self.planned_round(run, Policy::LeftWins).await?;
+        outcome.merge(rest);
+        Ok((scope, outcome))
+    }
+
+    /// What belongs into directories that are in place by now.
+    async fn bring_late(&mut self, run: &Run<'_>, fresh: &Fresh) -> Result<Outcome, EngineError> {
+        let late = in_place(|| self.store().with_trees(&Keeper::of_nothing(), |trees| fresh.late(trees)))?;
+        if late.is_empty() {
+            return Ok(Outcome::default());
+        }
+        let plan = plan(late, Policy::LeftWins, &NOTHING_GOES)?;
+        self.carry_out(plan, Policy::LeftWins, run).await
+    }
+
+    /// Ends a filling before its time, as what comes next does not go with it. What is in place is written down.
+    pub(super) async fn stop_fill(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
+        let Some(fill) = self.filling.take() else { return Ok(()) };
+        fill.stop.cancel();
+        let ended = self.end_fill(run, fill).await;
+        self.note_unrecorded();
+        match ended {
+            Ok(_) | Err(EngineError::Cancelled) => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn end_fill(&mut self, run: &Run<'_>, mut fill: Fill) -> Result<(Gaps, Outcome), EngineError> {
+        let placed = match fill.placing.join_next().await {
+            Some(Ok(placed)) => Ok(placed),
+            Some(Err(error)) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => Err(EngineError::Broken { reason: error.to_string() }),
+            },
+            None => Err(EngineError::Broken { reason: "nothing is being filled".to_owned() }),
+        };
+        let (outcome, failure) = placed?.recorded(&fill.stop).await;
+        let mut filled =
+            fill.planning.await.map_err(|error| EngineError::Broken { reason: error.to_string() })?;
         run.reporter.phase(Phase::Finishing);
         let mut all = filled.outcome;
         all.merge(outcome);
@@ -80,24 +236,27 @@ impl Engine {
         self.done.add(&all);
         let mut phases = Phases::new(&self.context, run.reporter.as_ref());
         let finished = in_place(|| phases.after_files(&filled.finish, &all.touched));
-        if let Some(failure) = failure.or(unfilled) {
+        if let Some(failure) = failure.or(filled.failure) {
             return Err(failure);
         }
         finished?;
         all.merge(phases.outcome);
-        Ok(all)
+        Ok((filled.gaps, all))
     }
 }
 
+/// Nothing can be deleted or put aside by what is planned here.
+const NOTHING_GOES: Guard = Guard { allow: true, first_run: false, files_then: 0, deleted_since: 0 };
+
 impl Filler {
     /// Ends early if the transfer does: that says why.
-    async fn run(mut self) -> (Filled, Option<EngineError>) {
+    async fn run(mut self) -> Filled {
         let (context, reporter) = (self.context.clone(), self.reporter.clone());
         let mut phases = Phases::new(&context, reporter.as_ref());
         let mut finish = Vec::new();
         let failure = self.all_parts(&mut phases, &mut finish).await.err();
         let (outcome, touched) = phases.into_parts();
-        (Filled { finish, outcome, touched }, failure)
+        Filled { gaps: self.gaps, finish, outcome, touched, failure }
     }
 
     async fn all_parts(
@@ -105,23 +264,67 @@ impl Filler {
         phases: &mut Phases<'_>,
         finish: &mut Vec<Finish>,
     ) -> Result<(), EngineError> {
-        // Nothing can be deleted or put aside here.
-        let nothing = Guard { allow: true, ..Guard::default() };
-        // And nothing is asked for that a rule could keep.
-        let keeper = Keeper { rules: &Rules::compile(&RuleSet::default()), unknown: Vec::new() };
-        while !self.cancel.is_cancelled() {
-            let filling = &mut self.filling;
-            let slots = self.context.store.with_trees(&keeper, |trees| filling.next_part(trees, PART))?;
-            let Some(slots) = slots else { return Ok(()) };
-            let mut plan = plan(slots, Policy::LeftWins, &nothing)?;
-            let wholes = take_wholes(&mut plan, |id| self.filling.is_leaf(id));
+        while let Some(slots) = self.next_part().await? {
+            let mut plan = plan(slots, Policy::LeftWins, &NOTHING_GOES)?;
+            let wholes = take_wholes(&mut plan, |id| match &self.gaps {
+                Gaps::All(fresh) => fresh.is_leaf(id),
+                Gaps::Rest(filling) => filling.is_leaf(id),
+            });
             phases.before_files(&plan)?;
             let wholes = phases.make_in_place(wholes, &mut plan.finish)?;
             finish.extend(plan.finish);
-            if self.parts.send(Puts { files: plan.files, wholes }).await.is_err() {
-                return Ok(());
+            if self.parts.send(phases.possible(plan.files, wholes)).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next places, once there are enough of them.
+    async fn next_part(&mut self) -> Result<Option<Vec<Slot>>, EngineError> {
+        while !self.stop.is_cancelled() {
+            // Before the trees are read: what comes meanwhile is told of again.
+            let tree = *self.tree.borrow_and_update();
+            if let Some(slots) = self.read_part(tree)? {
+                self.vouch_for(tree)?;
+                return Ok(Some(slots));
+            }
+            if tree == Tree::Complete {
+                return Ok(None);
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {}
+                changed = self.tree.changed() => changed.map_err(|_| EngineError::Cancelled)?,
             }
         }
         Err(EngineError::Cancelled)
+    }
+
+    fn read_part(&mut self, tree: Tree) -> Result<Option<Vec<Slot>>, EngineError> {
+        let (gaps, least) = (&mut self.gaps, self.part);
+        let slots = self.context.store.with_trees(&Keeper::of_nothing(), |trees| match gaps {
+            Gaps::All(fresh) => fresh.next_part(trees, least),
+            Gaps::Rest(filling) => filling.next_part(trees, least),
+        })?;
+        if slots.is_some() {
+            self.part = (2 * least).min(PART);
+        }
+        Ok(match &mut self.gaps {
+            Gaps::All(fresh) if slots.is_none() && tree == Tree::Complete => {
+                Some(fresh.last_part()).filter(|last| !last.is_empty())
+            }
+            _ => slots,
+        })
+    }
+
+    /// Nothing is put in place before it is sure to be known, also after a power cut, what the share had there. See
+    /// [`Engine::announce`].
+    fn vouch_for(&mut self, tree: Tree) -> Result<(), EngineError> {
+        if !self.is_vouched_for && self.context.durability != Durability::None {
+            self.context.store.index().flush()?;
+            self.is_vouched_for = tree == Tree::Complete;
+        }
+        Ok(())
     }
 }

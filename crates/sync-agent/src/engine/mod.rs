@@ -7,7 +7,7 @@
 //!
 //! Invariants:
 //! * A run acts only on a remote tree whose digest is the daemon's, and says "equal" only after comparing the digest of the
-//!   target as it is on the disk with it.
+//!   target as it is on the disk with it. Only a target that has nothing is filled with files of a tree that still comes.
 //! * What is pending stays so until it is recorded as done. Errors, kills and cut connections only make a run shorter.
 //! * Nothing is planned twice in one run without looking again at what was in the way.
 
@@ -253,6 +253,10 @@ pub struct Engine {
     /// The state directory on the target's own file system, for the clock.
     work: Dir,
     looker: Option<Arc<Looker>>,
+    /// A look that goes on while the feed is read.
+    looking: Option<cycle::Looking>,
+    /// What comes while the feed is read.
+    filling: Option<fill::Fill>,
     /// Problems of single paths that the last runs could not solve.
     failing: Mutex<BTreeMap<sync_core::TreePath, Problem>>,
     first_look_done: bool,
@@ -322,6 +326,8 @@ impl Engine {
             context: Arc::new(context),
             work: work.dir,
             looker: None,
+            looking: None,
+            filling: None,
             failing: Mutex::default(),
             first_look_done: false,
             done: Done::default(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sync_core::{
     Content, Node, NodeId, TreePath,
-    plan::{Build, Capture, Clear, Displaced as PlannedDisplaced, Finish, Plan, Whole},
+    plan::{Build, Capture, Clear, Displaced as PlannedDisplaced, Finish, Plan, Put, Whole},
 };
 use sync_tree::apply::{ApplyError, Displaced, Durability, Place, Staged, Unflushed};
 
@@ -13,6 +13,7 @@ use super::{
     AppliedOp, EngineError,
     context::{Context, Dirs},
     outcome::{Outcome, describe},
+    part::Puts,
     record::{Done, record},
     reporter::Reporter,
 };
@@ -35,6 +36,10 @@ pub(super) struct Phases<'a> {
     finished: HashSet<NodeId>,
     /// See [`Plan::reused`].
     reused: HashSet<NodeId>,
+    /// Directories that were moved and have other times or modes than they should have.
+    unlike: Vec<Finish>,
+    /// What could not get its place. Another directory may be there.
+    lost: HashSet<NodeId>,
     pub outcome: Outcome,
 }
 
@@ -52,6 +57,8 @@ impl<'a> Phases<'a> {
             tried: HashSet::new(),
             finished: HashSet::new(),
             reused: HashSet::new(),
+            unlike: Vec::new(),
+            lost: HashSet::new(),
             outcome: Outcome::default(),
         }
     }
@@ -110,6 +117,9 @@ impl<'a> Phases<'a> {
                 false => self.build(build),
             };
             let failed = result.is_err();
+            if failed {
+                self.lost.insert(remote.id);
+            }
             self.settle(result, build.path(), Failed::Remote(remote.id))?;
             if failed && let Build::PutIn { remote, from, .. } = build {
                 self.put_back(remote.id.0, from);
@@ -158,10 +168,32 @@ impl<'a> Phases<'a> {
             }
             let (build, todo) = whole.in_place();
             let result = self.build(&build);
+            if result.is_err() {
+                self.lost.insert(todo.remote.id);
+            }
             self.settle(result, build.path(), Failed::Remote(todo.remote.id))?;
             finish.push(todo);
         }
         Ok(others)
+    }
+
+    /// What can be brought into place now. Of a directory that could not get its place nothing can: what is there is another one.
+    pub(super) fn possible(&mut self, mut files: Vec<Put>, mut wholes: Vec<Whole>) -> Puts {
+        if !self.lost.is_empty() {
+            wholes.retain(|whole| self.is_possible(&whole.remote, &whole.path));
+            files.retain(|put| self.is_possible(put.remote(), put.path()));
+        }
+        Puts { files, wholes }
+    }
+
+    fn is_possible(&mut self, remote: &Node, path: &TreePath) -> bool {
+        let possible = !self.lost.contains(&remote.parent);
+        if !possible {
+            self.lost.insert(remote.id);
+            let stale = ApplyError::Stale { path: path.clone() };
+            self.outcome.place_failed(&stale, path, Failed::Remote(remote.id));
+        }
+        possible
     }
 
     /// Back with what waits in staging; if its old place is taken, to the trash. A look finds out which, and records that.
@@ -267,8 +299,11 @@ impl<'a> Phases<'a> {
         others: impl IntoIterator<Item = (TreePath, Node)>,
     ) -> Result<(), EngineError> {
         self.dirs = Dirs::new(self.context);
-        let mut todo: BTreeMap<TreePath, Node> =
-            finish.iter().map(|finish| (finish.path.clone(), finish.remote.clone())).collect();
+        let mut todo: BTreeMap<TreePath, Node> = finish
+            .iter()
+            .chain(&self.unlike)
+            .map(|finish| (finish.path.clone(), finish.remote.clone()))
+            .collect();
         todo.extend(others.into_iter().filter(|(path, node)| !path.is_root() && node.entry.content.is_dir()));
         // Deepest first: setting a directory's time is the last thing that happens in it.
         let mut todo: Vec<(TreePath, Node)> = todo.into_iter().collect();
@@ -356,6 +391,10 @@ impl<'a> Phases<'a> {
     }
 
     fn build(&mut self, build: &Build) -> Result<(), EngineError> {
+        let (Build::MakeDir { remote, .. } | Build::PutIn { remote, .. }) = build;
+        if self.lost.contains(&remote.parent) {
+            return Err(ApplyError::Stale { path: build.path().clone() }.into());
+        }
         let (dir, name) = self.dirs.parent(build.path())?;
         let at = Place { dir: &dir, name, path: build.path() };
         self.unflushed.names(&dir);
@@ -376,6 +415,13 @@ impl<'a> Phases<'a> {
     }
 
     fn moved(&mut self, from: &TreePath, to: &TreePath, done: Done) {
+        // The plan does not know of what somebody made of it meanwhile.
+        if let Done::Moved { remote, stat, .. } = &done
+            && remote.entry.content.is_dir()
+            && (stat.mtime, stat.mode & 0o777) != (remote.entry.mtime, remote.entry.mode)
+        {
+            self.unlike.push(Finish { path: to.clone(), remote: remote.clone() });
+        }
         self.outcome.renamed += 1;
         self.outcome.synced += 1;
         self.reporter.applied(AppliedOp::Rename, to, Some(from));

@@ -42,6 +42,8 @@ pub trait Reporter: Send + Sync {
     fn phase(&self, _phase: Phase) {}
     /// So many files, with so many bytes to transfer, are to be changed.
     fn planned(&self, _files: u64, _bytes: u64) {}
+    /// The same, with those that are in place already.
+    fn planned_in_all(&self, _files: u64, _bytes: u64) {}
     /// A file that is fetched by itself begins.
     fn file_started(&self, _path: &TreePath, _size: u64) {}
     /// Bytes of a file have come.

@@ -2,17 +2,20 @@
 //!
 //! * *local*: the index of the target, kept by the same code as the daemon's.
 //! * *remote*: a [`Replica`] of the share. While a full tree is being received it goes into a second replica, and the two
-//!   change places at its first commit point.
+//!   change places at its first commit point. Where nothing was ever received or agreed on, it may be filled from while it comes,
+//!   and then they change places [before](Store::receive_in_place).
 //! * *base*: what both last agreed on, by the remote node's id, with the local node's id.
 //!
 //! Nodes that may differ are *pending*, in the same transaction in which they became so, and stay so until what was planned
 //! for them is recorded. So nothing is forgotten by an error, a kill or a power cut, and a run looks at nothing else.
 
+use std::sync::LazyLock;
+
 use rusqlite::{Connection, OptionalExtension as _, params};
 use sync_core::{
     CommitPoint, Cursor, Digest, Name, Node, NodeChange, NodeId, Problem, RuleFile, RuleSet, Seq, ShareId,
     TreePath, Watching,
-    plan::{Base, Filling, Keep, Scope, Trees},
+    plan::{Base, Filling, Fresh, Keep, Scope, Trees},
 };
 use sync_tree::{
     index::{Index, IndexError, IndexTx, IndexedNode, NodeTable, Replica},
@@ -33,6 +36,7 @@ mod keys {
     pub(super) const REPLICA: &str = "replica";
     pub(super) const INCOMING: &str = "incoming";
     pub(super) const INCOMING_EPOCH: &str = "incoming_epoch";
+    pub(super) const IN_PLACE: &str = "in_place";
     pub(super) const LOCAL_SEEN: &str = "local_seen";
     pub(super) const EVERYTHING: &str = "everything";
     pub(super) const COMMIT: &str = "commit";
@@ -138,9 +142,9 @@ impl Store {
     pub(crate) fn begin_tree(&self, share: ShareId, epoch: [u8; 16]) -> Result<(), IndexError> {
         self.write(|tx| {
             let db = tx.sql();
-            let spare = 1 - current(db)?;
-            self.replicas[spare].reset(db)?;
+            self.replicas[spare(db)?].reset(db)?;
             set(db, keys::INCOMING, &[1])?;
+            unset(db, keys::IN_PLACE)?;
             set(db, keys::INCOMING_EPOCH, &epoch)?;
             if get(db, keys::SHARE_ID)?.is_some_and(|known| known != share.0) {
                 set(db, keys::OTHER_SHARE, &[1])?;
@@ -150,14 +154,39 @@ impl Store {
         })
     }
 
+    /// Of the tree that has just begun to come files may be brought before it is complete, if the target has nothing and never had:
+    /// answers whether that is so. What is agreed on from now on has this tree's ids.
+    pub(crate) fn receive_in_place(&self) -> Result<bool, IndexError> {
+        self.write(|tx| {
+            let db = tx.sql();
+            let is_known = |key| get(db, key).map(|value| value.is_some());
+            if !is_incoming(db)? || is_known(keys::EPOCH)? || is_known(keys::OTHER_SHARE)? {
+                return Ok(false);
+            }
+            if !self.is_blank(db)? {
+                return Ok(false);
+            }
+            set(db, keys::REPLICA, &[spare(db)? as u8])?;
+            set(db, keys::EPOCH, &get(db, keys::INCOMING_EPOCH)?.unwrap_or_default())?;
+            set(db, keys::IN_PLACE, &[1])?;
+            set(db, keys::FILLING, &[1])?;
+            unset(db, keys::VERIFIED)?;
+            Ok(true)
+        })
+    }
+
+    /// Whether nothing is here, and nothing was agreed on.
+    fn is_blank(&self, db: &Connection) -> rusqlite::Result<bool> {
+        let agreed = db.query_row("SELECT EXISTS (SELECT 1 FROM base)", [], |row| row.get::<_, bool>(0))?;
+        Ok(!agreed && self.index.table().page(db, NodeId::ROOT, 1)?.is_empty())
+    }
+
     /// A piece of the feed.
     pub(crate) fn take_nodes(&self, changes: &[NodeChange], resume: &Cursor) -> Result<(), IndexError> {
         self.write(|tx| {
             let db = tx.sql();
-            if is_incoming(db)? {
-                self.replicas[1 - current(db)?].apply(db, changes)?;
-            } else {
-                self.replicas[current(db)?].apply(db, changes)?;
+            self.replicas[receiving(db)?].apply(db, changes)?;
+            if !is_incoming(db)? {
                 add_pending(db, "pending_remote", changes.iter().map(NodeChange::id))?;
             }
             set(db, keys::CURSOR, &resume.0)
@@ -169,18 +198,18 @@ impl Store {
     pub(crate) fn take_commit(&self, commit: &CommitPoint) -> Result<bool, IndexError> {
         self.write(|tx| {
             let db = tx.sql();
-            let incoming = is_incoming(db)?;
-            let (old, new) = match (current(db)?, incoming) {
-                (at, true) => (at, 1 - at),
-                (at, false) => (at, at),
-            };
+            let new = receiving(db)?;
             if self.replicas[new].root_digest(db)? != commit.root_digest {
                 unset(db, keys::CURSOR)?;
                 unset(db, keys::INCOMING)?;
                 return Ok(false);
             }
-            if incoming {
-                self.exchange_replicas(db, old, new)?;
+            if is_incoming(db)? {
+                if new != current(db)? {
+                    self.exchange_replicas(db, new)?;
+                }
+                unset(db, keys::INCOMING)?;
+                set(db, keys::EVERYTHING, &[1])?;
             }
             set(db, keys::CURSOR, &commit.cursor.0)?;
             set(db, keys::COMMIT, &encode_commit(commit))?;
@@ -190,7 +219,8 @@ impl Store {
 
     /// The received tree takes the place of the old one. If the daemon's index was made anew the node ids mean nothing any
     /// more, so what was agreed on is found again by path.
-    fn exchange_replicas(&self, db: &Connection, old: usize, new: usize) -> rusqlite::Result<()> {
+    fn exchange_replicas(&self, db: &Connection, new: usize) -> rusqlite::Result<()> {
+        let old = current(db)?;
         let epoch = get(db, keys::INCOMING_EPOCH)?.unwrap_or_default();
         if get(db, keys::EPOCH)?.as_ref() != Some(&epoch) {
             rename_base(db, self.replicas[old].table(), self.replicas[new].table())?;
@@ -205,9 +235,7 @@ impl Store {
         }
         set(db, keys::EPOCH, &epoch)?;
         set(db, keys::REPLICA, &[new as u8])?;
-        unset(db, keys::INCOMING)?;
-        self.replicas[old].reset(db)?;
-        set(db, keys::EVERYTHING, &[1])
+        self.replicas[old].reset(db)
     }
 
     /// The remote tree as it was at the last commit point.
@@ -427,18 +455,16 @@ impl Store {
     }
 
     /// How a target whose first run is not over may be filled, part by part; `None` if it has to be planned as a whole.
-    pub(crate) fn filling(&self) -> Result<Option<Filling>, IndexError> {
+    pub(crate) fn filling(&self) -> Result<Option<Gaps>, IndexError> {
         self.index.read(|db| {
             if get(db, keys::EVERYTHING)?.is_none() {
                 return Ok(None);
             }
-            let agreed =
-                db.query_row("SELECT EXISTS (SELECT 1 FROM base)", [], |row| row.get::<_, bool>(0))?;
-            if !agreed && self.index.table().page(db, NodeId::ROOT, 1)?.is_empty() {
-                return Ok(Some(Filling::blank()));
+            if self.is_blank(db)? {
+                return Ok(Some(Gaps::All(Fresh::default())));
             }
             // The target was blank when that began: what is in it came from this share, or since then.
-            Ok(get(db, keys::FILLING)?.is_some().then(Filling::rest))
+            Ok(get(db, keys::FILLING)?.is_some().then(|| Gaps::Rest(Filling::rest())))
         })
     }
 
@@ -468,12 +494,28 @@ impl Store {
     }
 }
 
+/// What a target lacks, told a part at a time.
+pub(crate) enum Gaps {
+    /// Everything.
+    All(Fresh),
+    /// What is not here yet of a tree that began to come earlier. A plan of the whole has to follow.
+    Rest(Filling),
+}
+
 /// What is left alone whatever the remote lacks.
 #[derive(Debug)]
 pub(crate) struct Keeper<'a> {
     pub rules: &'a Rules,
     /// Places that the daemon cannot read.
     pub unknown: Vec<TreePath>,
+}
+
+impl Keeper<'static> {
+    /// Where nothing is asked for that a rule could keep.
+    pub(crate) fn of_nothing() -> Self {
+        static NONE: LazyLock<Rules> = LazyLock::new(|| Rules::compile(&RuleSet::default()));
+        Self { rules: &NONE, unknown: Vec::new() }
+    }
 }
 
 impl<'a> Keeper<'a> {
@@ -497,6 +539,10 @@ impl Trees for StoreTrees<'_> {
 
     fn remote(&self, id: NodeId) -> rusqlite::Result<Option<Node>> {
         Ok(self.remote.get(self.db, id)?.map(|row| row.node))
+    }
+
+    fn remote_after(&self, id: NodeId, most: usize) -> rusqlite::Result<Vec<Node>> {
+        nodes(self.remote.page(self.db, id, most)?)
     }
 
     fn remote_children(&self, id: NodeId) -> rusqlite::Result<Vec<Node>> {
@@ -657,6 +703,16 @@ fn remove_pending(db: &Connection, table: &str, ids: &[NodeId]) -> rusqlite::Res
 
 fn current(db: &Connection) -> rusqlite::Result<usize> {
     Ok(get(db, keys::REPLICA)?.and_then(|bytes| bytes.first().copied()).map_or(0, usize::from).min(1))
+}
+
+fn spare(db: &Connection) -> rusqlite::Result<usize> {
+    Ok(1 - current(db)?)
+}
+
+/// The replica that the feed goes into.
+fn receiving(db: &Connection) -> rusqlite::Result<usize> {
+    let in_place = !is_incoming(db)? || get(db, keys::IN_PLACE)?.is_some();
+    if in_place { current(db) } else { spare(db) }
 }
 
 fn is_incoming(db: &Connection) -> rusqlite::Result<bool> {

@@ -223,9 +223,12 @@ impl Worker<'_> {
         self.done.push(Done::Whole(Appeared { remote, stat, item, files }));
     }
 
-    /// The ordinary way: the directory first, if nothing is there, and then whatever is wanted in it.
+    /// The ordinary way: the directory first, if nothing is there, and then whatever is wanted in it. If another directory is there,
+    /// it is looked at first.
     fn place_singly(&mut self, full: &Full, whole: &Whole) {
-        match self.make_dir(whole) {
+        let made = self.make_dir(whole);
+        let is_ours = made.is_ok();
+        match made {
             Ok(stat) => {
                 self.shared.reporter.applied(AppliedOp::Create, &whole.path, None);
                 self.done.push(Done::Present { remote: whole.remote.clone(), over: None, stat });
@@ -237,7 +240,11 @@ impl Worker<'_> {
         let Some(new) = &full.new else { return };
         for (number, _) in &full.files {
             let item = full.item.other(*number);
-            match self.place_out(new, item.put()) {
+            let placed = match is_ours {
+                true => self.place_out(new, item.put()),
+                false => Err(ApplyError::Stale { path: item.put().path().clone() }),
+            };
+            match placed {
                 Ok(done) => self.done.push(done),
                 Err(error) => self.not_placed(error, item.put()),
             }

@@ -1,4 +1,4 @@
-//! Describes the places of a side that lacks a tree, a part at a time.
+//! Describes the places that a side lacks of a tree of which it got a part, a part at a time.
 //!
 //! Places depend on each other only if something was agreed on about them or is in the way, and of what is described here
 //! neither is true. So each part can be planned and carried out by itself, and neither the slots nor the plan of a whole tree
@@ -17,7 +17,6 @@ use crate::{
 #[derive(Debug)]
 pub struct Filling {
     todo: Vec<Todo>,
-    blank: bool,
     leaves: HashSet<NodeId>,
 }
 
@@ -33,29 +32,13 @@ struct Todo {
 }
 
 impl Filling {
-    /// For a side that had nothing when the walk began, and of which nothing was agreed on: all places.
-    #[must_use]
-    pub fn blank() -> Self {
-        Self::new(true)
-    }
-
-    /// For a side that got a part of the tree: the places of which nothing was agreed on, where nothing is, and whose content
-    /// is nowhere on this side. The others are left to a plan of the whole.
+    /// The places of which nothing was agreed on, where nothing is, and whose content is nowhere on this side. The others are left
+    /// to a plan of the whole.
     #[must_use]
     pub fn rest() -> Self {
-        Self::new(false)
-    }
-
-    fn new(blank: bool) -> Self {
         let local = Some(NodeId::ROOT);
         let root = Todo { remote: NodeId::ROOT, local, path: TreePath::root(), slot: None };
-        Self { todo: vec![root], blank, leaves: HashSet::new() }
-    }
-
-    /// Whether nothing is left to be planned afterwards.
-    #[must_use]
-    pub fn is_of_a_blank_side(&self) -> bool {
-        self.blank
+        Self { todo: vec![root], leaves: HashSet::new() }
     }
 
     /// Whether the last part has all that will be in this directory before a plan of the whole is made.
@@ -96,8 +79,8 @@ impl Filling {
     ) -> Result<(), T::Error> {
         let path = dir.path.join(&node.name);
         let is_dir = node.entry.content.is_dir();
-        if self.blank || self.is_missing(trees, dir, &node)? {
-            let (remote, slot) = (node.id, slot(dir, path.clone(), node));
+        if is_missing(trees, dir, &node)? {
+            let (remote, slot) = (node.id, Slot::of_new(path.clone(), dir.local.is_some(), node));
             match is_dir {
                 true => self.todo.push(Todo { remote, local: None, path, slot: Some(slot) }),
                 false => slots.push(slot),
@@ -107,16 +90,16 @@ impl Filling {
         }
         Ok(())
     }
+}
 
-    fn is_missing<T: Trees>(&self, trees: &T, dir: &Todo, node: &Node) -> Result<bool, T::Error> {
-        if trees.base(node.id)?.is_some() || local_child(trees, dir, node)?.is_some() {
-            return Ok(false);
-        }
-        Ok(match &node.entry.content {
-            Content::File { digest, .. } => trees.local_with(digest)?.is_none(),
-            _ => true,
-        })
+fn is_missing<T: Trees>(trees: &T, dir: &Todo, node: &Node) -> Result<bool, T::Error> {
+    if trees.base(node.id)?.is_some() || local_child(trees, dir, node)?.is_some() {
+        return Ok(false);
     }
+    Ok(match &node.entry.content {
+        Content::File { digest, .. } => trees.local_with(digest)?.is_none(),
+        _ => true,
+    })
 }
 
 fn local_child<T: Trees>(trees: &T, dir: &Todo, node: &Node) -> Result<Option<Node>, T::Error> {
@@ -132,18 +115,4 @@ fn agreed_here<T: Trees>(trees: &T, dir: &Todo, node: &Node) -> Result<Option<No
         return Ok(None);
     };
     Ok(trees.base(node.id)?.filter(|base| base.local == here.id).map(|base| base.local))
-}
-
-fn slot(dir: &Todo, path: TreePath, node: Node) -> Slot {
-    Slot {
-        local_path: dir.local.is_some().then(|| path.clone()),
-        path,
-        remote: Some(node),
-        local: None,
-        base: None,
-        arrives: None,
-        leaves: false,
-        copy: None,
-        keep: None,
-    }
 }

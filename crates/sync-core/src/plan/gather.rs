@@ -30,6 +30,8 @@ pub trait Trees {
     type Error;
     /// A remote node.
     fn remote(&self, id: NodeId) -> Result<Option<Node>, Self::Error>;
+    /// The remote nodes with the next ids after this one, at most so many.
+    fn remote_after(&self, id: NodeId, most: usize) -> Result<Vec<Node>, Self::Error>;
     /// What is in a remote directory.
     fn remote_children(&self, id: NodeId) -> Result<Vec<Node>, Self::Error>;
     /// The remote node at a place.

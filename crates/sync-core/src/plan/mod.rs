@@ -16,6 +16,7 @@
 
 pub mod decide;
 pub mod fill;
+pub mod fresh;
 pub mod gather;
 mod known;
 mod phases;
@@ -24,6 +25,7 @@ pub mod whole;
 
 pub use decide::{Decision, Policy, Side, decide};
 pub use fill::Filling;
+pub use fresh::Fresh;
 pub use gather::{Keep, Scope, Trees, gather, gather_all};
 pub use phases::plan;
 pub use slot::{Arrival, Base, Copy, Slot};

@@ -58,6 +58,22 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// Of something that this side has never had, where nothing is. `in_dir` says whether its directory is here already.
+    #[must_use]
+    pub fn of_new(path: TreePath, in_dir: bool, remote: Node) -> Self {
+        Self {
+            local_path: in_dir.then(|| path.clone()),
+            path,
+            remote: Some(remote),
+            local: None,
+            base: None,
+            arrives: None,
+            leaves: false,
+            copy: None,
+            keep: None,
+        }
+    }
+
     /// What is here now and does not move away.
     #[must_use]
     pub fn occupant(&self) -> Option<&Node> {

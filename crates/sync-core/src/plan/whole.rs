@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// More files are not held back for each other: what is known of each is in memory meanwhile.
-const MOST_FILES: usize = 1024;
+pub(super) const MOST_FILES: usize = 1024;
 /// Nor more bytes: a run that is killed brings them again.
 const MOST_BYTES: u64 = 4 << 20;
 

@@ -1,0 +1,318 @@
+//! A target that has nothing gets its first files while the share's tree still comes. Whatever becomes of the share, the feed or the
+//! run meanwhile, it is right in the end.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use common::{Scripted, options_for};
+use sync_agent::engine::{AppliedOp, Engine, EngineError, EngineOptions, PullMode, Reporter, Summary};
+use sync_core::{RuleFile, RuleSet, TreePath};
+use sync_locations::{
+    Faulty, Location, LocationError, Memory,
+    faulty::{Call, Moment, Script, Turn},
+};
+use sync_testkit::tree::{Compare, Snapshot, Tree, differences};
+use sync_tree::apply::Durability;
+use tokio_util::sync::CancellationToken;
+
+/// The feed stops for so long in the middle of the tree.
+const STOPS: Duration = Duration::from_secs(60);
+/// In it, all that can be done is done by then.
+const HALF: Duration = Duration::from_secs(30);
+/// The message before which it stops: a reset, rules, and some pages came.
+const IN_THE_MIDDLE: u64 = 5;
+
+type Act = Box<dyn FnOnce(&Memory, &Tree) + Send>;
+
+/// A feed that stops in the middle, while something happens.
+struct Stops {
+    share: Memory,
+    target: Tree,
+    meanwhile: Mutex<Option<Act>>,
+    then: Mutex<Option<LocationError>>,
+    /// What was in the target by then.
+    seen: Arc<Mutex<Option<Snapshot>>>,
+    deleted: Mutex<Vec<String>>,
+}
+
+impl Script for Stops {
+    fn meets(&self, moment: Moment) -> Turn {
+        if (moment.call, moment.number) != (Call::Changes, 1) {
+            return Turn::Pass;
+        }
+        if moment.message == IN_THE_MIDDLE + 1
+            && let Some(error) = self.then.lock().unwrap().take()
+        {
+            return Turn::Fail(error);
+        }
+        let Some(act) = (moment.message == IN_THE_MIDDLE).then(|| self.meanwhile.lock().unwrap().take())
+        else {
+            return Turn::Pass;
+        };
+        let (share, target, seen) = (self.share.clone(), self.target.clone(), self.seen.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(HALF).await;
+            *seen.lock().unwrap() = Some(target.snapshot());
+            act.into_iter().for_each(|act| act(&share, &target));
+        });
+        Turn::Late(STOPS)
+    }
+}
+
+impl Reporter for Stops {
+    fn applied(&self, op: AppliedOp, path: &TreePath, _from: Option<&TreePath>) {
+        if op == AppliedOp::Delete {
+            self.deleted.lock().unwrap().push(path.as_str().to_owned());
+        }
+    }
+}
+
+/// A share with as many directories as come in a dozen pages, and a target.
+struct Scene {
+    pair: Scripted,
+    stops: Arc<Stops>,
+    durability: Durability,
+}
+
+const DIRS: u32 = 10;
+const FILES: u32 = 6;
+
+impl Scene {
+    fn new(meanwhile: impl FnOnce(&Memory, &Tree) + Send + 'static) -> Self {
+        let pair = Scripted::new();
+        pair.share.set_page(FILES as usize);
+        pair.share.edit(|edit| {
+            for dir in 0..DIRS {
+                for file in 0..FILES {
+                    edit.file(&format!("{dir}/{file}"), format!("content {dir} {file}"));
+                }
+            }
+        });
+        let stops = Stops {
+            share: pair.share.clone(),
+            target: pair.target.clone(),
+            meanwhile: Mutex::new(Some(Box::new(meanwhile))),
+            then: Mutex::new(None),
+            seen: Arc::default(),
+            deleted: Mutex::default(),
+        };
+        Self { pair, stops: Arc::new(stops), durability: Durability::None }
+    }
+
+    fn engine(&self) -> Engine {
+        let options = options_for(self.pair.target.root(), self.pair.share.share_id());
+        Engine::open(EngineOptions { durability: self.durability, ..options }).unwrap()
+    }
+
+    async fn try_pull(&self, mode: PullMode) -> Result<Summary, EngineError> {
+        let inner: Arc<dyn Location> = Arc::new(self.pair.share.clone());
+        let remote: Arc<dyn Location> = Arc::new(Faulty::new(inner, self.stops.clone()));
+        let reporter: Arc<dyn Reporter> = self.stops.clone();
+        self.engine().pull(&remote, mode, &reporter, &CancellationToken::new()).await
+    }
+
+    /// Ends equal, and nothing of the share's own is in the trash.
+    async fn pull(&self) {
+        let summary = self.try_pull(PullMode::default()).await.unwrap();
+        self.assert_right(&summary);
+    }
+
+    fn assert_right(&self, summary: &Summary) {
+        assert!(summary.equal && summary.problems.is_empty(), "{summary:?}");
+        let share = self.pair.share.entries();
+        let target = self.pair.target.snapshot();
+        assert_eq!(share.len(), target.len(), "{:?}", target.keys());
+        for (path, (_, bytes)) in share.iter().filter(|(_, (entry, _))| !entry.content.is_dir()) {
+            assert_eq!(self.pair.target.read(path.as_str()), **bytes, "{path}");
+        }
+        let trash = self.pair.target.trash();
+        assert!(trash.is_empty(), "{:?}", trash.keys());
+    }
+
+    /// How many files the target had while the feed stopped.
+    fn early_files(&self) -> usize {
+        let seen = self.stops.seen.lock().unwrap();
+        let seen = seen.as_ref().expect("the feed stopped");
+        seen.values().filter(|seen| seen.digest.is_some()).count()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_come_while_the_tree_still_does() {
+    let scene = Scene::new(|_, _| {});
+    scene.pull().await;
+    let early = scene.early_files();
+    assert!((1..(DIRS * FILES) as usize).contains(&early), "{early} files");
+    // And each of them was fetched once.
+    assert_eq!(scene.pair.share.fetched().len(), (DIRS * FILES) as usize);
+    let state = scene.pair.target.snapshot();
+    scene.pull().await;
+    assert_eq!(differences(&state, &scene.pair.target.snapshot(), Compare::default()), [""; 0]);
+    assert_eq!(scene.pair.share.fetched().len(), (DIRS * FILES) as usize);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_where_everything_is_flushed() {
+    for durability in [Durability::Batch, Durability::File] {
+        let mut scene = Scene::new(|_, _| {});
+        scene.durability = durability;
+        scene.pull().await;
+        assert!(scene.early_files() > 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_comes_early_where_something_is() {
+    let scene = Scene::new(|_, _| {});
+    scene.pair.target.file("mine", "somebody's own");
+    let summary = scene.try_pull(PullMode::default()).await.unwrap();
+    assert!(summary.equal, "{summary:?}");
+    assert_eq!(scene.early_files(), 1, "only what was there");
+    assert_eq!(scene.pair.target.trash().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_comes_early_of_what_is_only_asked_for() {
+    let scene = Scene::new(|_, _| {});
+    let summary = scene.try_pull(PullMode { dry_run: true, ..PullMode::default() }).await.unwrap();
+    assert_eq!((summary.synced, scene.early_files()), (u64::from(DIRS * FILES), 0));
+    assert!(scene.pair.target.snapshot().is_empty());
+    assert!(scene.pair.share.fetched().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_share_changes_meanwhile_is_right_in_the_end() {
+    let changes: [fn(&Memory); 9] = [
+        |share| share.edit(|edit| edit.remove("0/0")),
+        |share| share.edit(|edit| edit.remove("0")),
+        |share| share.edit(|edit| edit.file("0/0", "another content")),
+        |share| share.edit(|edit| edit.rename("0", "moved")),
+        |share| share.edit(|edit| edit.rename("0/0", "9/moved")),
+        |share| share.edit(|edit| edit.rename("9/0", "0/moved")),
+        |share| share.edit(|edit| edit.swap("0", "9")),
+        |share| {
+            share.edit(|edit| {
+                edit.remove("0");
+                edit.file("0", "a file where the directory was");
+            });
+        },
+        // Another directory in the place of one that is here already, with something of its own, and one below that.
+        |share| {
+            share.edit(|edit| {
+                edit.rename("0", "moved");
+                edit.file("0/new", "new");
+                edit.file("0/deep/new", "new too");
+                for number in 0..30 {
+                    edit.file(&format!("0/many/{number}"), format!("one of many: {number}"));
+                }
+            });
+        },
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        for page in [1, 2, 3, FILES as usize, 12] {
+            let scene = Scene::new(move |share, _| change(share));
+            scene.pair.share.set_page(page);
+            scene.pull().await;
+            // With smaller pages no directory may be complete by then.
+            assert!(page < FILES as usize || scene.early_files() > 0, "{number}");
+        }
+    }
+}
+
+/// What the feed tells of the new node comes before what it tells of the one that was there.
+#[tokio::test(start_paused = true)]
+async fn a_directory_in_the_place_of_one_whose_move_is_told_of_later() {
+    for page in 1..8 {
+        let scene = Scene::new(|share, _| {
+            share.edit(|edit| edit.rename("0", "moved"));
+            share.edit(|edit| edit.file("0/new", "new"));
+            share.edit(|edit| edit.file("0/deep/new", "new too"));
+            // Now its node is a newer one than the others.
+            share.edit(|edit| edit.mode("moved", 0o700));
+        });
+        scene.pair.share.set_page(page);
+        scene.pull().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_makes_in_the_target_meanwhile_is_not_lost() {
+    let scene = Scene::new(|_, target| {
+        target.file("9/mine", "somebody's own");
+        target.file("8", "somebody's file");
+    });
+    let summary = scene.try_pull(PullMode::default()).await.unwrap();
+    assert!(summary.equal, "{summary:?}");
+    let trash = scene.pair.target.trash();
+    let own = trash.values().filter(|seen| seen.digest.is_some()).count();
+    assert_eq!(own, 2, "{:?}", trash.keys());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_feed_that_is_cut_is_gone_on_with_whatever_the_share_has_become() {
+    let changes: [fn(&Memory); 4] = [
+        |_| {},
+        |share| share.edit(|edit| edit.file("0/0", "another content")),
+        |share| share.new_epoch(),
+        |share| {
+            share.edit(|edit| {
+                edit.rename("1", "moved");
+                edit.file("0/0", "another content");
+                edit.remove("2");
+            });
+            share.new_epoch();
+        },
+    ];
+    for change in changes {
+        let scene = Scene::new(move |_, _| {});
+        *scene.stops.then.lock().unwrap() = Some(LocationError::Cut { source: "the test cut it".into() });
+        let cut = scene.try_pull(PullMode::default()).await;
+        assert!(matches!(cut, Err(EngineError::Location(_))), "{cut:?}");
+        assert!(scene.early_files() > 0);
+        change(&scene.pair.share);
+        let fetched = scene.pair.share.fetched().len();
+        scene.pull().await;
+        let all = scene.pair.share.fetched().len() - fetched;
+        assert!(all < (DIRS * FILES) as usize, "what was there came again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rules_that_come_meanwhile_hold() {
+    let scene = Scene::new(|share, target| {
+        let file = RuleFile { dir: TreePath::root(), text: "*.own\n".to_owned() };
+        share.set_rules(RuleSet { files: vec![file], ..RuleSet::default() });
+        target.file("0/kept.own", "of the target alone");
+    });
+    let summary = scene.try_pull(PullMode::default()).await.unwrap();
+    assert!(summary.equal, "{summary:?}");
+    assert_eq!(scene.pair.target.read("0/kept.own"), b"of the target alone");
+    assert!(scene.pair.target.trash().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_stopped_meanwhile_keeps_what_it_has() {
+    let scene = Scene::new(|_, _| {});
+    let inner: Arc<dyn Location> = Arc::new(scene.pair.share.clone());
+    let remote: Arc<dyn Location> = Arc::new(Faulty::new(inner, scene.stops.clone()));
+    let (reporter, cancel): (Arc<dyn Reporter>, _) = (scene.stops.clone(), CancellationToken::new());
+    let mut engine = scene.engine();
+    let stop = async {
+        tokio::time::sleep(HALF + HALF / 2).await;
+        cancel.cancel();
+    };
+    let (pulled, ()) = tokio::join!(engine.pull(&remote, PullMode::default(), &reporter, &cancel), stop);
+    assert!(matches!(pulled, Err(EngineError::Cancelled)), "{pulled:?}");
+    assert_eq!(engine.done().synced, scene.early_files() as u64);
+    drop(engine);
+    let fetched = scene.pair.share.fetched().len();
+    scene.pull().await;
+    assert_eq!(scene.pair.share.fetched().len(), (DIRS * FILES) as usize, "{fetched} came before");
+    assert!(scene.stops.deleted.lock().unwrap().is_empty());
+}
