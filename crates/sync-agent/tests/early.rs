@@ -287,7 +287,7 @@ async fn a_feed_that_is_cut_is_gone_on_with_whatever_the_share_has_become() {
 async fn rules_that_come_meanwhile_hold() {
     let scene = Scene::new(|share, target| {
         let file = RuleFile { dir: TreePath::root(), text: "*.own\n".to_owned() };
-        share.set_rules(RuleSet { files: vec![file], ..RuleSet::default() });
+        share.set_rules(RuleSet { files: vec![file] });
         target.file("0/kept.own", "of the target alone");
     });
     let summary = scene.try_pull(PullMode::default()).await.unwrap();
