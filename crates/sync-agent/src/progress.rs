@@ -293,6 +293,9 @@ fn phase_words(phase: Phase) -> &'static str {
 
 impl Snapshot {
     fn files_words(&self) -> String {
+        if self.planned_files == 0 {
+            return format!("{} files", self.files);
+        }
         format!("{} of {} files", self.files, self.planned_files.max(self.files))
     }
 }

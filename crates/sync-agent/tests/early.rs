@@ -18,7 +18,7 @@ use sync_locations::{
     faulty::{Call, Moment, Script, Turn},
 };
 use sync_testkit::tree::{Compare, Snapshot, Tree, differences};
-use sync_tree::apply::Durability;
+use sync_tree::apply::{ApplyError, Durability};
 use tokio_util::sync::CancellationToken;
 
 /// The feed stops for so long in the middle of the tree.
@@ -315,4 +315,154 @@ async fn a_run_that_is_stopped_meanwhile_keeps_what_it_has() {
     scene.pull().await;
     assert_eq!(scene.pair.share.fetched().len(), (DIRS * FILES) as usize, "{fetched} came before");
     assert!(scene.stops.deleted.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_read_for_a_while_is_no_failure_when_it_came() {
+    let then: [fn(&Memory); 3] = [
+        |_| {},
+        |share| share.edit(|edit| edit.remove("0/0")),
+        |share| share.edit(|edit| edit.file("0/0", "anew")),
+    ];
+    for then in then {
+        let scene = Scene::new(move |share, _| {
+            share.set_unreadable("0/0", None);
+            then(share);
+            // However little becomes of it, all is planned anew.
+            share.edit(|edit| edit.mode("0/1", 0o600));
+        });
+        scene.pair.share.set_unreadable("0/0", Some("for a while"));
+        let summary = scene.try_pull(PullMode::default()).await.unwrap();
+        scene.assert_right(&summary);
+        assert_eq!(summary.failed, 0, "{summary:?}");
+        let files = scene.pair.share.entries().values().filter(|(entry, _)| !entry.content.is_dir()).count();
+        assert_eq!(summary.checked, summary.changed.max(files as u64), "{summary:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_files_of_one_name_in_a_directory() {
+    for page in 1..4 {
+        let scene = Scene::new(|share, _| {
+            share.edit(|edit| edit.rename("9/0", "moved"));
+            share.edit(|edit| edit.file("9/0", "another one"));
+            share.edit(|edit| edit.mode("moved", 0o600));
+        });
+        scene.pair.share.set_page(page);
+        scene.pull().await;
+    }
+}
+
+/// A run whose disk is full ends with that, whatever becomes of the feed.
+#[cfg(feature = "failpoints")]
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_is_what_a_run_ends_with() {
+    let scene = Scene::new(|_, _| {});
+    *scene.stops.then.lock().unwrap() = Some(LocationError::Cut { source: "the test cut it".into() });
+    scene.pair.target.dir(".");
+    let full = Arc::new(power::Full);
+    let listening = sync_tree::probe::install(scene.pair.target.root(), full);
+    let pulled = scene.try_pull(PullMode::default()).await;
+    drop(listening);
+    assert!(matches!(pulled, Err(EngineError::Apply(ApplyError::Full { .. }))), "{pulled:?}");
+    scene.pull().await;
+}
+
+/// What a power cut leaves.
+#[cfg(feature = "failpoints")]
+mod power {
+    use std::{
+        io,
+        os::fd::BorrowedFd,
+        path::{Path, PathBuf},
+    };
+
+    use super::*;
+    use sync_testkit::Scratch;
+    use sync_tree::probe::{Call as Asked, Op, Probe, install};
+
+    /// Refuses to write files of new directories.
+    pub(super) struct Full;
+
+    impl Probe for Full {
+        fn before(&self, call: &Asked<'_>) -> io::Result<()> {
+            match call.site() == "write new" {
+                true => Err(rustix::io::Errno::NOSPC.into()),
+                false => Ok(()),
+            }
+        }
+
+        fn after(&self, _: &Asked<'_>, _: Option<BorrowedFd<'_>>) {}
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the test's own files")]
+    fn copy_database(from: &Path, to: &Path) {
+        for end in ["", "-wal", "-shm"] {
+            let with_end = |path: &Path| PathBuf::from(format!("{}{end}", path.display()));
+            let _ = std::fs::remove_file(with_end(to));
+            if end != "-shm" {
+                match std::fs::copy(with_end(from), with_end(to)) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound && end == "-wal" => {}
+                    copied => drop(copied.unwrap()),
+                }
+            }
+        }
+    }
+
+    /// Keeps what a power cut would leave of the database at least.
+    struct Flushed {
+        database: PathBuf,
+        copy: PathBuf,
+    }
+
+    impl Probe for Flushed {
+        fn before(&self, _: &Asked<'_>) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn after(&self, call: &Asked<'_>, _: Option<BorrowedFd<'_>>) {
+            if call.op == Op::SyncIndex {
+                copy_database(&self.database, &self.copy);
+            }
+        }
+    }
+
+    fn write_all(share: &Memory, text: &str) {
+        share.edit(|edit| {
+            for dir in 0..DIRS {
+                for file in 0..FILES {
+                    edit.file(&format!("{dir}/{file}"), format!("{text} {dir} {file}"));
+                }
+            }
+        });
+    }
+
+    /// All that is in place came from the share, also if nothing of that was written down to stay, and the share has moved on.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_that_came_is_somebodys_own_after_a_power_cut() {
+        let meanwhile: [fn(&Memory); 4] = [
+            |_| {},
+            |share| {
+                let file = RuleFile { dir: TreePath::root(), text: "*.own\n".to_owned() };
+                share.set_rules(RuleSet { files: vec![file] });
+            },
+            |share| share.new_epoch(),
+            |share| write_all(share, "newer"),
+        ];
+        for meanwhile in meanwhile {
+            let mut scene = Scene::new(move |share, _| meanwhile(share));
+            scene.durability = Durability::Batch;
+            scene.pair.target.dir(".");
+            let kept = Scratch::new();
+            let database = scene.pair.target.path(".syncd/target.db");
+            let copy = kept.path().join("target.db");
+            let flushed = Flushed { database: database.clone(), copy: copy.clone() };
+            let listening = install(scene.pair.target.root(), Arc::new(flushed));
+            scene.pull().await;
+            drop(listening);
+            copy_database(&copy, &database);
+            write_all(&scene.pair.share, "newest");
+            scene.pull().await;
+        }
+    }
 }

@@ -32,6 +32,7 @@ use super::{
     base::{agree, drop_base},
     counts::{Done, FailedFiles, differences, one_for_each_place, unexplained},
     fill::Fill,
+    foreseen::Foreseen,
     material::Material,
     now_secs,
     outcome::{Outcome, describe},
@@ -93,7 +94,12 @@ impl Engine {
         let run = Run { remote, reporter, cancel };
         let pulled = self.pull_over(mode, &run).await;
         let stopped = self.stop_fill(&run).await;
-        pulled.and_then(|summary| stopped.map(|()| summary)).map_err(|error| self.explained(error))
+        let pulled = match (pulled, stopped) {
+            // The feed was cut, and that is not the worst of it.
+            (Err(EngineError::Location(_)), Err(failure)) => Err(failure),
+            (pulled, _) => pulled,
+        };
+        pulled.map_err(|error| self.explained(error))
     }
 
     async fn pull_over(&mut self, mode: PullMode, run: &Run<'_>) -> Result<Summary, EngineError> {
@@ -324,14 +330,13 @@ impl Engine {
             };
             let Some(event) = event else { return Err(cut()) };
             let event = event?;
+            // After new rules what is in the target has to be looked at anew.
+            if self.has_fill_failed() || matches!(event, FeedEvent::Reset { .. } | FeedEvent::Rules(_)) {
+                self.stop_fill(run).await?;
+            }
             match &event {
-                FeedEvent::Reset { .. } => {
-                    self.stop_fill(run).await?;
-                    begins = may_fill;
-                }
+                FeedEvent::Reset { .. } => begins = may_fill,
                 FeedEvent::Nodes { .. } if std::mem::take(&mut begins) => self.begin_fill_early(run).await?,
-                // What is in the target has to be looked at anew.
-                FeedEvent::Rules(_) => self.stop_fill(run).await?,
                 _ => {}
             }
             match self.take(event)? {
@@ -444,7 +449,7 @@ impl Engine {
         if is_ours { Ok(()) } else { Err(ApplyError::Gone { path: TreePath::root() }.into()) }
     }
 
-    fn look_at_stale(&mut self, outcome: &Outcome) -> Result<(), EngineError> {
+    pub(super) fn look_at_stale(&mut self, outcome: &Outcome) -> Result<(), EngineError> {
         if outcome.stale.is_empty() && outcome.put_back.is_empty() {
             return Ok(());
         }
@@ -584,7 +589,7 @@ impl Engine {
 
     /// Before anything is changed it is sure to be known, also after a power cut, that a run is on its way and where it was
     /// going. Else what it put in place without recording would be somebody's own, if the share has moved on until then. Once is
-    /// enough for a run; while following it costs more than it saves.
+    /// enough for a tree; while following it costs more than it saves.
     pub(super) fn announce(&mut self) -> Result<(), EngineError> {
         if self.options.durability != Durability::None && !self.announced {
             in_place(|| self.store().index().flush())?;
@@ -625,13 +630,20 @@ impl Engine {
         let rules = Rules::compile(&store.index().rule_set()?);
         let keeper = Keeper::new(&rules, &store.remote_problems()?);
         // What is as it should be matters only if it is to come again all the same.
-        let slots = in_place(|| {
-            store.with_trees(&keeper, |trees| match policy {
+        let with = |foreseen: &Foreseen| {
+            store.with_trees_foreseen(&keeper, foreseen, |trees| match policy {
                 Policy::LeftWinsAnew => gather_all(trees, scope),
                 Policy::LeftWins => gather(trees, scope),
             })
-        });
-        Ok(slots?)
+        };
+        in_place(|| {
+            let foreseen = Foreseen::of(store, scope)?;
+            let slots = with(&foreseen)?;
+            if cfg!(debug_assertions) && !foreseen.is_empty() {
+                assert_eq!(slots, with(&Foreseen::default())?, "what was read ahead makes a difference");
+            }
+            Ok(slots)
+        })
     }
 
     fn keep_records(&self, plan: &Plan) -> Result<(), EngineError> {

@@ -16,7 +16,7 @@ use sync_core::{
 use sync_tree::apply::Durability;
 use tokio::{
     sync::{mpsc, watch},
-    task::{JoinHandle, JoinSet},
+    task::{JoinError, JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +51,8 @@ pub(super) struct Fill {
     planning: JoinHandle<Filled>,
     placing: JoinSet<Placed>,
     stop: CancellationToken,
+    /// It began before all of the tree was here.
+    is_early: bool,
     /// The last of the nodes that came in a row.
     last: NodeId,
     /// Others came after it: the tree is not what it was when its first nodes came.
@@ -132,7 +134,7 @@ impl Engine {
     fn start_fill(&self, run: &Run<'_>, gaps: Gaps, tree: Tree) -> Fill {
         let (parts, queue) = mpsc::channel(PARTS_AHEAD);
         let stop = run.cancel.child_token();
-        let is_vouched_for = tree == Tree::Complete;
+        let is_early = tree == Tree::Arriving;
         let (tree, comes) = watch::channel(tree);
         let (context, remote, reporter) = (self.context.clone(), run.remote.clone(), run.reporter.clone());
         let filler = Filler {
@@ -141,7 +143,7 @@ impl Engine {
             stop: stop.clone(),
             gaps,
             part: FIRST_PART,
-            is_vouched_for,
+            is_vouched_for: !is_early,
             tree: comes,
             parts,
         };
@@ -156,6 +158,7 @@ impl Engine {
             planning: threads::start(filler.run()),
             placing,
             stop,
+            is_early,
             last: NodeId::ROOT,
             has_moved_on: false,
         }
@@ -174,10 +177,11 @@ impl Engine {
         run: &Run<'_>,
         fill: Fill,
     ) -> Result<(Scope, Outcome), EngineError> {
-        if let Some(remote) = self.store().remote()? {
+        if let Ok(Some(remote)) = self.store().remote() {
             run.reporter.planned_in_all(remote.files, remote.bytes);
         }
         let has_moved_on = fill.has_moved_on;
+        self.announced &= !fill.is_early;
         fill.tree.send_replace(Tree::Complete);
         let (gaps, mut outcome) = self.end_fill(run, fill).await?;
         if let Gaps::All(fresh) = gaps {
@@ -189,7 +193,10 @@ impl Engine {
                 return Ok((Scope::Everything, outcome));
             }
         }
+        // All of it is planned anew: what failed counts only if it fails again.
+        self.look_at_stale(&outcome)?;
         let (scope, rest) = self.planned_round(run, Policy::LeftWins).await?;
+        let mut outcome = outcome.without_failures();
         outcome.merge(rest);
         Ok((scope, outcome))
     }
@@ -200,6 +207,7 @@ impl Engine {
         if late.is_empty() {
             return Ok(Outcome::default());
         }
+        self.announce()?;
         let plan = plan(late, Policy::LeftWins, &NOTHING_GOES)?;
         self.carry_out(plan, Policy::LeftWins, run).await
     }
@@ -208,26 +216,35 @@ impl Engine {
     pub(super) async fn stop_fill(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
         let Some(fill) = self.filling.take() else { return Ok(()) };
         fill.stop.cancel();
+        self.announced = false;
         let ended = self.end_fill(run, fill).await;
         self.note_unrecorded();
+        run.reporter.phase(Phase::Listing);
         match ended {
             Ok(_) | Err(EngineError::Cancelled) => Ok(()),
             Err(failure) => Err(failure),
         }
     }
 
+    /// Whether nothing comes any more of what is being filled.
+    pub(super) fn has_fill_failed(&self) -> bool {
+        self.filling.as_ref().is_some_and(|fill| fill.planning.is_finished())
+    }
+
     async fn end_fill(&mut self, run: &Run<'_>, mut fill: Fill) -> Result<(Gaps, Outcome), EngineError> {
-        let placed = match fill.placing.join_next().await {
-            Some(Ok(placed)) => Ok(placed),
+        let placed = fill.placing.join_next().await;
+        let planned = fill.planning.await;
+        let broken = |error: JoinError| EngineError::Broken { reason: error.to_string() };
+        let placed = match placed {
+            Some(Ok(placed)) => placed,
             Some(Err(error)) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                Err(error) => Err(EngineError::Broken { reason: error.to_string() }),
+                Err(error) => return Err(broken(error)),
             },
-            None => Err(EngineError::Broken { reason: "nothing is being filled".to_owned() }),
+            None => return Err(EngineError::Cancelled),
         };
-        let (outcome, failure) = placed?.recorded(&fill.stop).await;
-        let mut filled =
-            fill.planning.await.map_err(|error| EngineError::Broken { reason: error.to_string() })?;
+        let (outcome, failure) = placed.recorded(&fill.stop).await;
+        let mut filled = planned.map_err(broken)?;
         run.reporter.phase(Phase::Finishing);
         let mut all = filled.outcome;
         all.merge(outcome);

@@ -18,6 +18,7 @@ mod counts;
 mod cycle;
 mod delta;
 mod fill;
+mod foreseen;
 mod large;
 mod material;
 mod outcome;

@@ -38,7 +38,7 @@ pub(super) struct Phases<'a> {
     reused: HashSet<NodeId>,
     /// Directories that were moved and have other times or modes than they should have.
     unlike: Vec<Finish>,
-    /// What could not get its place. Another directory may be there.
+    /// What could not get its place because something else is there: perhaps another directory.
     lost: HashSet<NodeId>,
     pub outcome: Outcome,
 }
@@ -117,9 +117,7 @@ impl<'a> Phases<'a> {
                 false => self.build(build),
             };
             let failed = result.is_err();
-            if failed {
-                self.lost.insert(remote.id);
-            }
+            self.note_lost(&result, remote.id);
             self.settle(result, build.path(), Failed::Remote(remote.id))?;
             if failed && let Build::PutIn { remote, from, .. } = build {
                 self.put_back(remote.id.0, from);
@@ -168,22 +166,26 @@ impl<'a> Phases<'a> {
             }
             let (build, todo) = whole.in_place();
             let result = self.build(&build);
-            if result.is_err() {
-                self.lost.insert(todo.remote.id);
-            }
+            self.note_lost(&result, todo.remote.id);
             self.settle(result, build.path(), Failed::Remote(todo.remote.id))?;
             finish.push(todo);
         }
         Ok(others)
     }
 
-    /// What can be brought into place now. Of a directory that could not get its place nothing can: what is there is another one.
+    /// What can be brought into place now. Of a directory whose place is taken nothing can: what is there is another one.
     pub(super) fn possible(&mut self, mut files: Vec<Put>, mut wholes: Vec<Whole>) -> Puts {
         if !self.lost.is_empty() {
             wholes.retain(|whole| self.is_possible(&whole.remote, &whole.path));
             files.retain(|put| self.is_possible(put.remote(), put.path()));
         }
         Puts { files, wholes }
+    }
+
+    fn note_lost(&mut self, result: &Result<(), EngineError>, remote: NodeId) {
+        if matches!(result, Err(EngineError::Apply(error)) if is_stale(error)) {
+            self.lost.insert(remote);
+        }
     }
 
     fn is_possible(&mut self, remote: &Node, path: &TreePath) -> bool {

@@ -42,7 +42,7 @@ pub trait Reporter: Send + Sync {
     fn phase(&self, _phase: Phase) {}
     /// So many files, with so many bytes to transfer, are to be changed.
     fn planned(&self, _files: u64, _bytes: u64) {}
-    /// The same, with those that are in place already.
+    /// The same for all that is brought from the beginning on, with what was done by now.
     fn planned_in_all(&self, _files: u64, _bytes: u64) {}
     /// A file that is fetched by itself begins.
     fn file_started(&self, _path: &TreePath, _size: u64) {}

@@ -24,6 +24,7 @@ use sync_tree::{
 
 use super::{
     base::{base_of, base_of_local, drop_base_of_dead, drop_dead_base, for_each, rename_base},
+    foreseen::Foreseen,
     told,
 };
 
@@ -478,13 +479,23 @@ impl Store {
         keeper: &Keeper<'_>,
         work: impl FnOnce(&StoreTrees<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, IndexError> {
+        self.with_trees_foreseen(keeper, &Foreseen::default(), work)
+    }
+
+    /// The same, where some of it was read before. Nothing was written since.
+    pub(crate) fn with_trees_foreseen<T>(
+        &self,
+        keeper: &Keeper<'_>,
+        foreseen: &Foreseen,
+        work: impl FnOnce(&StoreTrees<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, IndexError> {
         self.index.read(|db| {
             let db = db.unchecked_transaction()?;
             let remote = self.replicas[current(&db)?].table();
             let local = self.index.table();
             // Most files of a first pull are asked for in vain otherwise.
             let has_files = !local.page(&db, NodeId::ROOT, 1)?.is_empty();
-            work(&StoreTrees { db: &db, remote, local, has_files, keeper })
+            work(&StoreTrees { db: &db, remote, local, has_files, keeper, foreseen })
         })
     }
 
@@ -532,12 +543,16 @@ pub(crate) struct StoreTrees<'a> {
     local: &'a NodeTable,
     has_files: bool,
     keeper: &'a Keeper<'a>,
+    foreseen: &'a Foreseen,
 }
 
 impl Trees for StoreTrees<'_> {
     type Error = rusqlite::Error;
 
     fn remote(&self, id: NodeId) -> rusqlite::Result<Option<Node>> {
+        if let Some(known) = self.foreseen.remote(id) {
+            return Ok(known);
+        }
         Ok(self.remote.get(self.db, id)?.map(|row| row.node))
     }
 
@@ -554,6 +569,9 @@ impl Trees for StoreTrees<'_> {
     }
 
     fn local(&self, id: NodeId) -> rusqlite::Result<Option<Node>> {
+        if let Some(known) = self.foreseen.local(id) {
+            return Ok(known);
+        }
         Ok(self.local.get(self.db, id)?.map(|row| row.node))
     }
 
@@ -566,14 +584,17 @@ impl Trees for StoreTrees<'_> {
     }
 
     fn base(&self, id: NodeId) -> rusqlite::Result<Option<Base>> {
-        base_of(self.db, id)
+        self.foreseen.base(id).map_or_else(|| base_of(self.db, id), Ok)
     }
 
     fn base_of_local(&self, local: NodeId) -> rusqlite::Result<Option<Base>> {
-        base_of_local(self.db, local)
+        self.foreseen.base_of_local(local).map_or_else(|| base_of_local(self.db, local), Ok)
     }
 
     fn local_with(&self, digest: &Digest) -> rusqlite::Result<Option<NodeId>> {
+        if let Some(known) = self.foreseen.local_with(digest) {
+            return Ok(known);
+        }
         if !self.has_files {
             return Ok(None);
         }
@@ -698,6 +719,11 @@ fn add_pending<'n>(
 }
 
 fn remove_pending(db: &Connection, table: &str, ids: &[NodeId]) -> rusqlite::Result<()> {
+    let pending: i64 = db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))?;
+    // Nobody else removes any: where there are as many they are the same.
+    if pending.unsigned_abs() as usize == ids.len() {
+        return db.execute(&format!("DELETE FROM {table}"), []).map(drop);
+    }
     for_each(db, &format!("DELETE FROM {table} WHERE id = ?1"), ids)
 }
 

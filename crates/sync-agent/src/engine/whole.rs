@@ -4,7 +4,7 @@
 //! * Each item of such a directory is settled once, also one that cannot be had. So a run that goes to its end leaves none open.
 //! * A run that ends early puts in place what came of the open ones, unless the disk failed: what was brought is not brought again,
 //!   however often it is cut. The next one adds what is missing by the ordinary way.
-//! * What comes into the way costs nothing but time: the files then go to their places one by one.
+//! * What comes into the way costs nothing but time: it is looked at, and the files come by the ordinary way.
 //! * What is not in place to stay is not written down. Whoever watches the run is told of it as soon as it is in place.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,7 @@ use sync_tree::{
 use super::{
     AppliedOp, EngineError,
     part::Item,
-    phases::Failed,
+    phases::{Failed, is_stale},
     record::Done,
     transfer::{BATCH_FILES, Shared, Worker},
 };
@@ -223,11 +223,10 @@ impl Worker<'_> {
         self.done.push(Done::Whole(Appeared { remote, stat, item, files }));
     }
 
-    /// The ordinary way: the directory first, if nothing is there, and then whatever is wanted in it. If another directory is there,
-    /// it is looked at first.
+    /// The ordinary way: the directory first, and then whatever is wanted in it. If something is there, it is looked at first.
     fn place_singly(&mut self, full: &Full, whole: &Whole) {
         let made = self.make_dir(whole);
-        let is_ours = made.is_ok();
+        let is_taken = made.as_ref().is_err_and(is_stale);
         match made {
             Ok(stat) => {
                 self.shared.reporter.applied(AppliedOp::Create, &whole.path, None);
@@ -240,9 +239,9 @@ impl Worker<'_> {
         let Some(new) = &full.new else { return };
         for (number, _) in &full.files {
             let item = full.item.other(*number);
-            let placed = match is_ours {
-                true => self.place_out(new, item.put()),
-                false => Err(ApplyError::Stale { path: item.put().path().clone() }),
+            let placed = match is_taken {
+                true => Err(ApplyError::Stale { path: item.put().path().clone() }),
+                false => self.place_out(new, item.put()),
             };
             match placed {
                 Ok(done) => self.done.push(done),

@@ -20,7 +20,7 @@ const PAGE: usize = 1024;
 
 /// So many directories may wait for what is in them, and so many nodes for the end. Of trees with more the rest is not described
 /// here.
-const MOST_HELD: usize = 1 << 16;
+const MOST_HELD: usize = 1 << 17;
 
 /// No path is deeper. A hostile tree may have directories in a loop.
 const MOST_ABOVE: usize = 4096;

@@ -6,7 +6,7 @@
 //! * A file's digest is compared before the file is made, and one that could not be written to its end is removed at once. If
 //!   that fails too, the directory is spoiled and never gets a place: its good files are moved one by one.
 //! * It gets its name by a rename that refuses a place where something is. That is the one look at the present state that is
-//!   needed. Refused, its files go to their places one by one, each by such a rename, into whatever directory is there.
+//!   needed. If it is refused for another reason, its files can go to their places one by one, each by such a rename.
 //! * It has its mode and time before the rename, and with them and its files it is flushed before, as the durability asks for;
 //!   the directory that holds its new name is flushed afterwards, before anything is recorded.
 //! * It lies in a lane, where only what was received is ever. So whatever a killed run leaves of it is deleted by the next start.

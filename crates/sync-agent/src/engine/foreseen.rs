@@ -1,0 +1,121 @@
+//! What planning will ask for about many changed nodes, read beforehand on several threads.
+//!
+//! A plan of a thousand changed files asks for some rows of each, one after the other, and while it does nothing else is done. Nearly
+//! all that it asks for follows from the ids alone: the remote node, what was agreed on about it, the local node, the same for their
+//! directories, and who else has the content. What is not here is read when it is asked for.
+
+use std::collections::HashMap;
+
+use rayon::{iter::ParallelIterator as _, slice::ParallelSlice as _};
+use sync_core::{
+    Content, Digest, Node, NodeId,
+    plan::{Base, Scope, Trees as _},
+};
+use sync_tree::index::IndexError;
+
+use super::store::{Keeper, Store, StoreTrees};
+
+/// Fewer nodes are not worth it. Tests have few, and are to see that it makes no difference.
+const FEW: usize = if cfg!(debug_assertions) { 2 } else { 64 };
+/// More are not kept in memory.
+const MOST: usize = 8192;
+/// Neighbours are in the same directories, and their rows in the same pages.
+const PIECE: usize = 128;
+
+/// Answers by what is asked.
+#[derive(Debug, Default)]
+pub(super) struct Foreseen {
+    remote: HashMap<NodeId, Option<Node>>,
+    base: HashMap<NodeId, Option<Base>>,
+    /// The remote nodes that local ones were agreed to be.
+    agreed: HashMap<NodeId, NodeId>,
+    local: HashMap<NodeId, Option<Node>>,
+    contents: HashMap<Digest, Option<NodeId>>,
+}
+
+impl Foreseen {
+    /// Reads ahead for a plan of these.
+    pub(super) fn of(store: &Store, scope: &Scope) -> Result<Self, IndexError> {
+        let Scope::Nodes { remote, .. } = scope else { return Ok(Self::default()) };
+        if !(FEW..=MOST).contains(&remote.len()) {
+            return Ok(Self::default());
+        }
+        let pieces = remote.par_chunks(PIECE).map(|ids| {
+            store.with_trees(&Keeper::of_nothing(), |trees| {
+                let mut piece = Self::default();
+                ids.iter().try_for_each(|id| piece.follow(trees, *id))?;
+                Ok(piece)
+            })
+        });
+        pieces.try_reduce(Self::default, |all, piece| Ok(all.and(piece)))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.remote.is_empty()
+    }
+
+    pub(super) fn remote(&self, id: NodeId) -> Option<Option<Node>> {
+        self.remote.get(&id).cloned()
+    }
+
+    pub(super) fn base(&self, id: NodeId) -> Option<Option<Base>> {
+        self.base.get(&id).cloned()
+    }
+
+    pub(super) fn base_of_local(&self, local: NodeId) -> Option<Option<Base>> {
+        self.base(*self.agreed.get(&local)?)
+    }
+
+    pub(super) fn local(&self, id: NodeId) -> Option<Option<Node>> {
+        self.local.get(&id).cloned()
+    }
+
+    pub(super) fn local_with(&self, digest: &Digest) -> Option<Option<NodeId>> {
+        self.contents.get(digest).copied()
+    }
+
+    fn follow(&mut self, trees: &StoreTrees<'_>, id: NodeId) -> rusqlite::Result<()> {
+        let remote = trees.remote(id)?;
+        if let Some(Node { entry, parent, .. }) = &remote {
+            if let Content::File { digest, .. } = entry.content
+                && !self.contents.contains_key(&digest)
+            {
+                self.contents.insert(digest, trees.local_with(&digest)?);
+            }
+            self.dir(trees, *parent)?;
+        }
+        self.remote.insert(id, remote);
+        self.agreed(trees, id)
+    }
+
+    /// A directory and those above it.
+    fn dir(&mut self, trees: &StoreTrees<'_>, mut id: NodeId) -> rusqlite::Result<()> {
+        while id != NodeId::ROOT && !self.remote.contains_key(&id) {
+            let remote = trees.remote(id)?;
+            let above = remote.as_ref().map_or(NodeId::ROOT, |dir| dir.parent);
+            self.remote.insert(id, remote);
+            self.agreed(trees, id)?;
+            id = above;
+        }
+        Ok(())
+    }
+
+    fn agreed(&mut self, trees: &StoreTrees<'_>, id: NodeId) -> rusqlite::Result<()> {
+        let base = trees.base(id)?;
+        if let Some(Base { local, .. }) = base {
+            self.agreed.insert(local, id);
+            self.local.insert(local, trees.local(local)?);
+        }
+        self.base.insert(id, base);
+        Ok(())
+    }
+
+    fn and(mut self, other: Self) -> Self {
+        self.remote.extend(other.remote);
+        self.base.extend(other.base);
+        self.agreed.extend(other.agreed);
+        self.local.extend(other.local);
+        self.contents.extend(other.contents);
+        self
+    }
+}
