@@ -18,7 +18,7 @@ use sync_locations::{
     faulty::{Call, Moment, Script, Turn},
 };
 use sync_testkit::tree::{Compare, Snapshot, Tree, differences};
-use sync_tree::apply::{ApplyError, Durability};
+use sync_tree::apply::Durability;
 use tokio_util::sync::CancellationToken;
 
 /// The feed stops for so long in the middle of the tree.
@@ -364,7 +364,10 @@ async fn a_full_disk_is_what_a_run_ends_with() {
     let listening = sync_tree::probe::install(scene.pair.target.root(), full);
     let pulled = scene.try_pull(PullMode::default()).await;
     drop(listening);
-    assert!(matches!(pulled, Err(EngineError::Apply(ApplyError::Full { .. }))), "{pulled:?}");
+    assert!(
+        matches!(pulled, Err(EngineError::Apply(sync_tree::apply::ApplyError::Full { .. }))),
+        "{pulled:?}"
+    );
     scene.pull().await;
 }
 

@@ -330,9 +330,14 @@ impl Engine {
             };
             let Some(event) = event else { return Err(cut()) };
             let event = event?;
-            // After new rules what is in the target has to be looked at anew.
-            if self.has_fill_failed() || matches!(event, FeedEvent::Reset { .. } | FeedEvent::Rules(_)) {
+            let ends_fill = match &event {
+                FeedEvent::Nodes { changes, .. } => !self.fill_goes_on_with(changes),
+                FeedEvent::Reset { .. } | FeedEvent::Rules(_) => true,
+                _ => false,
+            };
+            if self.filling.is_some() && (ends_fill || self.has_fill_ended()) {
                 self.stop_fill(run).await?;
+                run.reporter.phase(Phase::Listing);
             }
             match &event {
                 FeedEvent::Reset { .. } => begins = may_fill,
@@ -630,17 +635,21 @@ impl Engine {
         let rules = Rules::compile(&store.index().rule_set()?);
         let keeper = Keeper::new(&rules, &store.remote_problems()?);
         // What is as it should be matters only if it is to come again all the same.
-        let with = |foreseen: &Foreseen| {
+        let gather_with = |foreseen: &Foreseen| {
             store.with_trees_foreseen(&keeper, foreseen, |trees| match policy {
                 Policy::LeftWinsAnew => gather_all(trees, scope),
                 Policy::LeftWins => gather(trees, scope),
             })
         };
         in_place(|| {
-            let foreseen = Foreseen::of(store, scope)?;
-            let slots = with(&foreseen)?;
+            let foreseen = Foreseen::of(store, scope);
+            let slots = gather_with(&foreseen)?;
             if cfg!(debug_assertions) && !foreseen.is_empty() {
-                assert_eq!(slots, with(&Foreseen::default())?, "what was read ahead makes a difference");
+                assert_eq!(
+                    slots,
+                    gather_with(&Foreseen::default())?,
+                    "what was read ahead makes a difference"
+                );
             }
             Ok(slots)
         })

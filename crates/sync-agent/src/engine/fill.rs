@@ -3,8 +3,8 @@
 //!
 //! Into a target that has nothing files come even while the tree itself still does. What they are made from may then be no tree
 //! that ever was: the share goes on changing. So nothing that is in the way of anything is touched, each file is still verified,
-//! and if a node that was there already comes again, a plan of the whole follows. Equal is only what has the digest of a commit
-//! point, as always.
+//! and before a node that was there already comes again the filling ends, and a plan of the whole follows. Equal is only what has the
+//! digest of a commit point, as always.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -53,10 +53,8 @@ pub(super) struct Fill {
     stop: CancellationToken,
     /// It began before all of the tree was here.
     is_early: bool,
-    /// The last of the nodes that came in a row.
+    /// The last node that came.
     last: NodeId,
-    /// Others came after it: the tree is not what it was when its first nodes came.
-    has_moved_on: bool,
 }
 
 /// Plans parts and makes their directories.
@@ -82,15 +80,13 @@ struct Filled {
 }
 
 impl Fill {
-    /// Nodes have come.
-    fn takes(&mut self, changes: &[NodeChange]) {
-        for change in changes {
-            match change {
-                NodeChange::Present(node) if node.id > self.last => self.last = node.id,
-                _ => self.has_moved_on = true,
-            }
-        }
-        self.tree.send_replace(Tree::Arriving);
+    /// Whether the tree is still what it was when its first nodes came: these are only more of it.
+    fn goes_on_with(&self, changes: &[NodeChange]) -> bool {
+        let mut last = self.last;
+        changes.iter().all(|change| match change {
+            NodeChange::Present(node) => node.id > std::mem::replace(&mut last, node.id),
+            NodeChange::Gone(_) => false,
+        })
     }
 }
 
@@ -153,21 +149,20 @@ impl Engine {
             let run = Run { remote: &remote, reporter: &reporter, cancel: &cancel };
             transfer::run(&context, queue, Here::default(), &run).await
         });
-        Fill {
-            tree,
-            planning: threads::start(filler.run()),
-            placing,
-            stop,
-            is_early,
-            last: NodeId::ROOT,
-            has_moved_on: false,
-        }
+        Fill { tree, planning: threads::start(filler.run()), placing, stop, is_early, last: NodeId::ROOT }
+    }
+
+    /// Whether what is being filled can go on with these nodes. What it was made from must not change before it is written down:
+    /// were the run killed in between, nobody would know that it came from the share.
+    pub(super) fn fill_goes_on_with(&self, changes: &[NodeChange]) -> bool {
+        self.filling.as_ref().is_none_or(|fill| fill.goes_on_with(changes))
     }
 
     /// Nodes of the tree that the target is being filled from are written down.
     pub(super) fn fill_takes(&mut self, changes: &[NodeChange]) {
-        if let Some(fill) = &mut self.filling {
-            fill.takes(changes);
+        if let (Some(fill), Some(last)) = (&mut self.filling, changes.last()) {
+            fill.last = *last.id();
+            fill.tree.send_replace(Tree::Arriving);
         }
     }
 
@@ -177,28 +172,38 @@ impl Engine {
         run: &Run<'_>,
         fill: Fill,
     ) -> Result<(Scope, Outcome), EngineError> {
+        // Only what is shown depends on it, and the filling must come to its end.
         if let Ok(Some(remote)) = self.store().remote() {
             run.reporter.planned_in_all(remote.files, remote.bytes);
         }
-        let has_moved_on = fill.has_moved_on;
         self.announced &= !fill.is_early;
         fill.tree.send_replace(Tree::Complete);
         let (gaps, mut outcome) = self.end_fill(run, fill).await?;
-        if let Gaps::All(fresh) = gaps {
-            if fresh.is_full() {
-                let rest = self.begin_fill(run, Gaps::Rest(Filling::rest()))?;
-                outcome.merge(self.end_fill(run, rest).await?.1);
-            } else if !has_moved_on && !outcome.has_failures() {
-                outcome.merge(self.bring_late(run, &fresh).await?);
-                return Ok((Scope::Everything, outcome));
-            }
+        let is_full = matches!(&gaps, Gaps::All(fresh) if fresh.is_full());
+        if let Gaps::All(fresh) = gaps
+            && !is_full
+            && !outcome.has_failures()
+        {
+            outcome.merge(self.bring_late(run, &fresh).await?);
+            return Ok((Scope::Everything, outcome));
+        }
+        self.look_at_failed(&outcome)?;
+        if is_full {
+            let rest = self.begin_fill(run, Gaps::Rest(Filling::rest()))?;
+            let (_, outcome) = self.end_fill(run, rest).await?;
+            self.look_at_failed(&outcome)?;
         }
         // All of it is planned anew: what failed counts only if it fails again.
-        self.look_at_stale(&outcome)?;
-        let (scope, rest) = self.planned_round(run, Policy::LeftWins).await?;
-        let mut outcome = outcome.without_failures();
-        outcome.merge(rest);
-        Ok((scope, outcome))
+        self.planned_round(run, Policy::LeftWins).await
+    }
+
+    /// What was in the way of a filling is looked at before anything is planned anew. What it brought itself is no news.
+    fn look_at_failed(&mut self, outcome: &Outcome) -> Result<(), EngineError> {
+        if !outcome.has_failures() {
+            return Ok(());
+        }
+        self.store().local_is_known()?;
+        self.look_at_stale(outcome)
     }
 
     /// What belongs into directories that are in place by now.
@@ -219,15 +224,17 @@ impl Engine {
         self.announced = false;
         let ended = self.end_fill(run, fill).await;
         self.note_unrecorded();
-        run.reporter.phase(Phase::Listing);
         match ended {
-            Ok(_) | Err(EngineError::Cancelled) => Ok(()),
-            Err(failure) => Err(failure),
+            Ok(_) | Err(EngineError::Cancelled) => {}
+            Err(failure) => return Err(failure),
         }
+        // What was in its way is to be looked at. What it brought is no news.
+        self.first_look_done = false;
+        Ok(self.store().local_is_known()?)
     }
 
-    /// Whether nothing comes any more of what is being filled.
-    pub(super) fn has_fill_failed(&self) -> bool {
+    /// Whether nothing comes any more of what is being filled, though the tree is not complete.
+    pub(super) fn has_fill_ended(&self) -> bool {
         self.filling.as_ref().is_some_and(|fill| fill.planning.is_finished())
     }
 
@@ -241,7 +248,7 @@ impl Engine {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(error) => return Err(broken(error)),
             },
-            None => return Err(EngineError::Cancelled),
+            None => return Err(EngineError::Broken { reason: "nothing is being filled".to_owned() }),
         };
         let (outcome, failure) = placed.recorded(&fill.stop).await;
         let mut filled = planned.map_err(broken)?;
@@ -253,13 +260,19 @@ impl Engine {
         self.done.add(&all);
         let mut phases = Phases::new(&self.context, run.reporter.as_ref());
         let finished = in_place(|| phases.after_files(&filled.finish, &all.touched));
-        if let Some(failure) = failure.or(filled.failure) {
+        if let Some(failure) = worst([failure, filled.failure, finished.err()]) {
             return Err(failure);
         }
-        finished?;
         all.merge(phases.outcome);
         Ok((filled.gaps, all))
     }
+}
+
+/// The first failure that is more than having been asked to stop.
+fn worst(failures: [Option<EngineError>; 3]) -> Option<EngineError> {
+    let (stopped, failed): (Vec<_>, Vec<_>) =
+        failures.into_iter().flatten().partition(|failure| matches!(failure, EngineError::Cancelled));
+    failed.into_iter().chain(stopped).next()
 }
 
 /// Nothing can be deleted or put aside by what is planned here.

@@ -20,7 +20,10 @@ const FEW: usize = if cfg!(debug_assertions) { 2 } else { 64 };
 /// More are not kept in memory.
 const MOST: usize = 8192;
 /// Neighbours are in the same directories, and their rows in the same pages.
-const PIECE: usize = 128;
+const PIECE: usize = if cfg!(debug_assertions) { 4 } else { 128 };
+const MOST_PIECES: usize = 8;
+/// No directory is deeper. What a hostile feed tells may be.
+const MOST_ABOVE: usize = 4096;
 
 /// Answers by what is asked.
 #[derive(Debug, Default)]
@@ -34,20 +37,27 @@ pub(super) struct Foreseen {
 }
 
 impl Foreseen {
-    /// Reads ahead for a plan of these.
-    pub(super) fn of(store: &Store, scope: &Scope) -> Result<Self, IndexError> {
-        let Scope::Nodes { remote, .. } = scope else { return Ok(Self::default()) };
+    /// Reads ahead for a plan of these. What cannot be read now is asked for later, and whoever asks is told why.
+    pub(super) fn of(store: &Store, scope: &Scope) -> Self {
+        let Scope::Nodes { remote, .. } = scope else { return Self::default() };
         if !(FEW..=MOST).contains(&remote.len()) {
-            return Ok(Self::default());
+            return Self::default();
         }
-        let pieces = remote.par_chunks(PIECE).map(|ids| {
+        let read = Self::read(store, remote);
+        read.inspect_err(|error| tracing::debug!(%error, "nothing is read ahead")).unwrap_or_default()
+    }
+
+    fn read(store: &Store, remote: &[NodeId]) -> Result<Self, IndexError> {
+        // Each piece needs a connection to the database.
+        let size = remote.len().div_ceil(rayon::current_num_threads().min(MOST_PIECES)).max(PIECE);
+        let pieces = remote.par_chunks(size).map(|ids| {
             store.with_trees(&Keeper::of_nothing(), |trees| {
                 let mut piece = Self::default();
                 ids.iter().try_for_each(|id| piece.follow(trees, *id))?;
                 Ok(piece)
             })
         });
-        pieces.try_reduce(Self::default, |all, piece| Ok(all.and(piece)))
+        pieces.try_reduce(Self::default, |all, piece| Ok(all.merged(piece)))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -82,25 +92,28 @@ impl Foreseen {
             {
                 self.contents.insert(digest, trees.local_with(&digest)?);
             }
-            self.dir(trees, *parent)?;
+            self.follow_dirs(trees, *parent)?;
         }
-        self.remote.insert(id, remote);
-        self.agreed(trees, id)
+        self.keep(trees, id, remote)
     }
 
     /// A directory and those above it.
-    fn dir(&mut self, trees: &StoreTrees<'_>, mut id: NodeId) -> rusqlite::Result<()> {
-        while id != NodeId::ROOT && !self.remote.contains_key(&id) {
+    fn follow_dirs(&mut self, trees: &StoreTrees<'_>, mut id: NodeId) -> rusqlite::Result<()> {
+        for _ in 0..MOST_ABOVE {
+            if id == NodeId::ROOT || self.remote.contains_key(&id) {
+                break;
+            }
             let remote = trees.remote(id)?;
             let above = remote.as_ref().map_or(NodeId::ROOT, |dir| dir.parent);
-            self.remote.insert(id, remote);
-            self.agreed(trees, id)?;
+            self.keep(trees, id, remote)?;
             id = above;
         }
         Ok(())
     }
 
-    fn agreed(&mut self, trees: &StoreTrees<'_>, id: NodeId) -> rusqlite::Result<()> {
+    /// A remote node, with what was agreed on about it.
+    fn keep(&mut self, trees: &StoreTrees<'_>, id: NodeId, remote: Option<Node>) -> rusqlite::Result<()> {
+        self.remote.insert(id, remote);
         let base = trees.base(id)?;
         if let Some(Base { local, .. }) = base {
             self.agreed.insert(local, id);
@@ -110,7 +123,7 @@ impl Foreseen {
         Ok(())
     }
 
-    fn and(mut self, other: Self) -> Self {
+    fn merged(mut self, other: Self) -> Self {
         self.remote.extend(other.remote);
         self.base.extend(other.base);
         self.agreed.extend(other.agreed);

@@ -1,6 +1,6 @@
 //! The sync cycle of one target: scan, plan, stage, apply, record.
 //!
-//! Reading order: this file (what a run is), `store` and `base` (what is known), `phases`, `transfer`, `large` and `whole` (how a
+//! Reading order: this file (what a run is), `store` and `base` (what is known; `foreseen` reads ahead), `fill` (a first run), `phases`, `transfer`, `large` and `whole` (how a
 //! plan is carried out), `record` (how that becomes known), `counts` (what is told of it), `target` (what can be wrong with the directory
 //! itself).
 //! Deciding is not here but in `sync_core::plan`.

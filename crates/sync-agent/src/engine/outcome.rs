@@ -89,12 +89,6 @@ impl Outcome {
         }
     }
 
-    /// What was done alone.
-    pub(super) fn without_failures(self) -> Self {
-        let Self { synced, deleted, renamed, bytes_total, .. } = self;
-        Self { synced, deleted, renamed, bytes_total, ..Self::default() }
-    }
-
     /// Whether another round may help.
     pub(super) fn wants_another_round(&self) -> bool {
         !self.stale.is_empty() || !self.changed.is_empty()
