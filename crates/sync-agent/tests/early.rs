@@ -371,6 +371,22 @@ async fn a_full_disk_is_what_a_run_ends_with() {
     scene.pull().await;
 }
 
+/// A flush that fails is told, whatever becomes of the feed: that a later one succeeds says nothing.
+#[cfg(feature = "failpoints")]
+#[tokio::test(start_paused = true)]
+async fn a_flush_that_fails_is_what_a_run_ends_with() {
+    let mut scene = Scene::new(|_, _| {});
+    scene.durability = Durability::Batch;
+    *scene.stops.then.lock().unwrap() = Some(LocationError::Cut { source: "the test cut it".into() });
+    scene.pair.target.dir(".");
+    let once = Arc::new(power::FlushesOnce::default());
+    let listening = sync_tree::probe::install(scene.pair.target.root(), once);
+    let pulled = scene.try_pull(PullMode::default()).await;
+    drop(listening);
+    assert!(matches!(pulled, Err(EngineError::Index(_) | EngineError::Database { .. })), "{pulled:?}");
+    scene.pull().await;
+}
+
 /// What a power cut leaves.
 #[cfg(feature = "failpoints")]
 mod power {
@@ -378,6 +394,7 @@ mod power {
         io,
         os::fd::BorrowedFd,
         path::{Path, PathBuf},
+        sync::atomic::{AtomicU32, Ordering},
     };
 
     use super::*;
@@ -391,6 +408,21 @@ mod power {
         fn before(&self, call: &Asked<'_>) -> io::Result<()> {
             match call.site() == "write new" {
                 true => Err(rustix::io::Errno::NOSPC.into()),
+                false => Ok(()),
+            }
+        }
+
+        fn after(&self, _: &Asked<'_>, _: Option<BorrowedFd<'_>>) {}
+    }
+
+    /// Flushes the index once, and never again.
+    #[derive(Default)]
+    pub(super) struct FlushesOnce(AtomicU32);
+
+    impl Probe for FlushesOnce {
+        fn before(&self, call: &Asked<'_>) -> io::Result<()> {
+            match call.op == Op::SyncIndex && self.0.fetch_add(1, Ordering::Relaxed) > 0 {
+                true => Err(rustix::io::Errno::IO.into()),
                 false => Ok(()),
             }
         }
