@@ -8,28 +8,27 @@ use std::{
 };
 
 use sync_core::{
-    CommitPoint, FeedEvent, Halt, Problem, RuleSet, TreePath, Watching,
+    FeedEvent, Halt, Problem, RuleSet, TreePath,
     name::STATE_DIR,
     plan::{Clear, Guard, Plan, Policy, Put, Record, Scope, Slot, gather, gather_all, plan, take_wholes},
 };
-use sync_locations::{ChangeStream, Location, LocationError};
+use sync_locations::{Location, LocationError};
 use sync_tree::{
     apply::{ApplyError, Durability},
     index::IndexError,
-    look::{Dirty, LookError, LookLimits, LookReport, NoObserver, Scope as LookScope},
+    look::{Dirty, LookError, LookLimits, NoObserver, Scope as LookScope},
     rules::Rules,
 };
 use tokio::{
     sync::mpsc,
-    task::JoinHandle,
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Engine, EngineError, Phase, PullMode, Reporter, Summary,
-    ahead::Ahead,
     base::{agree, drop_base},
+    catch_up::{Early, Taken},
     counts::{Done, FailedFiles, differences, one_for_each_place, unexplained},
     fill::Fill,
     foreseen::Foreseen,
@@ -39,7 +38,7 @@ use super::{
     part::Puts,
     phases::Phases,
     store::{Keeper, Verified},
-    threads::{self, in_place},
+    threads::in_place,
     transfer::{self, Here},
 };
 
@@ -55,28 +54,6 @@ pub(super) struct Run<'a> {
     pub remote: &'a Arc<dyn Location>,
     pub reporter: &'a Arc<dyn Reporter>,
     pub cancel: &'a CancellationToken,
-}
-
-/// What the end of a piece of the feed was.
-enum Taken {
-    More,
-    Commit,
-    /// The tree did not have its digest: it has to be read from nothing.
-    Mismatch,
-    Halted(String),
-}
-
-/// A look at the target, on a thread of its own.
-pub(super) struct Looking {
-    task: JoinHandle<Result<LookReport, LookError>>,
-    /// The rules it goes by.
-    rules: RuleSet,
-}
-
-impl Looking {
-    async fn end(self) -> Result<Result<LookReport, LookError>, EngineError> {
-        self.task.await.map_err(|error| EngineError::Broken { reason: error.to_string() })
-    }
 }
 
 impl Engine {
@@ -105,7 +82,8 @@ impl Engine {
     async fn pull_over(&mut self, mode: PullMode, run: &Run<'_>) -> Result<Summary, EngineError> {
         self.done = Done::default();
         self.announced = false;
-        self.catch_up_and_look(run, !mode.dry_run && !mode.full).await?;
+        let early = if mode.dry_run || mode.full { Early::MustNot } else { Early::May };
+        self.catch_up_and_look(run, early).await?;
         if mode.dry_run {
             let (_, plan) = self.plan(Policy::LeftWins, mode.full, run)?;
             return self.intended(&plan, run);
@@ -200,7 +178,7 @@ impl Engine {
     ) -> Result<Summary, EngineError> {
         let run = Run { remote, reporter, cancel };
         self.adopt_unrecorded(&run)?;
-        self.catch_up(&run, false).await?;
+        self.catch_up(&run, Early::MustNot).await?;
         self.look(&LookScope::Everything, true, &run)?;
         // The digests were made of what was just read. Where they are the same, so is all that is not known to be pending, and
         // only otherwise every place has to be listed.
@@ -245,7 +223,7 @@ impl Engine {
 
     /// What a run that was cut off had put in place without recording it came from the share. That is written down while
     /// the remote tree is still the one it came from, or it would be taken for somebody's own when the share has moved on.
-    fn adopt_unrecorded(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
+    pub(super) fn adopt_unrecorded(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
         if !self.cut_off {
             return Ok(());
         }
@@ -261,150 +239,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Reads the feed to a commit point and looks at the target, both at once where the rules are known. A target that has nothing
-    /// may be filled meanwhile.
-    async fn catch_up_and_look(&mut self, run: &Run<'_>, may_fill: bool) -> Result<(), EngineError> {
-        self.adopt_unrecorded(run)?;
-        let rules = self.store().index().rule_set()?;
-        self.check_root()?;
-        let looker = self.looker()?;
-        run.reporter.phase(Phase::Listing);
-        let task = threads::start(async move { looker.look(&LookScope::Everything, &NoObserver, &LIMITS) });
-        self.looking = Some(Looking { task, rules });
-        if let Err(error) = self.catch_up(run, may_fill).await {
-            if let Some(looking) = self.looking.take() {
-                looking.end().await?.ok();
-            }
-            return Err(error);
-        }
-        self.looked(run).await?;
-        if self.first_look_done {
-            return Ok(());
-        }
-        self.stop_fill(run).await?;
-        self.look(&LookScope::Everything, false, run)
-    }
-
-    /// Waits for the look at the target, if one goes on.
-    pub(super) async fn looked(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
-        let Some(looking) = self.looking.take() else { return Ok(()) };
-        let had = looking.rules.clone();
-        let looked = looking.end().await?;
-        run.reporter.phase(Phase::Scanning);
-        if self.store().index().rule_set()? == had {
-            looked?;
-            self.first_look_done = true;
-            return Ok(self.store().take_local_changes()?);
-        }
-        self.look(&LookScope::Everything, false, run)
-    }
-
-    /// Reads the feed to its newest commit point.
-    async fn catch_up(&mut self, run: &Run<'_>, may_fill: bool) -> Result<(), EngineError> {
-        for _ in 0..2 {
-            let cursor = self.store().cursor()?;
-            let mut feed = Ahead::of(run.remote.changes(cursor.as_ref(), false).await?);
-            match self.read_to_commit(&mut feed, run, may_fill).await? {
-                Taken::Mismatch => {
-                    tracing::warn!("the share's tree does not have its digest; reading it from nothing");
-                }
-                Taken::Halted(reason) => return Err(Halt::Share { reason }.into()),
-                Taken::Commit | Taken::More => return Ok(()),
-            }
-        }
-        Err(EngineError::Digest)
-    }
-
-    async fn read_to_commit(
-        &mut self,
-        feed: &mut dyn ChangeStream,
-        run: &Run<'_>,
-        may_fill: bool,
-    ) -> Result<Taken, EngineError> {
-        let mut begins = false;
-        loop {
-            let event = tokio::select! {
-                biased;
-                () = run.cancel.cancelled() => return Err(EngineError::Cancelled),
-                event = feed.next() => event,
-            };
-            let Some(event) = event else { return Err(cut()) };
-            let event = event?;
-            let ends_fill = match &event {
-                FeedEvent::Nodes { changes, .. } => !self.fill_goes_on_with(changes),
-                FeedEvent::Reset { .. } | FeedEvent::Rules(_) => true,
-                _ => false,
-            };
-            if self.filling.is_some() && (ends_fill || self.has_fill_ended()) {
-                self.stop_fill(run).await?;
-                run.reporter.phase(Phase::Listing);
-            }
-            match &event {
-                FeedEvent::Reset { .. } => begins = may_fill,
-                FeedEvent::Nodes { .. } if std::mem::take(&mut begins) => self.begin_fill_early(run).await?,
-                _ => {}
-            }
-            match self.take(event)? {
-                Taken::More => {}
-                end => return Ok(end),
-            }
-        }
-    }
-
-    fn take(&mut self, event: FeedEvent) -> Result<Taken, EngineError> {
-        in_place(|| {
-            match event {
-                FeedEvent::Reset { share, epoch, reason } => {
-                    tracing::debug!(%reason, "the full tree follows");
-                    self.store().begin_tree(share, epoch)?;
-                }
-                FeedEvent::Nodes { changes, resume } => {
-                    self.store().take_nodes(&changes, &resume)?;
-                    self.fill_takes(&changes);
-                }
-                FeedEvent::Commit(commit) => return self.take_commit(&commit),
-                FeedEvent::Rules(rules) => {
-                    if self.store().take_rules(&rules)? {
-                        self.rules_changed();
-                    }
-                }
-                FeedEvent::Problems(problems) => self.store().take_problems(&problems)?,
-                FeedEvent::Watching(watching) => self.take_watching(&watching)?,
-                FeedEvent::Halted { reason } => return Ok(Taken::Halted(reason)),
-                FeedEvent::Heartbeat => {}
-            }
-            Ok(Taken::More)
-        })
-    }
-
-    fn take_watching(&self, watching: &Watching) -> Result<(), EngineError> {
-        let was_degraded = self.store().take_watching(watching, now_secs())?;
-        match (was_degraded, watching.is_degraded()) {
-            (false, true) => tracing::warn!("the share hears of changes late: {watching}"),
-            (true, false) => tracing::info!("the share hears of changes at once again: {watching}"),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn take_commit(&mut self, commit: &CommitPoint) -> Result<Taken, EngineError> {
-        if !self.store().take_commit(commit)? {
-            return Ok(Taken::Mismatch);
-        }
-        if self.store().settle_old_rules()? {
-            self.rules_changed();
-        }
-        Ok(Taken::Commit)
-    }
-
-    /// What is ignored now must be forgotten before anything is planned.
-    fn rules_changed(&mut self) {
-        self.looker = None;
-        self.first_look_done = false;
-    }
-
     /// Looks at the target.
-    fn look(&mut self, scope: &LookScope, distrust: bool, run: &Run<'_>) -> Result<(), EngineError> {
+    pub(super) fn look(
+        &mut self,
+        scope: &LookScope,
+        distrust: bool,
+        run: &Run<'_>,
+    ) -> Result<(), EngineError> {
         if matches!(scope, LookScope::Everything) {
             run.reporter.phase(Phase::Scanning);
         }
@@ -434,7 +275,7 @@ impl Engine {
     }
 
     /// The target must still be the directory that was opened, and `.syncd` in it.
-    fn check_root(&self) -> Result<(), EngineError> {
+    pub(super) fn check_root(&self) -> Result<(), EngineError> {
         let root = &self.context.root;
         match root.path_identity() {
             Ok(identity) if identity == root.identity() => self.check_state(),
@@ -493,7 +334,7 @@ impl Engine {
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
             if !outcome.changed.is_empty() {
-                self.catch_up(run, false).await?;
+                self.catch_up(run, Early::MustNot).await?;
             }
             if !self.first_look_done {
                 self.look(&LookScope::Everything, false, run)?;
@@ -832,7 +673,7 @@ fn naming(error: EngineError, database: &Path) -> EngineError {
 }
 
 /// A target may be emptied by its owner, and a pull then fills it again.
-const LIMITS: LookLimits = LookLimits { files_recently: 0, accept_emptied: true, distrust: false };
+pub(super) const LIMITS: LookLimits = LookLimits { files_recently: 0, accept_emptied: true, distrust: false };
 
 fn in_one_part(puts: Puts) -> mpsc::Receiver<Puts> {
     let (parts, queue) = mpsc::channel(1);

@@ -51,8 +51,6 @@ pub(super) struct Fill {
     planning: JoinHandle<Filled>,
     placing: JoinSet<Placed>,
     stop: CancellationToken,
-    /// It began before all of the tree was here.
-    is_early: bool,
     /// The last node that came.
     last: NodeId,
 }
@@ -116,6 +114,8 @@ impl Engine {
         }
         run.reporter.phase(Phase::Transferring);
         self.announce()?;
+        // What still comes of the tree is not known yet.
+        self.announced = false;
         in_place(|| self.store().index().begin_bulk())?;
         self.filling = Some(self.start_fill(run, Gaps::All(Fresh::default()), Tree::Arriving));
         Ok(())
@@ -130,7 +130,7 @@ impl Engine {
     fn start_fill(&self, run: &Run<'_>, gaps: Gaps, tree: Tree) -> Fill {
         let (parts, queue) = mpsc::channel(PARTS_AHEAD);
         let stop = run.cancel.child_token();
-        let is_early = tree == Tree::Arriving;
+        let is_vouched_for = tree == Tree::Complete;
         let (tree, comes) = watch::channel(tree);
         let (context, remote, reporter) = (self.context.clone(), run.remote.clone(), run.reporter.clone());
         let filler = Filler {
@@ -139,7 +139,7 @@ impl Engine {
             stop: stop.clone(),
             gaps,
             part: FIRST_PART,
-            is_vouched_for: !is_early,
+            is_vouched_for,
             tree: comes,
             parts,
         };
@@ -149,7 +149,7 @@ impl Engine {
             let run = Run { remote: &remote, reporter: &reporter, cancel: &cancel };
             transfer::run(&context, queue, Here::default(), &run).await
         });
-        Fill { tree, planning: threads::start(filler.run()), placing, stop, is_early, last: NodeId::ROOT }
+        Fill { tree, planning: threads::start(filler.run()), placing, stop, last: NodeId::ROOT }
     }
 
     /// Whether what is being filled can go on with these nodes. What it was made from must not change before it is written down:
@@ -176,7 +176,6 @@ impl Engine {
         if let Ok(Some(remote)) = self.store().remote() {
             run.reporter.planned_in_all(remote.files, remote.bytes);
         }
-        self.announced &= !fill.is_early;
         fill.tree.send_replace(Tree::Complete);
         let (gaps, mut outcome) = self.end_fill(run, fill).await?;
         let is_full = matches!(&gaps, Gaps::All(fresh) if fresh.is_full());
@@ -221,7 +220,6 @@ impl Engine {
     pub(super) async fn stop_fill(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
         let Some(fill) = self.filling.take() else { return Ok(()) };
         fill.stop.cancel();
-        self.announced = false;
         let ended = self.end_fill(run, fill).await;
         self.note_unrecorded();
         match ended {

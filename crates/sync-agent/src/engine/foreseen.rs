@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use rayon::{iter::ParallelIterator as _, slice::ParallelSlice as _};
 use sync_core::{
     Content, Digest, Node, NodeId,
-    plan::{Base, Scope, Trees as _},
+    plan::{Base, MAX_DEPTH, Scope, Trees as _},
 };
 use sync_tree::index::IndexError;
 
@@ -22,8 +22,6 @@ const MOST: usize = 8192;
 /// Neighbours are in the same directories, and their rows in the same pages.
 const PIECE: usize = if cfg!(debug_assertions) { 4 } else { 128 };
 const MOST_PIECES: usize = 8;
-/// No directory is deeper. What a hostile feed tells may be.
-const MOST_ABOVE: usize = 4096;
 
 /// Answers by what is asked.
 #[derive(Debug, Default)]
@@ -99,7 +97,7 @@ impl Foreseen {
 
     /// A directory and those above it.
     fn follow_dirs(&mut self, trees: &StoreTrees<'_>, mut id: NodeId) -> rusqlite::Result<()> {
-        for _ in 0..MOST_ABOVE {
+        for _ in 0..MAX_DEPTH {
             if id == NodeId::ROOT || self.remote.contains_key(&id) {
                 break;
             }

@@ -1,6 +1,6 @@
 //! The sync cycle of one target: scan, plan, stage, apply, record.
 //!
-//! Reading order: this file (what a run is), `store` and `base` (what is known; `foreseen` reads ahead), `fill` (a first run), `phases`, `transfer`, `large` and `whole` (how a
+//! Reading order: this file (what a run is), `catch_up` (how the feed is read), `store` and `base` (what is known; `foreseen` reads ahead), `fill` (a first run), `phases`, `transfer`, `large` and `whole` (how a
 //! plan is carried out), `record` (how that becomes known), `counts` (what is told of it), `target` (what can be wrong with the directory
 //! itself).
 //! Deciding is not here but in `sync_core::plan`.
@@ -13,6 +13,7 @@
 
 mod ahead;
 mod base;
+mod catch_up;
 mod context;
 mod counts;
 mod cycle;
@@ -255,7 +256,7 @@ pub struct Engine {
     work: Dir,
     looker: Option<Arc<Looker>>,
     /// A look that goes on while the feed is read.
-    looking: Option<cycle::Looking>,
+    looking: Option<catch_up::Looking>,
     /// What comes while the feed is read.
     filling: Option<fill::Fill>,
     /// Problems of single paths that the last runs could not solve.

@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{gather::Trees, slot::Slot, whole::MOST_FILES};
+use super::{gather::Trees, known::Memo, slot::Slot, whole::MOST_FILES};
 use crate::{
     entry::{Node, NodeId},
     name::TreePath,
@@ -21,9 +21,6 @@ const PAGE: usize = 1024;
 /// So many directories may wait for what is in them, and so many nodes for the end. Of trees with more the rest is not described
 /// here.
 const MOST_HELD: usize = 1 << 17;
-
-/// No path is deeper. A hostile tree may have directories in a loop.
-const MOST_ABOVE: usize = 4096;
 
 /// How far a tree has been described.
 #[derive(Debug)]
@@ -123,11 +120,11 @@ impl Fresh {
     /// # Errors
     /// Reading the trees failed.
     pub fn late<T: Trees>(&self, trees: &T) -> Result<Vec<Slot>, T::Error> {
-        let mut dirs = HashMap::from([(NodeId::ROOT, Some(TreePath::root()))]);
+        let dirs = Memo::<Option<TreePath>>::default();
         let mut slots = Vec::with_capacity(self.late.len());
         for id in &self.late {
             let Some(node) = trees.remote(*id)? else { continue };
-            if let Some(dir) = dir_of(trees, &node, &mut dirs)? {
+            if let Some(dir) = dirs.path(node.parent, |id| trees.remote(id))? {
                 slots.push(slot(&dir, node));
             }
         }
@@ -194,29 +191,6 @@ impl Fresh {
         self.leaves = std::mem::take(&mut self.ready_leaves);
         std::mem::take(&mut self.ready)
     }
-}
-
-/// The place of the directory that a node is in, if it is below the root.
-fn dir_of<T: Trees>(
-    trees: &T,
-    node: &Node,
-    known: &mut HashMap<NodeId, Option<TreePath>>,
-) -> Result<Option<TreePath>, T::Error> {
-    let mut above = Vec::new();
-    let mut at = node.parent;
-    let mut path = loop {
-        if let Some(path) = known.get(&at) {
-            break path.clone();
-        }
-        let Some(dir) = trees.remote(at)?.filter(|_| above.len() < MOST_ABOVE) else { break None };
-        at = dir.parent;
-        above.push(dir);
-    };
-    for dir in above.into_iter().rev() {
-        path = path.map(|path| path.join(&dir.name));
-        known.insert(dir.id, path.clone());
-    }
-    Ok(path)
 }
 
 fn is_dir(slot: &Slot) -> bool {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
-    known::{Known, Memo},
+    known::{Known, MAX_DEPTH},
     slot::{Arrival, Base, Copy, Slot, is_move},
 };
 use crate::{
@@ -149,9 +149,6 @@ struct Gatherer<'a, T> {
 
 /// For so many places at most it is kept what is there; the others are looked at once more.
 const MOST_FOUND: usize = 1 << 16;
-
-/// Deeper than any path can be: a chain of parents that is longer is a loop.
-const MAX_DEPTH: usize = 4096;
 
 impl<T: Trees> Gatherer<'_, T> {
     /// Looks at every name in a pair of directories and below.
@@ -498,40 +495,11 @@ impl<T: Trees> Gatherer<'_, T> {
 
     /// The path of a directory of the remote tree, if all above it are known.
     fn remote_path(&self, id: NodeId) -> Result<Option<TreePath>, T::Error> {
-        self.path(id, &self.known.remote_paths, T::remote)
+        self.known.remote_paths.path(id, |id| self.trees.remote(id))
     }
 
     fn local_path(&self, id: NodeId) -> Result<Option<TreePath>, T::Error> {
-        self.path(id, &self.known.local_paths, T::local)
-    }
-
-    /// Walks up to the first directory whose path is known, and goes down from there.
-    fn path(
-        &self,
-        id: NodeId,
-        known: &Memo<Option<TreePath>>,
-        node: impl Fn(&T, NodeId) -> Result<Option<Node>, T::Error>,
-    ) -> Result<Option<TreePath>, T::Error> {
-        known.get_or(id, || {
-            let mut names = Vec::new();
-            let mut at = id;
-            let above = loop {
-                if at == NodeId::ROOT {
-                    break TreePath::root();
-                }
-                if let Some(path) = known.get(at) {
-                    let Some(path) = path else { return Ok(None) };
-                    break path;
-                }
-                let Some(node) = node(self.trees, at)? else { return Ok(None) };
-                if names.len() > MAX_DEPTH {
-                    return Ok(None);
-                }
-                at = node.parent;
-                names.push(node.name);
-            };
-            Ok(Some(names.iter().rev().fold(above, |path, name| path.join(name))))
-        })
+        self.known.local_paths.path(id, |id| self.trees.local(id))
     }
 }
 

@@ -4,7 +4,10 @@
 
 use std::{cell::RefCell, collections::HashMap};
 
-use crate::{entry::NodeId, name::TreePath};
+use crate::{
+    entry::{Node, NodeId},
+    name::TreePath,
+};
 
 /// What is known of directories. The trees stay as they are for as long as places are gathered.
 #[derive(Default)]
@@ -19,6 +22,9 @@ pub(super) struct Known {
 
 /// Answers by directory; all are forgotten when they get too many.
 pub(super) struct Memo<V>(RefCell<HashMap<NodeId, V>>);
+
+/// Deeper than any path can be: a chain of parents that is longer is a loop.
+pub const MAX_DEPTH: usize = 4096;
 
 /// So many are kept, whatever the size of the tree.
 const MOST_KNOWN: usize = 8192;
@@ -46,6 +52,36 @@ impl<V: Clone> Memo<V> {
         }
         known.insert(id, found.clone());
         Ok(found)
+    }
+}
+
+impl Memo<Option<TreePath>> {
+    /// The path of a directory, if all above it are known: walks up to the first one whose path is, and goes down from there.
+    pub(super) fn path<E>(
+        &self,
+        id: NodeId,
+        node: impl Fn(NodeId) -> Result<Option<Node>, E>,
+    ) -> Result<Option<TreePath>, E> {
+        self.get_or(id, || {
+            let mut names = Vec::new();
+            let mut at = id;
+            let above = loop {
+                if at == NodeId::ROOT {
+                    break TreePath::root();
+                }
+                if let Some(path) = self.get(at) {
+                    let Some(path) = path else { return Ok(None) };
+                    break path;
+                }
+                let Some(node) = node(at)? else { return Ok(None) };
+                if names.len() > MAX_DEPTH {
+                    return Ok(None);
+                }
+                at = node.parent;
+                names.push(node.name);
+            };
+            Ok(Some(names.iter().rev().fold(above, |path, name| path.join(name))))
+        })
     }
 }
 
