@@ -6,12 +6,15 @@
 mod common;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use common::{Scripted, options_for};
-use sync_agent::engine::{AppliedOp, Engine, EngineError, EngineOptions, PullMode, Reporter, Summary};
+use sync_agent::engine::{AppliedOp, Engine, EngineError, EngineOptions, Phase, PullMode, Reporter, Summary};
 use sync_core::{RuleFile, RuleSet, TreePath};
 use sync_locations::{
     Faulty, Location, LocationError, Memory,
@@ -39,6 +42,8 @@ struct Stops {
     /// What was in the target by then.
     seen: Arc<Mutex<Option<Snapshot>>>,
     deleted: Mutex<Vec<String>>,
+    /// The whole was planned.
+    planned: AtomicBool,
 }
 
 impl Script for Stops {
@@ -66,6 +71,10 @@ impl Script for Stops {
 }
 
 impl Reporter for Stops {
+    fn phase(&self, phase: Phase) {
+        self.planned.fetch_or(phase == Phase::Planning, Ordering::Relaxed);
+    }
+
     fn applied(&self, op: AppliedOp, path: &TreePath, _from: Option<&TreePath>) {
         if op == AppliedOp::Delete {
             self.deleted.lock().unwrap().push(path.as_str().to_owned());
@@ -101,6 +110,7 @@ impl Scene {
             then: Mutex::new(None),
             seen: Arc::default(),
             deleted: Mutex::default(),
+            planned: AtomicBool::default(),
         };
         Self { pair, stops: Arc::new(stops), durability: Durability::None }
     }
@@ -327,6 +337,18 @@ async fn a_run_that_is_stopped_meanwhile_keeps_what_it_has() {
     assert!(scene.stops.deleted.lock().unwrap().is_empty());
 }
 
+/// A million files are not planned once more for one of them.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_cannot_be_read_is_told_and_tried_by_the_next_run() {
+    let scene = Scene::new(|_, _| {});
+    scene.pair.share.set_unreadable("0/0", Some("somebody forbids it"));
+    let summary = scene.try_pull(PullMode::default()).await.unwrap();
+    assert_eq!((summary.equal, summary.failed, summary.problems.len()), (false, 1, 1), "{summary:?}");
+    assert!(!scene.stops.planned.load(Ordering::Relaxed), "all of it was planned again");
+    scene.pair.share.set_unreadable("0/0", None);
+    scene.pull().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_could_not_be_read_for_a_while_is_no_failure_when_it_came() {
     let then: [fn(&Memory); 3] = [
@@ -391,7 +413,7 @@ mod power {
         io,
         os::fd::BorrowedFd,
         path::{Path, PathBuf},
-        sync::atomic::{AtomicU32, Ordering},
+        sync::atomic::AtomicU32,
     };
 
     use super::*;

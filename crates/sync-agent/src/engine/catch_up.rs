@@ -39,8 +39,10 @@ pub(super) struct Looking {
 }
 
 impl Looking {
-    async fn end(self) -> Result<Result<LookReport, LookError>, EngineError> {
-        self.task.await.map_err(|error| EngineError::Broken { reason: error.to_string() })
+    /// What came of it, and the rules it went by.
+    async fn end(self) -> Result<(Result<LookReport, LookError>, RuleSet), EngineError> {
+        let looked = self.task.await.map_err(|error| EngineError::Broken { reason: error.to_string() })?;
+        Ok((looked, self.rules))
     }
 }
 
@@ -57,7 +59,7 @@ impl Engine {
         self.looking = Some(Looking { task, rules });
         if let Err(error) = self.catch_up(run, early).await {
             if let Some(looking) = self.looking.take() {
-                looking.end().await?.ok();
+                drop(looking.end().await?);
             }
             return Err(error);
         }
@@ -72,8 +74,7 @@ impl Engine {
     /// Waits for the look at the target, if one goes on.
     pub(super) async fn looked(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
         let Some(looking) = self.looking.take() else { return Ok(()) };
-        let had = looking.rules.clone();
-        let looked = looking.end().await?;
+        let (looked, had) = looking.end().await?;
         run.reporter.phase(Phase::Scanning);
         if self.store().index().rule_set()? == had {
             looked?;

@@ -179,12 +179,14 @@ impl Engine {
         fill.tree.send_replace(Tree::Complete);
         let (gaps, mut outcome) = self.end_fill(run, fill).await?;
         let is_full = matches!(&gaps, Gaps::All(fresh) if fresh.is_full());
-        if let Gaps::All(fresh) = gaps
-            && !is_full
-            && !outcome.has_failures()
-        {
-            outcome.merge(self.bring_late(run, &fresh).await?);
-            return Ok((Scope::Everything, outcome));
+        match gaps {
+            Gaps::All(fresh) if !is_full && !fresh.has_late() => return Ok((Scope::Everything, outcome)),
+            // Where something failed, the directories of the late ones may be others.
+            Gaps::All(fresh) if !is_full && !outcome.has_failures() => {
+                outcome.merge(self.bring_late(run, &fresh).await?);
+                return Ok((Scope::Everything, outcome));
+            }
+            Gaps::All(_) | Gaps::Rest(_) => {}
         }
         self.look_at_failed(&outcome)?;
         if is_full {
@@ -208,9 +210,6 @@ impl Engine {
     /// What belongs into directories that are in place by now.
     async fn bring_late(&mut self, run: &Run<'_>, fresh: &Fresh) -> Result<Outcome, EngineError> {
         let late = in_place(|| self.store().with_trees(&Keeper::of_nothing(), |trees| fresh.late(trees)))?;
-        if late.is_empty() {
-            return Ok(Outcome::default());
-        }
         self.announce()?;
         let plan = plan(late, Policy::LeftWins, &NOTHING_GOES)?;
         self.carry_out(plan, Policy::LeftWins, run).await

@@ -115,6 +115,12 @@ impl Fresh {
         self.is_full
     }
 
+    /// Whether there are places that come when all parts are in place.
+    #[must_use]
+    pub fn has_late(&self) -> bool {
+        !self.late.is_empty()
+    }
+
     /// The places that come when all parts are in place.
     ///
     /// # Errors
