@@ -43,6 +43,7 @@ pub use schema::problems as problems_in;
 pub use table::{IndexedNode, NodeTable, inserted};
 pub use write::IndexTx;
 
+pub(crate) use search::Inodes;
 pub(crate) use sheets::{MOST_ON_SHEET, Marker, Sheet};
 pub(crate) use table::Sketch;
 use table::Stored;

@@ -70,6 +70,7 @@ pub struct NodeTable {
     select_since: String,
     select_page: String,
     select_inode: String,
+    select_inodes: String,
     select_digest: String,
     select_below: String,
     insert: String,
@@ -92,6 +93,8 @@ const MOST_NEAR: usize = 4;
 /// So many files of one content are found at most. The number is part of the statement: with a parameter there SQLite would
 /// plan it anew for each call.
 const MOST_ALIKE: usize = 8;
+/// If more of a range of inodes are known, it is better to ask for each.
+const MOST_INODES: usize = 256;
 /// What contents are searched by. An index by all of a digest has three times as many pages, and a file that changed is written
 /// into two of them.
 const CONTENT_BEGINS: &str = "substr(content, 1, 8)";
@@ -124,6 +127,9 @@ impl NodeTable {
                 "SELECT {COLUMNS} FROM {name} WHERE id > ?1 AND parent IS NOT NULL ORDER BY id LIMIT ?2"
             ),
             select_inode: format!("SELECT {COLUMNS} FROM {name} WHERE ino = ?1"),
+            select_inodes: format!(
+                "SELECT ino FROM {name} WHERE ino BETWEEN ?1 AND ?2 ORDER BY ino LIMIT {MOST_INODES}"
+            ),
             select_digest: format!(
                 "SELECT {COLUMNS} FROM {name} WHERE {CONTENT_BEGINS} = substr(?1, 1, 8) AND content = ?1 AND kind = {FILE} \
                  LIMIT {MOST_ALIKE}"
@@ -362,6 +368,19 @@ impl NodeTable {
         let mut statement = db.prepare_cached(&self.select_inode)?;
         let rows = statement.query_map([ino.cast_signed()], read)?;
         rows.filter_map(|row| row.map(present).transpose()).collect()
+    }
+
+    /// The inode numbers from the first to the last that nodes have, in order; `None` if they are too many.
+    pub(crate) fn inodes_between(
+        &self,
+        db: &Connection,
+        first: i64,
+        last: i64,
+    ) -> rusqlite::Result<Option<Vec<i64>>> {
+        let mut statement = db.prepare_cached(&self.select_inodes)?;
+        let inodes: Vec<i64> =
+            statement.query_map([first, last], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        Ok((inodes.len() < MOST_INODES).then_some(inodes))
     }
 
     /// Some files with this content.

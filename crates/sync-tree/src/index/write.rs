@@ -97,9 +97,19 @@ impl<'a> IndexTx<'a> {
     /// # Errors
     /// The database failed.
     pub fn insert_if_free(&mut self, new: &IndexedNode) -> Result<bool, IndexError> {
-        debug_assert!(!new.node.entry.content.is_dir(), "a directory brings a sum of its own");
         debug_assert!(new.node.id.0 > self.head.seq.0, "the id is not of this transaction");
-        let row = Write { node: new, seq: Seq(new.node.id.0), moved: false };
+        self.insert_as_change(new, Seq(new.node.id.0))
+    }
+
+    /// The same for a node whose id was taken earlier.
+    pub(crate) fn insert_new_if_free(&mut self, new: &IndexedNode) -> Result<bool, IndexError> {
+        let seq = self.seqs.next()?;
+        self.insert_as_change(new, seq)
+    }
+
+    fn insert_as_change(&mut self, new: &IndexedNode, seq: Seq) -> Result<bool, IndexError> {
+        debug_assert!(!new.node.entry.content.is_dir(), "a directory brings a sum of its own");
+        let row = Write { node: new, seq, moved: false };
         if !self.table.insert(&self.db, &row)? {
             return Ok(false);
         }

@@ -163,6 +163,9 @@ impl<'a> Committer<'a> {
     fn put(&mut self, tx: &mut IndexTx<'_>, put: Put) -> Result<(), LookError> {
         let Put { path, old, new: boxed, moved_from } = put;
         let (old, new) = (old.as_deref(), &*boxed);
+        if old.is_none() && !new.node.entry.content.is_dir() {
+            return self.put_new(tx, path, new);
+        }
         // The walkers read the index beside this transaction. What it holds by now decides: a place that is taken keeps its
         // node, and the next look sorts out the rest.
         let current = match old {
@@ -217,6 +220,16 @@ impl<'a> Committer<'a> {
             self.note(ChangeOp::Renamed { from }, path, new);
         } else if changed {
             self.note_difference(&current, new, path);
+        }
+        Ok(())
+    }
+
+    /// A file or link that nobody knew. That its place is free shows when it is put there, which costs less than to ask first.
+    fn put_new(&mut self, tx: &mut IndexTx<'_>, path: TreePath, new: &IndexedNode) -> Result<(), LookError> {
+        if self.has_parent(tx, new)? && tx.insert_new_if_free(new)? {
+            self.note(ChangeOp::Created, path, new);
+        } else {
+            self.report.refused.push(path);
         }
         Ok(())
     }

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     described::Described,
     hash::Identity,
-    index::{Index, IndexError, IndexedNode, MOST_ON_SHEET},
+    index::{Index, IndexError, IndexedNode, Inodes, MOST_ON_SHEET},
     rooted::{Dir, RawDirEntry, Root, Stat, StatKind},
     rules::{Rules, SYNCIGNORE},
     trouble,
@@ -123,11 +123,13 @@ pub(super) struct Batch<'w, 'a> {
     ids: Range<u64>,
     /// So many names are new, and none of them has an id yet.
     expected: usize,
+    /// What may have moved here.
+    inodes: Inodes,
 }
 
 impl<'w, 'a> Batch<'w, 'a> {
     fn new(walker: &'w Walker<'a>) -> Self {
-        Self { walker, items: Vec::new(), ids: 0..0, expected: 0 }
+        Self { walker, items: Vec::new(), ids: 0..0, expected: 0, inodes: Inodes::default() }
     }
 
     /// So many nodes may be new, and their rows should be neighbours. Many a new name never becomes a node, as what is ignored;
@@ -285,14 +287,21 @@ impl<'a> Walker<'a> {
         let mut batch = Batch::new(self);
         let mut below = Vec::new();
         batch.expect(places.iter().filter(|listed| listed.is_new()).count());
-        for listed in places {
-            let stat = visit.dir.stat(listed.name());
-            if let (Listed::Known(known), Ok(stat)) = (&listed, &stat)
-                && is_as_known(stat, &known.sketch(), &self.trust)
-                && !visit.rules.is_ignored_below(&visit.here.path, &known.node.name, false)
-            {
-                continue;
+        let is_settled = |listed: &Listed, stat: &io::Result<Stat>| match (listed, stat) {
+            (Listed::Known(known), Ok(stat)) => {
+                is_as_known(stat, &known.sketch(), &self.trust)
+                    && !visit.rules.is_ignored_below(&visit.here.path, &known.node.name, false)
             }
+            _ => false,
+        };
+        let seen = places.into_iter().map(|listed| {
+            let stat = visit.dir.stat(listed.name());
+            (listed, stat)
+        });
+        let seen: Vec<_> = seen.filter(|(listed, stat)| !is_settled(listed, stat)).collect();
+        let new = seen.iter().filter(|(listed, _)| listed.is_new());
+        batch.inodes = self.inodes_of(new.filter_map(|(_, stat)| stat.as_ref().ok()));
+        for (listed, stat) in seen {
             let (name, known) = listed.into_parts();
             let place = Place { path: visit.here.path.join(&name), parent: visit.here.id, name };
             below.extend(self.place(visit, Known { place, known }, stat, &mut batch));
@@ -389,7 +398,9 @@ impl<'a> Walker<'a> {
         }
         let claim = match &known {
             // A hard link is also in another place, so its inode says nothing about a move.
-            None if stat.nlink == 1 => self.claim(stat.ino, |node| node.entry.content == entry.content),
+            None if stat.nlink == 1 && batch.inodes.may_have(stat.ino) => {
+                self.claim(stat.ino, |node| node.entry.content == entry.content)
+            }
             _ => None,
         };
         self.put(Known { place, known }, claim, Sight { entry, identity, vouched }, batch);

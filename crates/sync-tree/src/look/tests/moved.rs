@@ -48,3 +48,27 @@ fn a_directory_that_moved_and_changed_is_the_same_if_anything_in_it_is() {
         assert!(scene.id("old").is_none());
     }
 }
+
+/// Of many names that are new in one directory the inodes are asked for together.
+#[test]
+fn a_file_that_moves_in_among_many_new_ones_is_the_same_one() {
+    // With more than a few known inodes in between they are asked for one by one again.
+    for known_between in [0, 3, 300] {
+        let scene = Scene::new();
+        scene.write("old/first", "content of the first");
+        (0..known_between).for_each(|at| scene.write(&format!("between/{at}"), "there before"));
+        scene.write("old/last", "content of the last");
+        scene.look_at_all();
+        let ids = ["old/first", "old/last"].map(|place| scene.id(place));
+        for at in 0..20 {
+            scene.write(&format!("new/{at}"), "new");
+        }
+        scene.rename("old/first", "new/5a");
+        scene.rename("old/last", "new/z");
+        let report = scene.look_at_all();
+        assert_eq!(["new/5a", "new/z"].map(|place| scene.id(place)), ids, "{known_between}");
+        let renamed = report.notes.iter().filter(|note| matches!(note.op, ChangeOp::Renamed { .. }));
+        assert_eq!(renamed.count(), 2, "{:?}", report.notes);
+        assert!(scene.id("old/first").is_none() && scene.id("new/19").is_some());
+    }
+}
