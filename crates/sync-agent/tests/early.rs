@@ -15,7 +15,7 @@ use std::{
 
 use common::{Scripted, options_for};
 use sync_agent::engine::{AppliedOp, Engine, EngineError, EngineOptions, Phase, PullMode, Reporter, Summary};
-use sync_core::{RuleFile, RuleSet, TreePath};
+use sync_core::{Halt, RuleFile, RuleSet, TreePath};
 use sync_locations::{
     Faulty, Location, LocationError, Memory,
     faulty::{Call, Moment, Script, Turn},
@@ -272,6 +272,21 @@ async fn what_somebody_makes_in_the_target_meanwhile_is_not_lost() {
     let trash = scene.pair.target.trash();
     let own = trash.values().filter(|seen| seen.digest.is_some()).count();
     assert_eq!(own, 2, "{:?}", trash.keys());
+}
+
+/// As on any first run: a person has to say that this is the right target.
+#[tokio::test(start_paused = true)]
+async fn much_that_somebody_makes_in_the_target_meanwhile_halts_the_run() {
+    let names: Vec<String> = (0..20).map(|at| format!("9/mine {at}")).collect();
+    let made = names.clone();
+    let scene = Scene::new(move |_, target| {
+        for name in made {
+            target.file(name, "somebody's own");
+        }
+    });
+    let halted = scene.try_pull(PullMode::default()).await;
+    assert!(matches!(halted, Err(EngineError::Halt(Halt::ForeignTarget { count: 20 }))), "{halted:?}");
+    assert!(names.iter().all(|name| scene.pair.target.has(name)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -656,6 +656,26 @@ fn of_a_tree_that_was_just_found_nothing_is_late_and_every_directory_without_oth
     }
 }
 
+/// Of two directories that are looked at side by side what is in them may come by turns.
+#[test]
+fn more_of_a_directory_with_others_in_it_may_come_later_and_is_not_late() {
+    let dir = Entry { content: Content::Directory, mtime: Time::default(), mode: 0o755 };
+    let places =
+        [(1, 0), (2, 0), (3, 1), (4, 2), (5, 1), (6, 3), (7, 2), (8, 1), (9, 5), (10, 2), (11, 7), (12, 4)];
+    let of = |id, parent| {
+        let is_dir = places.iter().any(|(_, above)| *above == id);
+        node(id, parent, &id.to_string(), if is_dir { dir.clone() } else { file("x", id as i64) })
+    };
+    let tree: Tree = places.into_iter().map(|(id, parent)| (id, of(id, parent))).collect();
+    for seed in 0..100 {
+        let mut model = Model { next_id: 1_000_000, ..Model::default() };
+        let mut fresh = Fresh::default();
+        fill_while_it_arrives(seed, &mut fresh, &mut model, &tree);
+        assert!(!fresh.has_late(), "seed {seed}");
+        assert_eq!(paths(&model.local), paths(&tree), "seed {seed}");
+    }
+}
+
 #[test]
 fn what_is_too_much_to_be_held_while_a_tree_arrives_is_left_to_the_rest() {
     let mut full = 0;

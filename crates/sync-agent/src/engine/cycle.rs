@@ -45,6 +45,9 @@ use super::{
 /// How often a run plans again when places changed under its hands.
 const MAX_ROUNDS: u32 = 8;
 
+/// A run that brings so many files leaves a long log, which closing the database has to move.
+const MANY_FILES: usize = 256;
+
 /// The pause before the second round; it doubles from there.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -54,6 +57,8 @@ pub(super) struct Run<'a> {
     pub remote: &'a Arc<dyn Location>,
     pub reporter: &'a Arc<dyn Reporter>,
     pub cancel: &'a CancellationToken,
+    /// It ends when all is done that is to be done now.
+    pub once: bool,
 }
 
 impl Engine {
@@ -68,7 +73,7 @@ impl Engine {
         reporter: &Arc<dyn Reporter>,
         cancel: &CancellationToken,
     ) -> Result<Summary, EngineError> {
-        let run = Run { remote, reporter, cancel };
+        let run = Run { remote, reporter, cancel, once: true };
         let pulled = self.pull_over(mode, &run).await;
         let stopped = self.stop_fill(&run).await;
         let pulled = match (pulled, stopped) {
@@ -107,13 +112,13 @@ impl Engine {
         reporter: &Arc<dyn Reporter>,
         cancel: &CancellationToken,
     ) -> Result<(), EngineError> {
-        let run = Run { remote, reporter, cancel };
+        let run = Run { remote, reporter, cancel, once: false };
         let followed = self.follow_over(&run).await;
         followed.map_err(|error| self.explained(error))
     }
 
     async fn follow_over(&mut self, run: &Run<'_>) -> Result<(), EngineError> {
-        let Run { remote, reporter, cancel } = *run;
+        let Run { remote, reporter, cancel, .. } = *run;
         self.adopt_unrecorded(run)?;
         let cursor = self.store().cursor()?;
         reporter.phase(Phase::Listing);
@@ -176,7 +181,7 @@ impl Engine {
         reporter: &Arc<dyn Reporter>,
         cancel: &CancellationToken,
     ) -> Result<Summary, EngineError> {
-        let run = Run { remote, reporter, cancel };
+        let run = Run { remote, reporter, cancel, once: true };
         self.adopt_unrecorded(&run)?;
         self.catch_up(&run, Early::MustNot).await?;
         self.look(&LookScope::Everything, true, &run)?;
@@ -538,6 +543,7 @@ impl Engine {
             }
         };
         run.reporter.phase(Phase::Transferring);
+        let has_many = plan.files.len() >= MANY_FILES;
         let puts = phases.possible(std::mem::take(&mut plan.files), wholes);
         let changed = (later.is_empty() && phases.may_run_ahead()).then(|| puts.dirs());
         let here = Here { captured, material };
@@ -547,6 +553,9 @@ impl Engine {
             Some(changed) if placed.is_well() => in_place(|| phases.while_recording(&plan.finish, &changed)),
             _ => Ok(()),
         };
+        if has_many {
+            self.move_log(run);
+        }
         let (mut outcome, failure) = placed.recorded(run.cancel).await;
         let failure = failure.or(early.err());
         plan.finish.append(&mut outcome.unfinished);
@@ -565,6 +574,13 @@ impl Engine {
         }
         finished?;
         Ok(all)
+    }
+
+    /// Moves the log as far as it goes, while one thread still adds to it: that is done after all else is, and nothing else is then.
+    pub(super) fn move_log(&self, run: &Run<'_>) {
+        if run.once {
+            in_place(|| self.store().index().move_log());
+        }
     }
 
     /// Problems of places that were planned anew are replaced by what came of that.

@@ -117,7 +117,7 @@ impl Engine {
         // What still comes of the tree is not known yet.
         self.announced = false;
         in_place(|| self.store().index().begin_bulk())?;
-        self.filling = Some(self.start_fill(run, Gaps::All(Fresh::default()), Tree::Arriving));
+        self.filling = Some(self.start_fill(run, Gaps::All(Box::default()), Tree::Arriving));
         Ok(())
     }
 
@@ -146,7 +146,7 @@ impl Engine {
         let cancel = stop.clone();
         let mut placing = JoinSet::new();
         placing.spawn(async move {
-            let run = Run { remote: &remote, reporter: &reporter, cancel: &cancel };
+            let run = Run { remote: &remote, reporter: &reporter, cancel: &cancel, once: true };
             transfer::run(&context, queue, Here::default(), &run).await
         });
         Fill { tree, planning: threads::start(filler.run()), placing, stop, last: NodeId::ROOT }
@@ -180,7 +180,10 @@ impl Engine {
         let (gaps, mut outcome) = self.end_fill(run, fill).await?;
         let is_full = matches!(&gaps, Gaps::All(fresh) if fresh.is_full());
         match gaps {
-            Gaps::All(fresh) if !is_full && !fresh.has_late() => return Ok((Scope::Everything, outcome)),
+            // What is only to be tried again by a later run needs no other plan.
+            Gaps::All(fresh) if !is_full && !fresh.has_late() && !outcome.wants_another_round() => {
+                return Ok((Scope::Everything, outcome));
+            }
             // Where something failed, the directories of the late ones may be others.
             Gaps::All(fresh) if !is_full && !outcome.has_failures() => {
                 outcome.merge(self.bring_late(run, &fresh).await?);
@@ -247,6 +250,7 @@ impl Engine {
             },
             None => return Err(EngineError::Broken { reason: "nothing is being filled".to_owned() }),
         };
+        self.move_log(run);
         let (outcome, failure) = placed.recorded(&fill.stop).await;
         let mut filled = planned.map_err(broken)?;
         run.reporter.phase(Phase::Finishing);

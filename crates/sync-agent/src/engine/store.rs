@@ -462,7 +462,7 @@ impl Store {
                 return Ok(None);
             }
             if self.is_blank(db)? {
-                return Ok(Some(Gaps::All(Fresh::default())));
+                return Ok(Some(Gaps::All(Box::default())));
             }
             // The target was blank when that began: what is in it came from this share, or since then.
             Ok(get(db, keys::FILLING)?.is_some().then(|| Gaps::Rest(Filling::rest())))
@@ -508,7 +508,7 @@ impl Store {
 /// What a target lacks, told a part at a time.
 pub(crate) enum Gaps {
     /// Everything.
-    All(Fresh),
+    All(Box<Fresh>),
     /// What is not here yet of a tree that began to come earlier. A plan of the whole has to follow.
     Rest(Filling),
 }

@@ -167,7 +167,7 @@ impl Placed {
 
 /// Brings all these files and links into place, part by part as they come. What was done is recorded also if the run fails.
 pub(super) async fn run(context: &Arc<Context>, parts: Receiver<Puts>, here: Here, run: &Run<'_>) -> Placed {
-    let Run { remote, reporter, cancel } = *run;
+    let Run { remote, reporter, cancel, .. } = *run;
     let (answers, answered) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         context: context.clone(),

@@ -2,7 +2,8 @@
 //!
 //! A tree arrives by the ids of its nodes. Whoever finds a tree gives a directory its id before those of what is in it, and these
 //! in a row: so a directory is complete when something of another one comes, and can appear whole. What was made or moved later
-//! may come long after its directory or before it. That is left for the end, when all others are in place.
+//! may come long after its directory or before it. That is left for the end, when all others are in place, unless its directory has
+//! other directories in it, which does not appear whole.
 //!
 //! Nothing here is in the way of anything, so what is described is right for as long as the nodes stay as they came. If one of
 //! them changes before the tree is complete, a plan of the whole has to follow.
@@ -29,6 +30,8 @@ pub struct Fresh {
     after: NodeId,
     /// The directories of which nothing has come yet, with their places.
     held: HashMap<NodeId, Slot>,
+    /// Those that are no leaves and were told of or are about to be: more of what is in them may follow.
+    passed: HashMap<NodeId, TreePath>,
     open: Option<Open>,
     /// What is complete and was not told of yet, and the directories in it that are leaves.
     ready: Vec<Slot>,
@@ -64,6 +67,7 @@ impl Fresh {
         Self {
             after: NodeId::ROOT,
             held: HashMap::new(),
+            passed: HashMap::new(),
             open: None,
             ready: Vec::new(),
             ready_leaves: HashSet::new(),
@@ -157,10 +161,11 @@ impl Fresh {
         }
     }
 
-    /// Only the root may get more of what is in it after something of another directory came.
+    /// A leaf appears with what is in it, so only the others may get more of that after something of another directory came.
     fn begin(&mut self, dir: NodeId) -> Option<Open> {
-        if dir == NodeId::ROOT {
-            return Some(Open { id: dir, path: TreePath::root(), slots: Vec::new(), is_leaf: false });
+        let passed = if dir == NodeId::ROOT { Some(TreePath::root()) } else { self.passed.remove(&dir) };
+        if let Some(path) = passed {
+            return Some(Open { id: dir, path, slots: Vec::new(), is_leaf: false });
         }
         let slot = self.held.remove(&dir)?;
         Some(Open { id: dir, path: slot.path.clone(), slots: vec![slot], is_leaf: true })
@@ -170,6 +175,8 @@ impl Fresh {
         let Some(mut open) = self.open.take() else { return };
         if open.is_leaf {
             self.ready_leaves.insert(open.id);
+        } else if open.id != NodeId::ROOT && self.passed.len() < self.most_held {
+            self.passed.insert(open.id, open.path);
         }
         self.ready.append(&mut open.slots);
     }

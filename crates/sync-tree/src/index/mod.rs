@@ -317,6 +317,15 @@ impl Index {
         Ok(set_meta_durably(&db, FLUSHES, flushes)?)
     }
 
+    /// Moves what was committed up to now from the log into the database, while others may write on. Closing does that too; what
+    /// is moved by then makes it quicker, so nothing is lost if it fails.
+    pub fn move_log(&self) {
+        let moved = self.read(|db| db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
+        if let Err(error) = moved {
+            tracing::debug!(%error, "the log is left for later");
+        }
+    }
+
     /// Runs a read on a connection of its own, for tables that others keep in the same file.
     ///
     /// # Errors

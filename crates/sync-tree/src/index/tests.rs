@@ -61,6 +61,39 @@ fn set_aside(dir: &Path) -> usize {
 }
 
 #[test]
+fn what_is_moved_from_the_log_is_in_the_file_itself() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (path, alone) = (tmp.path().join("x.db"), tmp.path().join("alone.db"));
+    drop(Index::open(&path).unwrap());
+    let index = Index::open(&path).unwrap();
+    let files_of_file = || {
+        fs::copy(&path, &alone).unwrap();
+        let files = Index::open(&alone).unwrap().head().unwrap().files;
+        fs::remove_file(&alone).unwrap();
+        files
+    };
+    let put = |name: &str| {
+        let entry = Entry {
+            content: Content::File { size: 1, digest: Digest::of(&[0]) },
+            mtime: Time::default(),
+            mode: 0o644,
+        };
+        let node =
+            Node { id: index.new_id().unwrap(), parent: NodeId::ROOT, name: Name::new(name).unwrap(), entry };
+        IndexedNode { node, identity: Identity::default(), vouched: false }
+    };
+    index.write(|tx| tx.insert(&put("one"))).unwrap();
+    assert_eq!(files_of_file(), 0, "it is in the log");
+    // Beside somebody who is writing, too.
+    let written = index.write(|tx| {
+        index.move_log();
+        assert_eq!(files_of_file(), 1);
+        tx.insert(&put("two"))
+    });
+    assert_eq!((written.unwrap().1.files, files_of_file()), (2, 1));
+}
+
+#[test]
 fn a_damaged_database_is_set_aside_and_made_anew() {
     let damages: [(&str, Damage); 4] = [
         ("garbage", |path| overwrite(path, 0)),

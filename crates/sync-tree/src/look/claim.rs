@@ -5,25 +5,23 @@ use sync_core::{Content, Node, TreePath};
 use super::walk::{Walker, is_gone};
 use crate::{
     index::{IndexedNode, Inodes},
-    rooted::{Dir, Stat, StatKind},
+    rooted::{Dir, Stat},
 };
 
 /// A node and the place that it had.
 pub(super) type Claim = (IndexedNode, TreePath);
 
-/// Fewer new files are asked for one by one.
+/// Fewer new names are asked for one by one.
 const FEW: usize = 4;
 
 impl Walker<'_> {
-    /// Which of these new files may have moved here. Most were made where they are, and their inodes lie close together.
-    pub(super) fn inodes_of<'s>(&self, new: impl Iterator<Item = &'s Stat>) -> Inodes {
-        let files = new.filter(|stat| stat.kind != StatKind::Directory && stat.nlink == 1);
-        let inodes: Vec<u64> = files.map(|stat| stat.ino).collect();
-        if inodes.len() < FEW {
+    /// What is known of the inodes of new names. Most were made where they are, and their inodes lie close together.
+    pub(super) fn inodes_among(&self, new: &[u64]) -> Inodes {
+        if new.len() < FEW {
             return Inodes::default();
         }
         // If the index cannot tell, it is asked again for each.
-        self.index.inodes_among(&inodes).unwrap_or_default()
+        self.index.inodes_among(new).unwrap_or_default()
     }
 
     /// The node that moved to where this inode was found: one whose own place lost it.

@@ -226,9 +226,13 @@ impl<'a> Committer<'a> {
 
     /// A file or link that nobody knew. That its place is free shows when it is put there, which costs less than to ask first.
     fn put_new(&mut self, tx: &mut IndexTx<'_>, path: TreePath, new: &IndexedNode) -> Result<(), LookError> {
-        if self.has_parent(tx, new)? && tx.insert_new_if_free(new)? {
+        if !self.has_parent(tx, new)? {
+            self.report.refused.push(path);
+        } else if tx.insert_new_if_free(new)? {
             self.note(ChangeOp::Created, path, new);
         } else {
+            // Reading who has the place shows if it is taken only because the database is damaged.
+            tx.child(new.node.parent, &new.node.name)?;
             self.report.refused.push(path);
         }
         Ok(())

@@ -123,13 +123,48 @@ pub(super) struct Batch<'w, 'a> {
     ids: Range<u64>,
     /// So many names are new, and none of them has an id yet.
     expected: usize,
-    /// What may have moved here.
-    inodes: Inodes,
+    /// The row that they are to be in, and how many of other parts come before them.
+    row: Option<(Arc<Row>, usize)>,
+    /// The inodes of new names, and what is known of them once somebody has asked.
+    new_inodes: Vec<u64>,
+    known_inodes: Option<Inodes>,
+}
+
+/// Ids in a row for all that is new in a directory that several threads look at: whoever reads the tree by its ids is done with
+/// one directory before the next begins.
+struct Row {
+    count: usize,
+    first: Mutex<Option<u64>>,
+}
+
+impl Row {
+    fn of(count: usize) -> Self {
+        Self { count, first: Mutex::new(None) }
+    }
+
+    /// The ids of so many, behind those `before` them.
+    fn part(&self, index: &Index, before: usize, count: usize) -> Result<Range<u64>, IndexError> {
+        let mut first = self.first.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let first = match *first {
+            Some(first) => first,
+            None => *first.insert(index.new_ids(self.count)?.start),
+        };
+        let start = first + before as u64;
+        Ok(start..start + count as u64)
+    }
 }
 
 impl<'w, 'a> Batch<'w, 'a> {
     fn new(walker: &'w Walker<'a>) -> Self {
-        Self { walker, items: Vec::new(), ids: 0..0, expected: 0, inodes: Inodes::default() }
+        Self {
+            walker,
+            items: Vec::new(),
+            ids: 0..0,
+            expected: 0,
+            row: None,
+            new_inodes: Vec::new(),
+            known_inodes: None,
+        }
     }
 
     /// So many nodes may be new, and their rows should be neighbours. Many a new name never becomes a node, as what is ignored;
@@ -140,9 +175,19 @@ impl<'w, 'a> Batch<'w, 'a> {
 
     fn new_id(&mut self) -> Result<NodeId, IndexError> {
         if self.ids.is_empty() {
-            self.ids = self.walker.index.new_ids(std::mem::take(&mut self.expected).max(1))?;
+            let (expected, index) = (std::mem::take(&mut self.expected), self.walker.index);
+            self.ids = match self.row.take().filter(|_| expected > 0) {
+                Some((row, before)) => row.part(index, before, expected)?,
+                None => index.new_ids(expected.max(1))?,
+            };
         }
         self.ids.next().map(NodeId).ok_or(IndexError::Exhausted)
+    }
+
+    /// Whether a new file may be one that the index knows elsewhere.
+    fn may_have_moved(&mut self, ino: u64) -> bool {
+        let ask = || self.walker.inodes_among(&self.new_inodes);
+        self.known_inodes.get_or_insert_with(ask).may_have(ino)
     }
 
     pub(super) fn push(&mut self, found: Found) {
@@ -260,7 +305,7 @@ impl<'a> Walker<'a> {
             if let Some(node) = known.and_then(|at| old[at].take()) {
                 places.push(Listed::Known(node));
             } else if let Some(name) = self.valid_name(dir, &raw.name, batch) {
-                places.push(Listed::New(name));
+                places.push(Listed::New(name, raw.ino));
             }
         }
         (places, old.into_iter().flatten().collect())
@@ -274,34 +319,34 @@ impl<'a> Walker<'a> {
             places.sort_unstable_by(|a, b| a.name().cmp(b.name()));
         }
         if places.len() <= SHARED_FROM {
-            return self.look_at_some(visit, places);
+            return self.look_at_some(visit, places, None);
         }
+        let count_new = |places: &[Listed]| places.iter().filter(|listed| listed.is_new()).count();
+        let mut before = count_new(&places);
+        let row = Arc::new(Row::of(before));
         let mut parts = Vec::with_capacity(places.len() / PART + 1);
         while !places.is_empty() {
-            parts.push(places.split_off(places.len().saturating_sub(PART)));
+            let part = places.split_off(places.len().saturating_sub(PART));
+            before -= count_new(&part);
+            parts.push((part, Some((Arc::clone(&row), before))));
         }
-        parts.into_par_iter().flat_map_iter(|part| self.look_at_some(visit, part)).collect()
+        parts.into_par_iter().flat_map_iter(|(part, row)| self.look_at_some(visit, part, row)).collect()
     }
 
-    fn look_at_some(&self, visit: &Visit, places: Vec<Listed>) -> Vec<Visit> {
+    fn look_at_some(&self, visit: &Visit, places: Vec<Listed>, row: Option<(Arc<Row>, usize)>) -> Vec<Visit> {
         let mut batch = Batch::new(self);
+        batch.row = row;
         let mut below = Vec::new();
         batch.expect(places.iter().filter(|listed| listed.is_new()).count());
-        let is_settled = |listed: &Listed, stat: &io::Result<Stat>| match (listed, stat) {
-            (Listed::Known(known), Ok(stat)) => {
-                is_as_known(stat, &known.sketch(), &self.trust)
-                    && !visit.rules.is_ignored_below(&visit.here.path, &known.node.name, false)
-            }
-            _ => false,
-        };
-        let seen = places.into_iter().map(|listed| {
+        batch.new_inodes = places.iter().filter_map(Listed::new_inode).collect();
+        for listed in places {
             let stat = visit.dir.stat(listed.name());
-            (listed, stat)
-        });
-        let seen: Vec<_> = seen.filter(|(listed, stat)| !is_settled(listed, stat)).collect();
-        let new = seen.iter().filter(|(listed, _)| listed.is_new());
-        batch.inodes = self.inodes_of(new.filter_map(|(_, stat)| stat.as_ref().ok()));
-        for (listed, stat) in seen {
+            if let (Listed::Known(known), Ok(stat)) = (&listed, &stat)
+                && is_as_known(stat, &known.sketch(), &self.trust)
+                && !visit.rules.is_ignored_below(&visit.here.path, &known.node.name, false)
+            {
+                continue;
+            }
             let (name, known) = listed.into_parts();
             let place = Place { path: visit.here.path.join(&name), parent: visit.here.id, name };
             below.extend(self.place(visit, Known { place, known }, stat, &mut batch));
@@ -398,7 +443,7 @@ impl<'a> Walker<'a> {
         }
         let claim = match &known {
             // A hard link is also in another place, so its inode says nothing about a move.
-            None if stat.nlink == 1 && batch.inodes.may_have(stat.ino) => {
+            None if stat.nlink == 1 && batch.may_have_moved(stat.ino) => {
                 self.claim(stat.ino, |node| node.entry.content == entry.content)
             }
             _ => None,
@@ -461,7 +506,9 @@ impl<'a> Walker<'a> {
         }
         let existed_dir =
             known.as_ref().filter(|known| known.node.entry.content.is_dir()).map(|known| known.node.id);
-        if !self.may_enter(&place.path, stat.dev != visit.dev, existed_dir, batch) {
+        // RACE: a file system may have come or gone since the name was looked at. What is open stays what it is.
+        let dev = dir.stat_self().map_or(stat.dev, |now| now.dev);
+        if !self.may_enter(&place.path, dev != visit.dev, existed_dir, batch) {
             return None;
         }
         // RACE: a name made in it after this look at its time and before the watch is in place would leave no event, and
@@ -713,25 +760,33 @@ impl<'a> Walker<'a> {
 /// A name that a directory has: the one of a known node, or a new one.
 enum Listed {
     Known(IndexedNode),
-    New(Name),
+    /// With the inode number that the directory has for it.
+    New(Name, u64),
 }
 
 impl Listed {
     fn is_new(&self) -> bool {
-        matches!(self, Self::New(_))
+        matches!(self, Self::New(..))
+    }
+
+    fn new_inode(&self) -> Option<u64> {
+        match self {
+            Self::Known(_) => None,
+            Self::New(_, ino) => Some(*ino),
+        }
     }
 
     fn name(&self) -> &Name {
         match self {
             Self::Known(node) => &node.node.name,
-            Self::New(name) => name,
+            Self::New(name, _) => name,
         }
     }
 
     fn into_parts(self) -> (Name, Option<IndexedNode>) {
         match self {
             Self::Known(node) => (node.node.name.clone(), Some(node)),
-            Self::New(name) => (name, None),
+            Self::New(name, _) => (name, None),
         }
     }
 }

@@ -79,13 +79,13 @@ fn set_mode_without_proc(place: Place<'_>, mode: Mode) -> io::Result<()> {
     Ok(fchmod(openat(place.dir, place.name, flags, Mode::empty())?, mode)?)
 }
 
-pub(crate) fn list(dir: BorrowedFd<'_>, mut each: impl FnMut(&[u8], FileType)) -> io::Result<()> {
+pub(crate) fn list(dir: BorrowedFd<'_>, mut each: impl FnMut(&[u8], FileType, u64)) -> io::Result<()> {
     let anew = openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let mut buffer = [const { MaybeUninit::uninit() }; LIST_BUFFER_BYTES];
     let mut entries = RawDir::new(anew, &mut buffer);
     while let Some(entry) = entries.next() {
         let entry = entry?;
-        each(entry.file_name().to_bytes(), entry.file_type());
+        each(entry.file_name().to_bytes(), entry.file_type(), entry.ino());
     }
     Ok(())
 }

@@ -64,10 +64,10 @@ pub(crate) fn set_mode(place: Place<'_>, mode: u16) -> io::Result<()> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn list(dir: BorrowedFd<'_>, mut each: impl FnMut(&[u8], FileType)) -> io::Result<()> {
+pub(crate) fn list(dir: BorrowedFd<'_>, mut each: impl FnMut(&[u8], FileType, u64)) -> io::Result<()> {
     for entry in rustix::fs::Dir::read_from(dir)? {
         let entry = entry?;
-        each(entry.file_name().to_bytes(), entry.file_type());
+        each(entry.file_name().to_bytes(), entry.file_type(), entry.ino());
     }
     Ok(())
 }

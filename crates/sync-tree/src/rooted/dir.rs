@@ -36,6 +36,8 @@ pub struct RawDirEntry {
     pub name: Box<[u8]>,
     /// What it is, where the file system tells; a look decides otherwise.
     pub kind: Option<StatKind>,
+    /// Its inode number as the directory has it: of a mount point it is another than that of what is mounted there.
+    pub ino: u64,
 }
 
 impl Dir {
@@ -103,10 +105,10 @@ impl Dir {
 
     fn list_all(&self) -> io::Result<Vec<RawDirEntry>> {
         let mut entries = Vec::new();
-        platform::list(self.0.as_fd(), |name, kind| {
+        platform::list(self.0.as_fd(), |name, kind, ino| {
             if name != b"." && name != b".." {
                 let kind = (kind != FileType::Unknown).then(|| kind.into());
-                entries.push(RawDirEntry { name: name.into(), kind });
+                entries.push(RawDirEntry { name: name.into(), kind, ino });
             }
         })?;
         Ok(entries)
