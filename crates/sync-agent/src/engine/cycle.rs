@@ -39,14 +39,14 @@ use super::{
     phases::Phases,
     store::{Keeper, Verified},
     threads::in_place,
-    transfer::{self, Here},
+    transfer::{self, Here, Placed},
 };
 
 /// How often a run plans again when places changed under its hands.
 const MAX_ROUNDS: u32 = 8;
 
 /// A run that brings so many files leaves a long log, which closing the database has to move.
-const MANY_FILES: usize = 256;
+const MANY_FILES: u64 = 256;
 
 /// The pause before the second round; it doubles from there.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -543,7 +543,6 @@ impl Engine {
             }
         };
         run.reporter.phase(Phase::Transferring);
-        let has_many = plan.files.len() >= MANY_FILES;
         let puts = phases.possible(std::mem::take(&mut plan.files), wholes);
         let changed = (later.is_empty() && phases.may_run_ahead()).then(|| puts.dirs());
         let here = Here { captured, material };
@@ -553,9 +552,7 @@ impl Engine {
             Some(changed) if placed.is_well() => in_place(|| phases.while_recording(&plan.finish, &changed)),
             _ => Ok(()),
         };
-        if has_many {
-            self.move_log(run);
-        }
+        self.move_log(run, &placed);
         let (mut outcome, failure) = placed.recorded(run.cancel).await;
         let failure = failure.or(early.err());
         plan.finish.append(&mut outcome.unfinished);
@@ -576,9 +573,9 @@ impl Engine {
         Ok(all)
     }
 
-    /// Moves the log as far as it goes, while one thread still adds to it: that is done after all else is, and nothing else is then.
-    pub(super) fn move_log(&self, run: &Run<'_>) {
-        if run.once {
+    /// Moves the log as far as it goes, while one thread still adds to it and nothing else is to be done.
+    pub(super) fn move_log(&self, run: &Run<'_>, placed: &Placed) {
+        if run.once && placed.is_well() && placed.files() >= MANY_FILES {
             in_place(|| self.store().index().move_log());
         }
     }

@@ -180,8 +180,9 @@ impl Engine {
         let (gaps, mut outcome) = self.end_fill(run, fill).await?;
         let is_full = matches!(&gaps, Gaps::All(fresh) if fresh.is_full());
         match gaps {
-            // What is only to be tried again by a later run needs no other plan.
-            Gaps::All(fresh) if !is_full && !fresh.has_late() && !outcome.wants_another_round() => {
+            // What the share has to send again, now or to a later run, needs no other plan. What was in the way does: somebody's own,
+            // on a first run.
+            Gaps::All(fresh) if !is_full && !fresh.has_late() && outcome.stale.is_empty() => {
                 return Ok((Scope::Everything, outcome));
             }
             // Where something failed, the directories of the late ones may be others.
@@ -250,7 +251,7 @@ impl Engine {
             },
             None => return Err(EngineError::Broken { reason: "nothing is being filled".to_owned() }),
         };
-        self.move_log(run);
+        self.move_log(run, &placed);
         let (outcome, failure) = placed.recorded(&fill.stop).await;
         let mut filled = planned.map_err(broken)?;
         run.reporter.phase(Phase::Finishing);

@@ -152,6 +152,11 @@ impl Placed {
         !self.shared.stop.is_cancelled()
     }
 
+    /// How many files and links are in place.
+    pub(super) fn files(&self) -> u64 {
+        self.shared.outcome().synced
+    }
+
     /// Waits until all of it is written down. What was done is said also if the run failed. `cancel` is that of the run.
     pub(super) async fn recorded(self, cancel: &CancellationToken) -> (Outcome, Option<EngineError>) {
         let Self { shared, recording } = self;

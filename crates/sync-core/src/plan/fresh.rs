@@ -101,6 +101,7 @@ impl Fresh {
     #[must_use]
     pub fn last_part(&mut self) -> Vec<Slot> {
         self.close();
+        self.passed = HashMap::new();
         let mut empty: Vec<Slot> = self.held.drain().map(|(_, slot)| slot).collect();
         empty.sort_by(|a, b| a.path.cmp_in_walk(&b.path));
         self.ready.append(&mut empty);

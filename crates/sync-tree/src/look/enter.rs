@@ -7,8 +7,9 @@ use sync_core::{Problem, TreePath, name::STATE_DIR};
 
 use super::{
     Found,
+    batch::Batch,
     rules::read_text,
-    walk::{Batch, SHARE_ID, TARGET_OF, Visit, Walker, is_gone},
+    walk::{SHARE_ID, TARGET_OF, Visit, Walker, is_gone},
 };
 use crate::{rooted::Dir, rules::SYNCIGNORE, trouble};
 

@@ -14,6 +14,7 @@
 //!
 //! It does not watch, wait or decide when to look: see `live`.
 
+mod batch;
 mod claim;
 mod commit;
 mod enter;

@@ -6,8 +6,9 @@ use sync_core::NodeId;
 
 use super::{
     Found,
+    batch::Batch,
     file::{is_as_known, sketch},
-    walk::{Batch, SHARED_FROM, Visit, Walker},
+    walk::{SHARED_FROM, Visit, Walker},
 };
 use crate::{
     index::{IndexError, IndexedNode, Sheet, Sketch},

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io,
-    ops::Range,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -16,6 +15,7 @@ use sync_core::{Content, Entry, Kind, Name, NameError, Node, NodeId, Problem, Ti
 
 use super::{
     Dirty, Found, Here, LookError, LookLimits, LookObserver, LookReport, Looker, Memory, Places, Put, Scope,
+    batch::{Batch, Part, Row},
     claim::Claim,
     clock_error,
     commit::{Committer, is_root},
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     described::Described,
     hash::Identity,
-    index::{Index, IndexError, IndexedNode, Inodes, MOST_ON_SHEET},
+    index::{Index, IndexedNode, MOST_ON_SHEET},
     rooted::{Dir, RawDirEntry, Root, Stat, StatKind},
     rules::{Rules, SYNCIGNORE},
     trouble,
@@ -34,9 +34,6 @@ use crate::{
 
 /// Batches between the walkers and the committer: one for each directory, so this bounds memory by directory size.
 const BATCHES_AHEAD: usize = 64;
-
-/// A directory's findings are sent on in pieces of this size.
-const BATCH: usize = 1024;
 
 /// A directory with more names than this is looked at by several threads, in parts.
 pub(super) const SHARED_FROM: usize = MOST_ON_SHEET;
@@ -115,97 +112,8 @@ pub(super) struct Visit {
     pub(super) rules: Arc<Rules>,
 }
 
-/// What is being collected in one directory.
-pub(super) struct Batch<'w, 'a> {
-    walker: &'w Walker<'a>,
-    items: Vec<Found>,
-    /// Ids for what is new.
-    ids: Range<u64>,
-    /// So many names are new, and none of them has an id yet.
-    expected: usize,
-    /// The row that they are to be in, and how many of other parts come before them.
-    row: Option<(Arc<Row>, usize)>,
-    /// The inodes of new names, and what is known of them once somebody has asked.
-    new_inodes: Vec<u64>,
-    known_inodes: Option<Inodes>,
-}
-
-/// Ids in a row for all that is new in a directory that several threads look at: whoever reads the tree by its ids is done with
-/// one directory before the next begins.
-struct Row {
-    count: usize,
-    first: Mutex<Option<u64>>,
-}
-
-impl Row {
-    fn of(count: usize) -> Self {
-        Self { count, first: Mutex::new(None) }
-    }
-
-    /// The ids of so many, behind those `before` them.
-    fn part(&self, index: &Index, before: usize, count: usize) -> Result<Range<u64>, IndexError> {
-        let mut first = self.first.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let first = match *first {
-            Some(first) => first,
-            None => *first.insert(index.new_ids(self.count)?.start),
-        };
-        let start = first + before as u64;
-        Ok(start..start + count as u64)
-    }
-}
-
-impl<'w, 'a> Batch<'w, 'a> {
-    fn new(walker: &'w Walker<'a>) -> Self {
-        Self {
-            walker,
-            items: Vec::new(),
-            ids: 0..0,
-            expected: 0,
-            row: None,
-            new_inodes: Vec::new(),
-            known_inodes: None,
-        }
-    }
-
-    /// So many nodes may be new, and their rows should be neighbours. Many a new name never becomes a node, as what is ignored;
-    /// where none does no number is used up, or each look would be a change.
-    fn expect(&mut self, new: usize) {
-        self.expected = new;
-    }
-
-    fn new_id(&mut self) -> Result<NodeId, IndexError> {
-        if self.ids.is_empty() {
-            let (expected, index) = (std::mem::take(&mut self.expected), self.walker.index);
-            self.ids = match self.row.take().filter(|_| expected > 0) {
-                Some((row, before)) => row.part(index, before, expected)?,
-                None => index.new_ids(expected.max(1))?,
-            };
-        }
-        self.ids.next().map(NodeId).ok_or(IndexError::Exhausted)
-    }
-
-    /// Whether a new file may be one that the index knows elsewhere.
-    fn may_have_moved(&mut self, ino: u64) -> bool {
-        let ask = || self.walker.inodes_among(&self.new_inodes);
-        self.known_inodes.get_or_insert_with(ask).may_have(ino)
-    }
-
-    pub(super) fn push(&mut self, found: Found) {
-        self.items.push(found);
-        if self.items.len() >= BATCH {
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) {
-        if !self.items.is_empty() {
-            self.walker.send(std::mem::take(&mut self.items));
-        }
-    }
-}
-
 impl<'a> Walker<'a> {
-    fn send(&self, items: Vec<Found>) {
+    pub(super) fn send(&self, items: Vec<Found>) {
         if self.found.send(items).is_err() {
             self.stop.store(true, Ordering::Relaxed);
         }
@@ -305,7 +213,8 @@ impl<'a> Walker<'a> {
             if let Some(node) = known.and_then(|at| old[at].take()) {
                 places.push(Listed::Known(node));
             } else if let Some(name) = self.valid_name(dir, &raw.name, batch) {
-                places.push(Listed::New(name, raw.ino));
+                let may_be_file = raw.kind != Some(StatKind::Directory);
+                places.push(Listed::New(name, may_be_file.then_some(raw.ino)));
             }
         }
         (places, old.into_iter().flatten().collect())
@@ -318,27 +227,25 @@ impl<'a> Walker<'a> {
             // The ids of new nodes are in the order of their names then, in which they are read as a rule.
             places.sort_unstable_by(|a, b| a.name().cmp(b.name()));
         }
-        if places.len() <= SHARED_FROM {
-            return self.look_at_some(visit, places, None);
-        }
         let count_new = |places: &[Listed]| places.iter().filter(|listed| listed.is_new()).count();
         let mut before = count_new(&places);
-        let row = Arc::new(Row::of(before));
+        let row = Row::of(before);
+        if places.len() <= SHARED_FROM {
+            return self.look_at_some(visit, places, row.part(0, before));
+        }
         let mut parts = Vec::with_capacity(places.len() / PART + 1);
         while !places.is_empty() {
             let part = places.split_off(places.len().saturating_sub(PART));
-            before -= count_new(&part);
-            parts.push((part, Some((Arc::clone(&row), before))));
+            let new = count_new(&part);
+            before -= new;
+            parts.push((part, row.part(before, new)));
         }
-        parts.into_par_iter().flat_map_iter(|(part, row)| self.look_at_some(visit, part, row)).collect()
+        parts.into_par_iter().flat_map_iter(|(places, part)| self.look_at_some(visit, places, part)).collect()
     }
 
-    fn look_at_some(&self, visit: &Visit, places: Vec<Listed>, row: Option<(Arc<Row>, usize)>) -> Vec<Visit> {
-        let mut batch = Batch::new(self);
-        batch.row = row;
+    fn look_at_some(&self, visit: &Visit, places: Vec<Listed>, part: Part<'_>) -> Vec<Visit> {
+        let mut batch = Batch::of(self, part, places.iter().filter_map(Listed::new_inode).collect());
         let mut below = Vec::new();
-        batch.expect(places.iter().filter(|listed| listed.is_new()).count());
-        batch.new_inodes = places.iter().filter_map(Listed::new_inode).collect();
         for listed in places {
             let stat = visit.dir.stat(listed.name());
             if let (Listed::Known(known), Ok(stat)) = (&listed, &stat)
@@ -760,8 +667,8 @@ impl<'a> Walker<'a> {
 /// A name that a directory has: the one of a known node, or a new one.
 enum Listed {
     Known(IndexedNode),
-    /// With the inode number that the directory has for it.
-    New(Name, u64),
+    /// With the inode number that the directory has for it, if it may be a file.
+    New(Name, Option<u64>),
 }
 
 impl Listed {
@@ -772,7 +679,7 @@ impl Listed {
     fn new_inode(&self) -> Option<u64> {
         match self {
             Self::Known(_) => None,
-            Self::New(_, ino) => Some(*ino),
+            Self::New(_, ino) => *ino,
         }
     }
 

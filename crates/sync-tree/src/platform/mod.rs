@@ -47,8 +47,8 @@ pub(crate) fn set_mode(place: Place<'_>, mode: u16) -> io::Result<()> {
     system::set_mode(place, mode)
 }
 
-/// Calls `each` with every name in a directory (`.` and `..` too), its kind and its inode number, as the directory has them. Opens the directory anew, so that lists of one handle do
-/// not move each other's position.
+/// Calls `each` with every name in a directory (`.` and `..` too), its kind and its inode number, as the directory has them. Opens
+/// the directory anew, so that lists of one handle do not move each other's position.
 pub(crate) fn list(dir: BorrowedFd<'_>, each: impl FnMut(&[u8], FileType, u64)) -> io::Result<()> {
     system::list(dir, each)
 }
