@@ -3,7 +3,7 @@
 //! A local node is agreed on with one remote node at most. Of what the remote had once, and has no more or elsewhere, the row
 //! has a negative id, which no node has.
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Statement, params};
 use sync_core::{Content, Digest, Entry, Node, NodeId, Time, plan::Base};
 use sync_tree::index::{NodeTable, inserted};
 
@@ -13,23 +13,40 @@ pub(super) fn agree(db: &Connection, remote: &Node, local: NodeId) -> rusqlite::
     // in the index too.
     match base_of(db, remote.id)? {
         Some(base) if base.local == local && base.entry == remote.entry => return Ok(()),
-        Some(base) if base.local == local => return write_base(db, UPDATE_BASE, remote, local),
+        Some(base) if base.local == local => {
+            return write_base(&mut *db.prepare_cached(UPDATE_BASE)?, remote, local);
+        }
         _ => {}
     }
     // A local node is agreed on with one remote node at most.
     db.prepare_cached("DELETE FROM base WHERE local = ?1 AND id <> ?2")?
         .execute([local.0.cast_signed(), remote.id.0.cast_signed()])?;
-    agree_anew(db, remote, local)
+    NewBase::of(db)?.agree(remote, local)
 }
 
-/// The same for a local node that was just made: nothing can have been agreed on about it.
-pub(super) fn agree_anew(db: &Connection, remote: &Node, local: NodeId) -> rusqlite::Result<()> {
-    // REPLACE makes SQLite note the pages of each row for the case that it fails midway, which takes as long again.
-    if inserted(write_base(db, "INSERT INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)", remote, local))? {
-        return Ok(());
+/// Writes what is agreed on about local nodes that were just made: nothing can have been before.
+pub(super) struct NewBase<'db> {
+    db: &'db Connection,
+    /// At hand for many rows: to find it each time costs as much as to fill it in.
+    insert: CachedStatement<'db>,
+}
+
+impl<'db> NewBase<'db> {
+    pub(super) fn of(db: &'db Connection) -> rusqlite::Result<Self> {
+        let insert = db.prepare_cached("INSERT INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+        Ok(Self { db, insert })
     }
-    keep_former(db, remote.id, local)?;
-    write_base(db, "INSERT OR REPLACE INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)", remote, local)
+
+    /// Both sides have this node now.
+    pub(super) fn agree(&mut self, remote: &Node, local: NodeId) -> rusqlite::Result<()> {
+        // REPLACE makes SQLite note the pages of each row for the case that it fails midway, which takes as long again.
+        if inserted(write_base(&mut self.insert, remote, local))? {
+            return Ok(());
+        }
+        keep_former(self.db, remote.id, local)?;
+        let replace = "INSERT OR REPLACE INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+        write_base(&mut *self.db.prepare_cached(replace)?, remote, local)
+    }
 }
 
 /// The remote node is another local node from now on. If the one that it was is still there, the share had that all the same:
@@ -47,13 +64,13 @@ fn keep_former(db: &Connection, id: NodeId, local: NodeId) -> rusqlite::Result<(
 const UPDATE_BASE: &str = "UPDATE base SET kind = ?3, size = ?4, mtime_s = ?5, mtime_ns = ?6, mode = ?7, content = ?8 \
      WHERE id = ?1 AND local = ?2";
 
-fn write_base(db: &Connection, sql: &str, remote: &Node, local: NodeId) -> rusqlite::Result<()> {
+fn write_base(statement: &mut Statement<'_>, remote: &Node, local: NodeId) -> rusqlite::Result<()> {
     let (kind, content): (i64, Option<&[u8]>) = match &remote.entry.content {
         Content::File { digest, .. } => (1, Some(&digest.0)),
         Content::Directory => (2, None),
         Content::Symlink { target } => (3, Some(target)),
     };
-    db.prepare_cached(sql)?.execute(params![
+    statement.execute(params![
         remote.id.0.cast_signed(),
         local.0.cast_signed(),
         kind,

@@ -10,7 +10,7 @@ use sync_tree::{
 };
 
 use super::{
-    base::{agree, agree_anew, drop_base_of_local, local_of},
+    base::{NewBase, agree, drop_base_of_local, local_of},
     now_secs,
     store::{Store, count_deletions},
     whole::Appeared,
@@ -44,7 +44,8 @@ impl Done {
 /// Records a batch in one transaction. Answers the local directories in which something was changed.
 pub(super) fn record(store: &Store, batch: &[Done]) -> Result<HashSet<NodeId>, IndexError> {
     let (touched, _) = store.index().write(|tx| {
-        let mut recorder = Recorder { tx, touched: HashSet::new(), parents: HashMap::new() };
+        let base = NewBase::of(tx.sql())?;
+        let mut recorder = Recorder { tx, base, touched: HashSet::new(), parents: HashMap::new() };
         for done in batch {
             recorder.one(done)?;
         }
@@ -58,6 +59,7 @@ pub(super) fn record(store: &Store, batch: &[Done]) -> Result<HashSet<NodeId>, I
 /// One batch on its way into the index.
 struct Recorder<'t, 'a> {
     tx: &'t mut IndexTx<'a>,
+    base: NewBase<'a>,
     touched: HashSet<NodeId>,
     /// The local directories of remote ones: a batch has many files of few directories.
     parents: HashMap<NodeId, Option<NodeId>>,
@@ -80,7 +82,7 @@ impl Recorder<'_, '_> {
         if over.is_none() && !remote.entry.content.is_dir() {
             let id = self.tx.new_id()?;
             if self.tx.insert_if_free(&indexed(id, parent, remote, stat))? {
-                return Ok(agree_anew(self.tx.sql(), remote, id)?);
+                return Ok(self.base.agree(remote, id)?);
             }
         }
         let mut known = match over {
@@ -106,7 +108,7 @@ impl Recorder<'_, '_> {
             None => {
                 let id = self.tx.new_id()?;
                 self.tx.insert(&indexed(id, parent, remote, stat))?;
-                agree_anew(self.tx.sql(), remote, id)?;
+                self.base.agree(remote, id)?;
             }
         }
         self.parents.remove(&remote.id);

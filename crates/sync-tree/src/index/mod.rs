@@ -290,11 +290,8 @@ impl Index {
         &self,
         work: impl FnOnce(&mut IndexTx<'_>) -> Result<T, E>,
     ) -> Result<(T, Head), E> {
-        let mut db = self.0.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let tx = db
-            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
-            .map_err(IndexError::from)?;
-        let mut tx = IndexTx::begin(tx, &self.0.table, &self.0.seqs, self.marker(), now_secs())?;
+        let db = self.0.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut tx = IndexTx::begin(&db, &self.0.table, &self.0.seqs, self.marker(), now_secs())?;
         let value = work(&mut tx)?;
         let head = probed!(Commit { database: &self.0.path } => tx.commit())?;
         Ok((value, head))

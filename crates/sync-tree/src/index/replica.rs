@@ -9,7 +9,7 @@ use sync_core::{Digest, Node, NodeChange, NodeId, Seq};
 
 use super::{
     sums::Sums,
-    table::{IndexedNode, NodeTable, Write},
+    table::{IndexedNode, Inserter, NodeTable, Write},
 };
 use crate::hash::Identity;
 
@@ -55,10 +55,11 @@ impl Replica {
     /// The database failed.
     pub fn apply(&self, db: &Connection, changes: &[NodeChange]) -> rusqlite::Result<()> {
         let mut sums = Sums::default();
+        let mut inserter = self.table.inserter(db)?;
         for change in changes {
             match change {
                 NodeChange::Present(node) => {
-                    if !self.add(db, &mut sums, node)? {
+                    if !self.add(db, &mut inserter, &mut sums, node)? {
                         self.put(db, &mut sums, node)?;
                     }
                 }
@@ -78,13 +79,19 @@ impl Replica {
     }
 
     /// Takes a file or link that is not known yet, as most of a first pull are: asking before would cost as much again.
-    fn add(&self, db: &Connection, sums: &mut Sums, node: &Node) -> rusqlite::Result<bool> {
+    fn add(
+        &self,
+        db: &Connection,
+        inserter: &mut Inserter<'_>,
+        sums: &mut Sums,
+        node: &Node,
+    ) -> rusqlite::Result<bool> {
         if node.entry.content.is_dir() {
             return Ok(false);
         }
         let new = remote(node);
         let row = Write { node: &new, seq: Seq(0), moved: false };
-        if !self.table.insert(db, &row)? {
+        if !inserter.insert(&row)? {
             return Ok(false);
         }
         sums.enter(db, &self.table, &new)?;

@@ -3,7 +3,7 @@
 //! The daemon's and the agent's own trees use it, and so does the agent's copy of the remote tree: the same code keeps
 //! them, so their digests cannot drift apart by an oversight in one of them. The table's name is a parameter.
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, Statement, params};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension as _, Row, Statement, params};
 use sync_core::{Content, Digest, Entry, Name, Node, NodeId, Seq, Time, treehash::DirSum};
 
 use crate::hash::Identity;
@@ -426,9 +426,9 @@ impl NodeTable {
         execute(&mut *db.prepare_cached(&self.rewrites[rewritten(old, row.node)])?, row)
     }
 
-    /// Writes a row of a new node. Answers false, and writes nothing, if the id or, in a local tree, the place is taken.
-    pub(crate) fn insert(&self, db: &Connection, row: &Write<'_>) -> rusqlite::Result<bool> {
-        inserted(execute(&mut *db.prepare_cached(&self.insert)?, row))
+    /// What adds new nodes.
+    pub(crate) fn inserter<'db>(&self, db: &'db Connection) -> rusqlite::Result<Inserter<'db>> {
+        Ok(Inserter(db.prepare_cached(&self.insert)?))
     }
 
     /// The sum over the children of a directory.
@@ -518,6 +518,22 @@ impl NodeTable {
             found = Some(child);
         }
         Ok(found)
+    }
+}
+
+/// The statement that adds nodes, at hand for many of them: to find it each time is a tenth of what adding one costs.
+pub(crate) struct Inserter<'db>(CachedStatement<'db>);
+
+impl std::fmt::Debug for Inserter<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Inserter")
+    }
+}
+
+impl Inserter<'_> {
+    /// Writes a row of a new node. Answers false, and writes nothing, if the id or, in a local tree, the place is taken.
+    pub(crate) fn insert(&mut self, row: &Write<'_>) -> rusqlite::Result<bool> {
+        inserted(execute(&mut self.0, row))
     }
 }
 

@@ -1,20 +1,23 @@
 //! One transaction on the index: nodes, sums, counts and the head move together or not at all.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, TransactionBehavior};
 use sync_core::{NodeId, Problem, RuleSet, Seq, TreePath, treehash::DirSum};
 
 use super::{
     Head, IndexError, SeqSource, schema,
     sheets::{Marker, Sheets},
     sums::Sums,
-    table::{IndexedNode, NodeTable, Write},
+    table::{IndexedNode, Inserter, NodeTable, Write},
 };
 
 /// A transaction in progress. Dropping it without [`commit`](Self::commit) changes nothing.
 #[derive(Debug)]
 pub struct IndexTx<'a> {
-    db: rusqlite::Transaction<'a>,
+    tx: rusqlite::Transaction<'a>,
+    db: &'a Connection,
     table: &'a NodeTable,
+    /// Once something was added.
+    inserter: Option<Inserter<'a>>,
     seqs: &'a SeqSource,
     sums: Sums,
     sheets: Sheets,
@@ -24,20 +27,22 @@ pub struct IndexTx<'a> {
 
 impl<'a> IndexTx<'a> {
     pub(super) fn begin(
-        db: rusqlite::Transaction<'a>,
+        db: &'a Connection,
         table: &'a NodeTable,
         seqs: &'a SeqSource,
         marker: Marker,
         now_secs: i64,
     ) -> Result<Self, IndexError> {
-        let head = schema::head(&db)?;
-        Ok(Self { db, table, seqs, sums: Sums::default(), sheets: Sheets::new(marker), head, now_secs })
+        let tx = rusqlite::Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
+        let head = schema::head(db)?;
+        let (sums, sheets) = (Sums::default(), Sheets::new(marker));
+        Ok(Self { tx, db, table, inserter: None, seqs, sums, sheets, head, now_secs })
     }
 
     /// The connection, for tables that others keep beside ours in the same file and must change in the same transaction.
     #[must_use]
-    pub fn sql(&self) -> &Connection {
-        &self.db
+    pub fn sql(&self) -> &'a Connection {
+        self.db
     }
 
     /// A new node's id.
@@ -53,7 +58,7 @@ impl<'a> IndexTx<'a> {
     /// # Errors
     /// The database failed.
     pub fn get(&self, id: NodeId) -> Result<Option<IndexedNode>, IndexError> {
-        Ok(self.table.get(&self.db, id)?)
+        Ok(self.table.get(self.db, id)?)
     }
 
     /// The node at a place, as this transaction sees it.
@@ -61,7 +66,7 @@ impl<'a> IndexTx<'a> {
     /// # Errors
     /// The database failed.
     pub fn child(&self, parent: NodeId, name: &str) -> Result<Option<IndexedNode>, IndexError> {
-        Ok(self.table.child(&self.db, parent, name)?)
+        Ok(self.table.child(self.db, parent, name)?)
     }
 
     /// What is in a directory, as this transaction sees it.
@@ -69,7 +74,7 @@ impl<'a> IndexTx<'a> {
     /// # Errors
     /// The database failed.
     pub fn children(&self, id: NodeId) -> Result<Vec<IndexedNode>, IndexError> {
-        Ok(self.table.children(&self.db, id)?)
+        Ok(self.table.children(self.db, id)?)
     }
 
     /// Adds a node that was not there.
@@ -84,8 +89,8 @@ impl<'a> IndexTx<'a> {
         }
         let row = self.row(new, false)?;
         // Only where there is a tombstone of it already is the dearer statement needed.
-        if !self.table.insert(&self.db, &row)? {
-            self.table.write(&self.db, &row)?;
+        if !self.add(&row)? {
+            self.table.write(self.db, &row)?;
         }
         Ok(())
     }
@@ -110,7 +115,7 @@ impl<'a> IndexTx<'a> {
     fn insert_as_change(&mut self, new: &IndexedNode, seq: Seq) -> Result<bool, IndexError> {
         debug_assert!(!new.node.entry.content.is_dir(), "a directory brings a sum of its own");
         let row = Write { node: new, seq, moved: false };
-        if !self.table.insert(&self.db, &row)? {
+        if !self.add(&row)? {
             return Ok(false);
         }
         self.count(new, 1);
@@ -127,9 +132,9 @@ impl<'a> IndexTx<'a> {
         debug_assert_eq!(old.node.id, new.node.id);
         if old.node == new.node {
             if old != new {
-                self.sheets.leave(&self.db, old)?;
-                self.sheets.enter(&self.db, new)?;
-                self.table.set_identity(&self.db, old, new)?;
+                self.sheets.leave(self.db, old)?;
+                self.sheets.enter(self.db, new)?;
+                self.table.set_identity(self.db, old, new)?;
             }
             return Ok(false);
         }
@@ -148,9 +153,9 @@ impl<'a> IndexTx<'a> {
         let moved = old.node.parent != new.node.parent;
         let row = self.row(new, moved)?;
         if moved || old.node.name != new.node.name {
-            self.table.write(&self.db, &row)?;
+            self.table.write(self.db, &row)?;
         } else {
-            self.table.rewrite(&self.db, old, &row)?;
+            self.table.rewrite(self.db, old, &row)?;
         }
         Ok(true)
     }
@@ -166,7 +171,7 @@ impl<'a> IndexTx<'a> {
         self.leave(node)?;
         if node.node.entry.content.is_dir() {
             self.forget(id)?;
-            for below in self.table.below(&self.db, id)? {
+            for below in self.table.below(self.db, id)? {
                 if below.is_dir {
                     self.forget(below.id)?;
                 } else {
@@ -176,13 +181,13 @@ impl<'a> IndexTx<'a> {
                 }
                 // A reader that knows this node in the directory it was moved from must be told of it by its own id.
                 if below.moved {
-                    self.table.bury(&self.db, below.id, self.seqs.next()?, self.now_secs)?;
+                    self.table.bury(self.db, below.id, self.seqs.next()?, self.now_secs)?;
                 } else {
-                    self.table.delete(&self.db, below.id)?;
+                    self.table.delete(self.db, below.id)?;
                 }
             }
         }
-        self.table.bury(&self.db, id, self.seqs.next()?, self.now_secs)?;
+        self.table.bury(self.db, id, self.seqs.next()?, self.now_secs)?;
         Ok(files)
     }
 
@@ -191,7 +196,7 @@ impl<'a> IndexTx<'a> {
     /// # Errors
     /// The database failed.
     pub fn change_problems(&mut self, over: &[&Problem], new: &[&Problem]) -> Result<(), IndexError> {
-        Ok(schema::change_problems(&self.db, over, new)?)
+        Ok(schema::change_problems(self.db, over, new)?)
     }
 
     /// Replaces the ignore rules.
@@ -199,7 +204,7 @@ impl<'a> IndexTx<'a> {
     /// # Errors
     /// The database failed.
     pub fn set_rules(&mut self, rules: &RuleSet) -> Result<(), IndexError> {
-        Ok(schema::set_rules(&self.db, rules)?)
+        Ok(schema::set_rules(self.db, rules)?)
     }
 
     /// Replaces the list of directories that are other file systems.
@@ -207,7 +212,7 @@ impl<'a> IndexTx<'a> {
     /// # Errors
     /// The database failed.
     pub fn set_mounts(&mut self, mounts: &[TreePath]) -> Result<(), IndexError> {
-        Ok(schema::set_mounts(&self.db, mounts)?)
+        Ok(schema::set_mounts(self.db, mounts)?)
     }
 
     /// How many files and links the tree would hold now.
@@ -221,14 +226,14 @@ impl<'a> IndexTx<'a> {
     /// # Errors
     /// The database failed; nothing was changed.
     pub fn commit(mut self) -> Result<Head, IndexError> {
-        let root: DirSum = self.sums.settle(&self.db, self.table)?;
+        let root: DirSum = self.sums.settle(self.db, self.table)?;
         self.head.root_digest = root.digest();
         if let Some(last) = self.seqs.last() {
             self.head.seq = self.head.seq.max(last);
         }
-        self.sheets.settle(&self.db, self.table)?;
-        schema::set_head(&self.db, &self.head)?;
-        self.db.commit()?;
+        self.sheets.settle(self.db, self.table)?;
+        schema::set_head(self.db, &self.head)?;
+        self.tx.commit()?;
         Ok(self.head)
     }
 
@@ -237,25 +242,33 @@ impl<'a> IndexTx<'a> {
         let is_there =
             dir == NodeId::ROOT || self.get(dir)?.is_some_and(|row| row.node.entry.content.is_dir());
         if is_there {
-            self.sheets.make(&self.db, self.table, dir)?;
+            self.sheets.make(self.db, self.table, dir)?;
         }
         Ok(())
     }
 
     /// What is told of a directory changes with what is in it.
     fn enter(&mut self, node: &IndexedNode) -> Result<(), IndexError> {
-        self.sums.enter(&self.db, self.table, node)?;
-        Ok(self.sheets.enter(&self.db, node)?)
+        self.sums.enter(self.db, self.table, node)?;
+        Ok(self.sheets.enter(self.db, node)?)
     }
 
     fn leave(&mut self, node: &IndexedNode) -> Result<(), IndexError> {
-        self.sums.leave(&self.db, self.table, node)?;
-        Ok(self.sheets.leave(&self.db, node)?)
+        self.sums.leave(self.db, self.table, node)?;
+        Ok(self.sheets.leave(self.db, node)?)
     }
 
     fn forget(&mut self, dir: NodeId) -> Result<(), IndexError> {
-        self.sums.forget(&self.db, self.table, dir)?;
-        Ok(self.sheets.forget(&self.db, dir)?)
+        self.sums.forget(self.db, self.table, dir)?;
+        Ok(self.sheets.forget(self.db, dir)?)
+    }
+
+    fn add(&mut self, row: &Write<'_>) -> Result<bool, IndexError> {
+        let inserter = match &mut self.inserter {
+            Some(inserter) => inserter,
+            none => none.insert(self.table.inserter(self.db)?),
+        };
+        Ok(inserter.insert(row)?)
     }
 
     fn row<'n>(&self, node: &'n IndexedNode, moved: bool) -> Result<Write<'n>, IndexError> {
