@@ -17,7 +17,7 @@ use common::{Scripted, options_for};
 use sync_agent::engine::{AppliedOp, Engine, EngineError, EngineOptions, Phase, PullMode, Reporter, Summary};
 use sync_core::{Halt, RuleFile, RuleSet, TreePath};
 use sync_locations::{
-    Faulty, Location, LocationError, Memory,
+    Faulty, FetchFailure, Location, LocationError, Memory,
     faulty::{Call, Moment, Script, Turn},
 };
 use sync_testkit::tree::{Compare, Snapshot, Tree, differences};
@@ -39,6 +39,8 @@ struct Stops {
     target: Tree,
     meanwhile: Mutex<Option<Act>>,
     then: Mutex<Option<LocationError>>,
+    /// What the first answer about a file is instead.
+    refuse: Mutex<Option<FetchFailure>>,
     /// What was in the target by then.
     seen: Arc<Mutex<Option<Snapshot>>>,
     deleted: Mutex<Vec<String>>,
@@ -48,6 +50,9 @@ struct Stops {
 
 impl Script for Stops {
     fn meets(&self, moment: Moment) -> Turn {
+        if (moment.call, moment.message) == (Call::FetchPacked, 1) {
+            return self.refuse.lock().unwrap().take().map_or(Turn::Pass, Turn::Refuse);
+        }
         if (moment.call, moment.number) != (Call::Changes, 1) {
             return Turn::Pass;
         }
@@ -108,6 +113,7 @@ impl Scene {
             target: pair.target.clone(),
             meanwhile: Mutex::new(Some(Box::new(meanwhile))),
             then: Mutex::new(None),
+            refuse: Mutex::new(None),
             seen: Arc::default(),
             deleted: Mutex::default(),
             planned: AtomicBool::default(),
@@ -362,6 +368,17 @@ async fn a_file_that_cannot_be_read_is_told_and_tried_by_the_next_run() {
     assert!(!scene.stops.planned.load(Ordering::Relaxed), "all of it was planned again");
     scene.pair.share.set_unreadable("0/0", None);
     scene.pull().await;
+}
+
+/// It changes between being told of and being fetched.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_changes_when_it_is_fetched_comes_in_the_next_round() {
+    let scene = Scene::new(|_, _| {});
+    *scene.stops.refuse.lock().unwrap() = Some(FetchFailure::Changed);
+    let summary = scene.try_pull(PullMode::default()).await.unwrap();
+    scene.assert_right(&summary);
+    assert!(scene.stops.refuse.lock().unwrap().is_none(), "nothing was refused");
+    assert_eq!((summary.synced, summary.failed), (u64::from(DIRS * FILES), 0), "{summary:?}");
 }
 
 #[tokio::test(start_paused = true)]

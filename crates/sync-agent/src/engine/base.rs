@@ -24,7 +24,7 @@ pub(super) fn agree(db: &Connection, remote: &Node, local: NodeId) -> rusqlite::
     NewBase::of(db)?.agree(remote, local)
 }
 
-/// Writes what is agreed on about local nodes that were just made: nothing can have been before.
+/// Writes what is agreed on about local nodes about which nothing is, as those that were just made.
 pub(super) struct NewBase<'db> {
     db: &'db Connection,
     /// At hand for many rows: to find it each time costs as much as to fill it in.

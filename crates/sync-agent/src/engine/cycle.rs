@@ -45,7 +45,7 @@ use super::{
 /// How often a run plans again when places changed under its hands.
 const MAX_ROUNDS: u32 = 8;
 
-/// A run that brings so many files leaves a long log, which closing the database has to move.
+/// A run that sees to so many files leaves a long log, which closing the database has to move.
 const MANY_FILES: u64 = 256;
 
 /// The pause before the second round; it doubles from there.

@@ -152,7 +152,7 @@ impl Placed {
         !self.shared.stop.is_cancelled()
     }
 
-    /// How many files and links are in place.
+    /// How many files and links are as they should be now.
     pub(super) fn files(&self) -> u64 {
         self.shared.outcome().synced
     }

@@ -62,6 +62,11 @@ const REVISIT: Duration = Duration::from_millis(100);
 const FEW: usize = 32;
 const REVISIT_MANY: Duration = Duration::from_secs(1);
 
+/// So do those that were left before, for the same reason, but for no longer than this, and not if more wait: in a storm they
+/// would soon be too many.
+const PUT_OFF_MOST: Duration = Duration::from_secs(4);
+const MOST_PUT_OFF: usize = MAX_REVISITS / 2;
+
 /// A place that is never settled is looked at again ever more rarely: the time doubles this often at most.
 const MOST_DOUBLINGS: u32 = 6;
 
@@ -84,6 +89,8 @@ pub(super) struct Later {
     /// Of those that wait the ones that changed, in the order in which they come up, and the others.
     changed: Queue,
     unsettled: Queue,
+    /// Until then those are put off, as many more were left.
+    put_off: Option<Instant>,
     everything_at: Option<Instant>,
     /// Files that are not read before then.
     resting: HashMap<TreePath, Instant>,
@@ -149,6 +156,9 @@ impl Later {
             self.wait(&path, at, false);
             self.tries.insert(path, tries);
         }
+        if many && self.waiting.len() <= MOST_PUT_OFF {
+            self.put_off = Some(now + REVISIT_MANY);
+        }
         if self.tries.len() > MOST_LATER {
             self.tries.clear();
         }
@@ -186,12 +196,14 @@ impl Later {
         if self.passed_over {
             return Due::Places(due);
         }
+        let is_put_off = self.put_off.is_some_and(|until| now < until);
+        let since = if is_put_off { now.checked_sub(PUT_OFF_MOST) } else { Some(now) };
         let mut bytes = 0;
         for _ in 0..MOST_AT_ONCE {
             if bytes >= MOST_BYTES_AT_ONCE {
                 break;
             }
-            let Some(path) = pop(&mut self.unsettled, now) else { break };
+            let Some(path) = since.and_then(|since| pop(&mut self.unsettled, since)) else { break };
             self.waiting.remove(&path);
             if let Some(size) = size_of(&path) {
                 bytes += size;
@@ -215,8 +227,10 @@ impl Later {
 
     /// When something comes up next.
     pub(super) fn next(&self) -> Option<Instant> {
-        let firsts = [&self.changed, &self.unsettled].map(|queue| queue.first().map(|(at, _)| *at));
-        firsts.into_iter().chain([self.everything_at]).flatten().min()
+        let [changed, unsettled] =
+            [&self.changed, &self.unsettled].map(|queue| queue.first().map(|(at, _)| *at));
+        let put_off = |at: Instant| self.put_off.map_or(at, |until| at.max(until.min(at + PUT_OFF_MOST)));
+        [changed, unsettled.map(put_off)].into_iter().chain([self.everything_at]).flatten().min()
     }
 
     fn wait(&mut self, path: &TreePath, at: Instant, changed: bool) {
@@ -410,6 +424,33 @@ mod tests {
             later.looked(None, &places(count), now);
             assert_eq!(later.next(), Some(now + want), "{count}");
         }
+    }
+
+    #[test]
+    fn unsettled_places_are_put_off_when_many_more_are_left_but_not_for_ever() {
+        let mut now = Instant::now();
+        let mut later = Later::default();
+        later.looked(Some(&[]), &[path("first")], now);
+        let first = now + REVISIT;
+        // Many more every half a second.
+        while now < first + PUT_OFF_MOST {
+            later.looked(Some(&[]), &places(FEW + 1), now);
+            assert_eq!(later.due(now, false, |_| Some(1)), Due::Places(vec![]), "{now:?}");
+            assert_eq!(later.next(), Some((now + REVISIT_MANY).min(first + PUT_OFF_MOST)));
+            now += REVISIT_MANY / 2;
+        }
+        later.looked(Some(&[]), &places(FEW + 1), now);
+        assert_eq!(later.due(now, false, |_| Some(1)), Due::Places(vec![path("first")]));
+        // And no more.
+        let Due::Places(rest) = later.due(now + REVISIT_MANY, false, |_| Some(1)) else {
+            panic!("everything")
+        };
+        assert_eq!((rest.len(), later.next()), (FEW + 1, None));
+
+        let mut later = Later::default();
+        later.looked(Some(&[]), &[path("first")], now);
+        later.looked(Some(&[]), &places(MOST_PUT_OFF), now);
+        assert_eq!(later.next(), Some(now + REVISIT), "too many wait");
     }
 
     #[test]
