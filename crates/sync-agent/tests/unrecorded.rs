@@ -177,7 +177,7 @@ struct Searchable {
 impl Probe for Searchable {
     fn before(&self, call: &Call<'_>) -> io::Result<()> {
         if call.op == Op::Link && call.site().ends_with("tree") {
-            let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'nodes_contents')";
+            let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'content_runs')";
             self.found.get_or_init(|| {
                 let db = rusqlite::Connection::open(&self.database).unwrap();
                 db.query_row(sql, [], |row| row.get(0)).unwrap()

@@ -104,6 +104,8 @@ impl State {
             )
             .unwrap();
         }
+        // They are made again of what the rows have now.
+        db.execute_batch("DROP TABLE IF EXISTS new_clues;").unwrap();
     }
 
     fn paths(&self, to: &Path) -> HashMap<Ino, PathBuf> {

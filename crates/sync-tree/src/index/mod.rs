@@ -5,11 +5,12 @@
 //!
 //! * Sequence numbers and node ids come from one counter and are never issued twice, not even after a power cut: a block of
 //!   them is reserved durably before the first is used, and each start goes on above the last block.
-//! * Nodes, sums, sheets, counts and the head change in one transaction ([`IndexTx`]).
+//! * Nodes, sums, sheets, clues, counts and the head change in one transaction ([`IndexTx`]).
 //! * A removed node leaves a tombstone; a removed directory's covers what was below it, except what had been moved there.
 //! * Readers have connections of their own and never wait for the writer.
 //! * A damaged database is not used any further; the next opening sets it aside, see `damage`.
 
+mod clues;
 mod damage;
 mod replica;
 mod schema;
@@ -182,7 +183,7 @@ struct Inner {
     share: ShareId,
     epoch: [u8; 16],
     /// Whether what is searched by is there, see [`Index::make_searchable`].
-    searchable: AtomicBool,
+    searching: clues::Searching,
     /// Set once the database is found to be damaged. Another may be in its place by then, and must not be taken for it.
     damaged: AtomicBool,
 }
@@ -231,7 +232,7 @@ impl Index {
         let table = NodeTable::new(schema::LOCAL);
         Ok(Self(Arc::new(Inner {
             path: path.to_owned(),
-            searchable: AtomicBool::new(table.is_searchable(&db)?),
+            searching: clues::Searching::of(&db)?,
             table,
             writer: Mutex::new(db),
             readers: Mutex::new(Vec::new()),
@@ -291,7 +292,8 @@ impl Index {
         work: impl FnOnce(&mut IndexTx<'_>) -> Result<T, E>,
     ) -> Result<(T, Head), E> {
         let db = self.0.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut tx = IndexTx::begin(&db, &self.0.table, &self.0.seqs, self.marker(), now_secs())?;
+        let mut tx =
+            IndexTx::begin(&db, &self.0.table, (&self.0.seqs, &self.0.searching), self.marker(), now_secs())?;
         let value = work(&mut tx)?;
         let head = probed!(Commit { database: &self.0.path } => tx.commit())?;
         Ok((value, head))

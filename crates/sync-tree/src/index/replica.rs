@@ -114,7 +114,7 @@ impl Replica {
         let row = Write { node: &new, seq: Seq(0), moved: false };
         match old {
             Some(old) if (old.node.parent, &old.node.name) == (node.parent, &node.name) => {
-                self.table.rewrite(db, &old, &row)
+                self.table.rewrite(db, &row)
             }
             _ => self.table.write(db, &row),
         }

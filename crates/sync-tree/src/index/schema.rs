@@ -11,8 +11,8 @@ use super::{Head, IndexError, sheets, table::NodeTable};
 pub(crate) const LOCAL: &str = "nodes";
 
 /// Each step brings a database from the version before it; `user_version` says how many have been taken.
-const MIGRATIONS: [fn(&Connection) -> rusqlite::Result<()>; 3] =
-    [create_first, write_fewer_pages, sheets::create];
+const MIGRATIONS: [fn(&Connection) -> rusqlite::Result<()>; 4] =
+    [create_first, write_fewer_pages, sheets::create, search_by_clues];
 
 fn create_first(db: &Connection) -> rusqlite::Result<()> {
     db.execute_batch(
@@ -30,11 +30,15 @@ fn create_first(db: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// What is written with each change is in few pages. The index that takes the place of the one by content is made when somebody
-/// searches.
+/// What is written with each change is in few pages. What takes the place of the index by content is made when somebody searches.
 fn write_fewer_pages(db: &Connection) -> rusqlite::Result<()> {
     db.execute_batch("DROP INDEX IF EXISTS nodes_content;")?;
     NodeTable::new(LOCAL).part_sums(db)
+}
+
+/// What takes the place of these is made when somebody searches.
+fn search_by_clues(db: &Connection) -> rusqlite::Result<()> {
+    db.execute_batch("DROP INDEX IF EXISTS nodes_ino; DROP INDEX IF EXISTS nodes_contents;")
 }
 
 /// Pages of the database that a connection keeps in memory, in KiB.

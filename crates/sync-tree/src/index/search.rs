@@ -1,12 +1,18 @@
 //! What is needed to search the tree on this disk by change, inode or content: made when somebody searches.
 //!
-//! Keeping those three indexes up to date costs a third of writing a whole tree, and nobody searches a tree that is only
-//! coming in. So they go first, and whoever searches next has them made, sorted at once. A run that finds nothing to do never
-//! does. If the program is killed in between, the next one knows by their absence.
+//! Keeping that up to date costs a third of writing a whole tree, and nobody searches a tree that is only coming in. So it goes
+//! first, and whoever searches next has it made, sorted at once. A run that finds nothing to do never does. If the program is
+//! killed in between, the next one knows by its absence.
 
-use std::{ops::RangeInclusive, sync::atomic::Ordering};
+use std::ops::RangeInclusive;
 
-use super::{Index, IndexError};
+use rusqlite::Connection;
+use sync_core::{Content, Digest};
+
+use super::{Index, IndexError, IndexedNode, NodeTable, clues};
+
+/// If more of a range of inodes are known, it is better to ask for each.
+const MOST_INODES: usize = 256;
 
 /// What is known of some inode numbers: all that nodes have in a range, in order. Without a range it is nothing.
 #[derive(Debug, Default)]
@@ -32,25 +38,29 @@ impl Index {
         let (empty, _) = self.write(|tx| {
             let empty = tx.files() == 0;
             if empty {
-                self.table().make_unsearchable(tx.sql())?;
-                self.0.searchable.store(false, Ordering::Release);
+                tx.make_unsearchable()?;
             }
             Ok::<_, IndexError>(empty)
         })?;
         if empty { Ok(()) } else { self.make_searchable() }
     }
 
-    /// Makes searching fast, if it is not. What searches by methods of [`Index`] need not ask for it.
+    /// Makes searching possible, if it is not. What searches by methods of [`Index`] need not ask for it.
     ///
     /// # Errors
     /// The database failed.
     pub fn make_searchable(&self) -> Result<(), IndexError> {
-        if self.0.searchable.load(Ordering::Acquire) {
+        if self.is_searchable() {
             return Ok(());
         }
-        self.write(|tx| Ok::<_, IndexError>(self.table().make_searchable(tx.sql())?))?;
-        self.0.searchable.store(true, Ordering::Release);
+        self.write(|tx| if self.is_searchable() { Ok(()) } else { tx.make_searchable() })?;
         Ok(())
+    }
+
+    /// Whether one can search.
+    #[must_use]
+    pub fn is_searchable(&self) -> bool {
+        self.0.searching.is_made()
     }
 
     /// Which of these inode numbers nodes may have, in one question.
@@ -60,8 +70,43 @@ impl Index {
         let Some((first, last)) = inodes.clone().min().zip(inodes.max()) else {
             return Ok(Inodes::default());
         };
-        let known = self.read(|db| self.0.table.inodes_between(db, first, last))?;
+        let known = self.read(|db| clues::inodes_between(db, (first, last), MOST_INODES))?;
         Ok(Inodes(known.map(|known| (first..=last, known))))
+    }
+}
+
+impl NodeTable {
+    /// Nodes with this inode number: more than one for hard links.
+    ///
+    /// # Errors
+    /// The database failed, or nothing was [made](Index::make_searchable) to search by.
+    pub fn with_inode(&self, db: &Connection, ino: u64) -> rusqlite::Result<Vec<IndexedNode>> {
+        let mut found = Vec::new();
+        for id in clues::with_inode(db, ino)? {
+            found.extend(self.get(db, id)?.filter(|node| node.identity.ino == ino));
+        }
+        Ok(found)
+    }
+
+    /// Some files with this content.
+    ///
+    /// # Errors
+    /// The database failed, or nothing was [made](Index::make_searchable) to search by.
+    pub fn with_digest(
+        &self,
+        db: &Connection,
+        digest: &Digest,
+        limit: usize,
+    ) -> rusqlite::Result<Vec<IndexedNode>> {
+        let has_it = |node: &IndexedNode| matches!(&node.node.entry.content, Content::File { digest: found, .. } if found == digest);
+        let mut found = Vec::new();
+        for id in clues::with_digest(db, digest)? {
+            if found.len() == limit {
+                break;
+            }
+            found.extend(self.get(db, id)?.filter(has_it));
+        }
+        Ok(found)
     }
 }
 
@@ -72,9 +117,10 @@ mod tests {
     use super::*;
     use crate::{hash::Identity, index::IndexedNode};
 
-    fn indexes(index: &Index) -> Vec<String> {
-        let names =
-            "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'nodes' ORDER BY name";
+    /// What is there to search by.
+    fn made(index: &Index) -> Vec<String> {
+        let names = "SELECT name FROM sqlite_master WHERE name IN \
+                     ('nodes_seq', 'new_clues', 'inode_runs', 'content_runs') ORDER BY name";
         index.read(|db| db.prepare(names)?.query_map([], |row| row.get(0))?.collect()).unwrap()
     }
 
@@ -93,7 +139,7 @@ mod tests {
     fn what_a_bulk_takes_away_is_there_again_when_somebody_searches() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("index.db");
-        let all = indexes(&Index::open(&path).unwrap());
+        let all = ["content_runs", "inode_runs", "new_clues", "nodes_seq"];
         let searches: [fn(&Index); 5] = [
             |index| drop(index.feed_page(sync_core::Seq(0), 1).unwrap()),
             |index| drop(index.with_inode(1).unwrap()),
@@ -105,14 +151,15 @@ mod tests {
             for killed in [false, true] {
                 let mut index = Index::open(&path).unwrap();
                 index.begin_bulk().unwrap();
-                assert_eq!(indexes(&index), ["nodes_gone", "nodes_place"]);
+                assert!(made(&index).is_empty() && !index.is_searchable());
                 if killed {
                     drop(index);
                     index = Index::open(&path).unwrap();
-                    assert_eq!(indexes(&index), ["nodes_gone", "nodes_place"]);
+                    assert!(made(&index).is_empty() && !index.is_searchable());
                 }
                 search(&index);
-                assert_eq!(indexes(&index), all);
+                assert_eq!(made(&index), all);
+                assert!(index.is_searchable());
             }
         }
     }

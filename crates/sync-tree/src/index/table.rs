@@ -69,19 +69,14 @@ pub struct NodeTable {
     select_behind: String,
     select_since: String,
     select_page: String,
-    select_inode: String,
-    select_inodes: String,
-    select_digest: String,
     select_below: String,
     insert: String,
     upsert: String,
-    /// By what else changes, see [`rewritten`].
-    rewrites: [String; 4],
+    rewrite: String,
     select_sum: String,
     set_sum: String,
     delete_sum: String,
     set_identity: String,
-    set_inode: String,
     bury: String,
     delete: String,
 }
@@ -90,14 +85,6 @@ const COLUMNS: &str =
     "id, kind, parent, name, size, mtime_s, mtime_ns, mode, content, ino, ctime_s, ctime_ns, vouched";
 /// So many names before and behind another are near to it.
 const MOST_NEAR: usize = 4;
-/// So many files of one content are found at most. The number is part of the statement: with a parameter there SQLite would
-/// plan it anew for each call.
-const MOST_ALIKE: usize = 8;
-/// If more of a range of inodes are known, it is better to ask for each.
-const MOST_INODES: usize = 256;
-/// What contents are searched by. An index by all of a digest has three times as many pages, and a file that changed is written
-/// into two of them.
-const CONTENT_BEGINS: &str = "substr(content, 1, 8)";
 const GONE: i64 = 0;
 const FILE: i64 = 1;
 const DIRECTORY: i64 = 2;
@@ -126,14 +113,6 @@ impl NodeTable {
             select_page: format!(
                 "SELECT {COLUMNS} FROM {name} WHERE id > ?1 AND parent IS NOT NULL ORDER BY id LIMIT ?2"
             ),
-            select_inode: format!("SELECT {COLUMNS} FROM {name} WHERE ino = ?1"),
-            select_inodes: format!(
-                "SELECT ino FROM {name} WHERE ino BETWEEN ?1 AND ?2 ORDER BY ino LIMIT {MOST_INODES}"
-            ),
-            select_digest: format!(
-                "SELECT {COLUMNS} FROM {name} WHERE {CONTENT_BEGINS} = substr(?1, 1, 8) AND content = ?1 AND kind = {FILE} \
-                 LIMIT {MOST_ALIKE}"
-            ),
             // Not UNION ALL: a hostile feed can tell of parents in a loop.
             select_below: format!(
                 "WITH RECURSIVE below(id) AS (SELECT id FROM {name} WHERE parent = ?1 \
@@ -146,17 +125,17 @@ impl NodeTable {
                  content=?9, ino=?10, ctime_s=?11, ctime_ns=?12, vouched=?13, seq=?14, moved=max(moved, ?15), \
                  gone_at=NULL"
             ),
-            rewrites: ["", ", ino=?10", ", content=?9", ", ino=?10, content=?9"]
-                .map(|also| rewrite(name, also)),
+            // The place, which is searched by, stays.
+            rewrite: format!(
+                "UPDATE {name} SET kind=?2, size=?5, mtime_s=?6, mtime_ns=?7, mode=?8, content=?9, ino=?10, ctime_s=?11, \
+                 ctime_ns=?12, vouched=?13, seq=?14, moved=max(moved, ?15) WHERE id = ?1"
+            ),
             select_sum: format!("SELECT sum FROM {name}_sums WHERE id = ?1"),
             set_sum: format!(
                 "INSERT INTO {name}_sums VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET sum = ?2"
             ),
             delete_sum: format!("DELETE FROM {name}_sums WHERE id = ?1"),
             set_identity: format!(
-                "UPDATE {name} SET ctime_s = ?3, ctime_ns = ?4, vouched = ?5 WHERE id = ?1"
-            ),
-            set_inode: format!(
                 "UPDATE {name} SET ino = ?2, ctime_s = ?3, ctime_ns = ?4, vouched = ?5 WHERE id = ?1"
             ),
             bury: format!(
@@ -170,7 +149,7 @@ impl NodeTable {
         }
     }
 
-    /// Makes the table with its indexes. `local` trees can be searched by inode and by digest; a remote one needs neither.
+    /// Makes the table with its indexes. A `local` tree is asked what changed in it.
     pub(crate) fn create(&self, db: &Connection, local: bool) -> rusqlite::Result<()> {
         let name = &self.name;
         // No partial indexes where statements have parameters: SQLite then plans such a statement anew for every new value,
@@ -188,7 +167,7 @@ impl NodeTable {
              CREATE INDEX {name}_gone ON {name} (gone_at) WHERE gone_at IS NOT NULL;"
         ))?;
         if local {
-            self.make_searchable(db)?;
+            self.make_changes(db)?;
         }
         db.execute_batch(&format!(
             "INSERT INTO {name} (id, kind, size, mtime_s, mtime_ns, mode, ctime_s, ctime_ns, vouched, seq, moved)
@@ -221,32 +200,15 @@ impl NodeTable {
         ))
     }
 
-    /// Whether all indexes by change, inode and content are there.
-    pub(crate) fn is_searchable(&self, db: &Connection) -> rusqlite::Result<bool> {
+    /// Makes the index by change, unless it is there.
+    pub(crate) fn make_changes(&self, db: &Connection) -> rusqlite::Result<()> {
         let name = &self.name;
-        let found = format!(
-            "SELECT count(*) = 3 FROM sqlite_master WHERE type = 'index' AND name IN ('{name}_seq', '{name}_ino', '{name}_contents')"
-        );
-        db.query_row(&found, [], |row| row.get(0))
+        db.execute_batch(&format!("CREATE INDEX IF NOT EXISTS {name}_seq ON {name} (seq);"))
     }
 
-    /// Makes the indexes by change, inode and content, unless they are there.
-    pub(crate) fn make_searchable(&self, db: &Connection) -> rusqlite::Result<()> {
-        let name = &self.name;
-        db.execute_batch(&format!(
-            "CREATE INDEX IF NOT EXISTS {name}_seq ON {name} (seq);
-             CREATE INDEX IF NOT EXISTS {name}_ino ON {name} (ino);
-             CREATE INDEX IF NOT EXISTS {name}_contents ON {name} ({CONTENT_BEGINS});"
-        ))
-    }
-
-    /// Removes these indexes: making them later is cheaper than keeping them while a whole tree is written.
-    pub(crate) fn make_unsearchable(&self, db: &Connection) -> rusqlite::Result<()> {
-        let name = &self.name;
-        db.execute_batch(&format!(
-            "DROP INDEX IF EXISTS {name}_seq; DROP INDEX IF EXISTS {name}_ino; \
-             DROP INDEX IF EXISTS {name}_contents;"
-        ))
+    /// Removes it.
+    pub(crate) fn remove_changes(&self, db: &Connection) -> rusqlite::Result<()> {
+        db.execute_batch(&format!("DROP INDEX IF EXISTS {}_seq;", self.name))
     }
 
     /// Removes the table.
@@ -360,44 +322,6 @@ impl NodeTable {
         rows.filter_map(|row| row.map(present).transpose()).collect()
     }
 
-    /// Nodes with this inode number: more than one for hard links.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub fn with_inode(&self, db: &Connection, ino: u64) -> rusqlite::Result<Vec<IndexedNode>> {
-        let mut statement = db.prepare_cached(&self.select_inode)?;
-        let rows = statement.query_map([ino.cast_signed()], read)?;
-        rows.filter_map(|row| row.map(present).transpose()).collect()
-    }
-
-    /// The inode numbers from the first to the last that nodes have, in order; `None` if they are too many.
-    pub(crate) fn inodes_between(
-        &self,
-        db: &Connection,
-        first: i64,
-        last: i64,
-    ) -> rusqlite::Result<Option<Vec<i64>>> {
-        let mut statement = db.prepare_cached(&self.select_inodes)?;
-        let inodes: Vec<i64> =
-            statement.query_map([first, last], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-        Ok((inodes.len() < MOST_INODES).then_some(inodes))
-    }
-
-    /// Some files with this content.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub fn with_digest(
-        &self,
-        db: &Connection,
-        digest: &Digest,
-        limit: usize,
-    ) -> rusqlite::Result<Vec<IndexedNode>> {
-        let mut statement = db.prepare_cached(&self.select_digest)?;
-        let rows = statement.query_map([digest.0], read)?.take(limit);
-        rows.filter_map(|row| row.map(present).transpose()).collect()
-    }
-
     /// Everything below a directory.
     pub(crate) fn below(&self, db: &Connection, id: NodeId) -> rusqlite::Result<Vec<Descendant>> {
         let mut statement = db.prepare_cached(&self.select_below)?;
@@ -416,14 +340,9 @@ impl NodeTable {
         execute(&mut *db.prepare_cached(&self.upsert)?, row)
     }
 
-    /// Writes a node that is there, and stays in its place; `old` is what is there.
-    pub(crate) fn rewrite(
-        &self,
-        db: &Connection,
-        old: &IndexedNode,
-        row: &Write<'_>,
-    ) -> rusqlite::Result<()> {
-        execute(&mut *db.prepare_cached(&self.rewrites[rewritten(old, row.node)])?, row)
+    /// Writes a node that is there, and stays in its place.
+    pub(crate) fn rewrite(&self, db: &Connection, row: &Write<'_>) -> rusqlite::Result<()> {
+        execute(&mut *db.prepare_cached(&self.rewrite)?, row)
     }
 
     /// What adds new nodes.
@@ -449,16 +368,16 @@ impl NodeTable {
     }
 
     /// Writes what vouches for a node, without a change of the node.
-    pub(crate) fn set_identity(
-        &self,
-        db: &Connection,
-        old: &IndexedNode,
-        row: &IndexedNode,
-    ) -> rusqlite::Result<()> {
-        let sql = if old.identity.ino == row.identity.ino { &self.set_identity } else { &self.set_inode };
+    pub(crate) fn set_identity(&self, db: &Connection, row: &IndexedNode) -> rusqlite::Result<()> {
         let ino = (row.identity.ino != 0).then_some(row.identity.ino.cast_signed());
         let (secs, nanos) = (row.identity.ctime.secs, row.identity.ctime.nanos);
-        db.prepare_cached(sql)?.execute(params![sql_id(row.node.id), ino, secs, nanos, row.vouched])?;
+        db.prepare_cached(&self.set_identity)?.execute(params![
+            sql_id(row.node.id),
+            ino,
+            secs,
+            nanos,
+            row.vouched
+        ])?;
         Ok(())
     }
 
@@ -560,22 +479,6 @@ pub fn inserted(result: rusqlite::Result<()>) -> rusqlite::Result<bool> {
         }
         Err(error) => Err(error),
     }
-}
-
-/// What is not named need not be found in its index: the place of a file that was edited stays, and often its inode; of one
-/// that was only touched so does the content.
-fn rewrite(table: &str, also: &str) -> String {
-    format!(
-        "UPDATE {table} SET kind=?2, size=?5, mtime_s=?6, mtime_ns=?7, mode=?8, ctime_s=?11, ctime_ns=?12, \
-         vouched=?13, seq=?14, moved=max(moved, ?15){also} WHERE id = ?1"
-    )
-}
-
-/// Which of the statements writes this node in place of that one.
-fn rewritten(old: &IndexedNode, new: &IndexedNode) -> usize {
-    let ino = old.identity.ino != new.identity.ino;
-    let content = old.node.entry.content != new.node.entry.content;
-    usize::from(ino) + 2 * usize::from(content)
 }
 
 fn execute(statement: &mut Statement<'_>, row: &Write<'_>) -> rusqlite::Result<()> {

@@ -147,7 +147,8 @@ fn a_database_of_the_first_version_is_brought_to_this_one() {
     let db = Connection::open(&old).unwrap();
     put_sums_back(&db, "nodes");
     db.execute_batch("DROP TABLE sheets;").unwrap();
-    db.execute_batch("DROP INDEX nodes_contents; CREATE INDEX nodes_content ON nodes (content);").unwrap();
+    db.execute_batch("CREATE INDEX nodes_content ON nodes (content); CREATE INDEX nodes_ino ON nodes (ino);")
+        .unwrap();
     db.pragma_update(None, "user_version", 1).unwrap();
     drop(db);
     let [old, other] = [&old, &other].map(|path| Index::open_or_rebuild(path).unwrap());
@@ -155,7 +156,7 @@ fn a_database_of_the_first_version_is_brought_to_this_one() {
     assert_eq!(old.head().unwrap().root_digest, other.head().unwrap().root_digest);
     assert_eq!(change_one(&old).root_digest, change_one(&other).root_digest);
     assert_eq!(old.with_digest(&Digest::of(&[0]), 1).unwrap().len(), 1);
-    let indexes = "SELECT count(*) FROM sqlite_master WHERE name = 'nodes_content'";
+    let indexes = "SELECT count(*) FROM sqlite_master WHERE name IN ('nodes_content', 'nodes_ino')";
     assert_eq!(old.read(|db| db.query_row(indexes, [], |row| row.get::<_, i64>(0))).unwrap(), 0);
 }
 

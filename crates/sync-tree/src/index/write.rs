@@ -4,7 +4,9 @@ use rusqlite::{Connection, TransactionBehavior};
 use sync_core::{NodeId, Problem, RuleSet, Seq, TreePath, treehash::DirSum};
 
 use super::{
-    Head, IndexError, SeqSource, schema,
+    Head, IndexError, SeqSource,
+    clues::{Clues, Searching},
+    schema,
     sheets::{Marker, Sheets},
     sums::Sums,
     table::{IndexedNode, Inserter, NodeTable, Write},
@@ -21,6 +23,7 @@ pub struct IndexTx<'a> {
     seqs: &'a SeqSource,
     sums: Sums,
     sheets: Sheets,
+    clues: Clues<'a>,
     head: Head,
     now_secs: i64,
 }
@@ -29,14 +32,14 @@ impl<'a> IndexTx<'a> {
     pub(super) fn begin(
         db: &'a Connection,
         table: &'a NodeTable,
-        seqs: &'a SeqSource,
+        (seqs, searching): (&'a SeqSource, &'a Searching),
         marker: Marker,
         now_secs: i64,
     ) -> Result<Self, IndexError> {
         let tx = rusqlite::Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
         let head = schema::head(db)?;
-        let (sums, sheets) = (Sums::default(), Sheets::new(marker));
-        Ok(Self { tx, db, table, inserter: None, seqs, sums, sheets, head, now_secs })
+        let (sums, sheets, clues) = (Sums::default(), Sheets::new(marker), Clues::begin(searching));
+        Ok(Self { tx, db, table, inserter: None, seqs, sums, sheets, clues, head, now_secs })
     }
 
     /// The connection, for tables that others keep beside ours in the same file and must change in the same transaction.
@@ -92,6 +95,7 @@ impl<'a> IndexTx<'a> {
         if !self.add(&row)? {
             self.table.write(self.db, &row)?;
         }
+        self.clues.enter(new);
         Ok(())
     }
 
@@ -120,6 +124,7 @@ impl<'a> IndexTx<'a> {
         }
         self.count(new, 1);
         self.enter(new)?;
+        self.clues.enter(new);
         Ok(true)
     }
 
@@ -130,11 +135,12 @@ impl<'a> IndexTx<'a> {
     /// The database failed.
     pub fn update(&mut self, old: &IndexedNode, new: &IndexedNode) -> Result<bool, IndexError> {
         debug_assert_eq!(old.node.id, new.node.id);
+        self.clues.change(old, new);
         if old.node == new.node {
             if old != new {
                 self.sheets.leave(self.db, old)?;
                 self.sheets.enter(self.db, new)?;
-                self.table.set_identity(self.db, old, new)?;
+                self.table.set_identity(self.db, new)?;
             }
             return Ok(false);
         }
@@ -155,7 +161,7 @@ impl<'a> IndexTx<'a> {
         if moved || old.node.name != new.node.name {
             self.table.write(self.db, &row)?;
         } else {
-            self.table.rewrite(self.db, old, &row)?;
+            self.table.rewrite(self.db, &row)?;
         }
         Ok(true)
     }
@@ -167,6 +173,7 @@ impl<'a> IndexTx<'a> {
     pub fn remove(&mut self, node: &IndexedNode) -> Result<u64, IndexError> {
         let id = node.node.id;
         let mut files = u64::from(!node.node.entry.content.is_dir());
+        self.clues.leave(node);
         self.count(node, -1);
         self.leave(node)?;
         if node.node.entry.content.is_dir() {
@@ -232,9 +239,23 @@ impl<'a> IndexTx<'a> {
             self.head.seq = self.head.seq.max(last);
         }
         self.sheets.settle(self.db, self.table)?;
+        self.clues.settle(self.db, self.head.files)?;
         schema::set_head(self.db, &self.head)?;
         self.tx.commit()?;
+        self.clues.committed();
         Ok(self.head)
+    }
+
+    /// Makes what is searched by, see [`Index::make_searchable`](super::Index::make_searchable).
+    pub(super) fn make_searchable(&mut self) -> Result<(), IndexError> {
+        self.table.make_changes(self.db)?;
+        Ok(self.clues.make(self.db)?)
+    }
+
+    /// Removes it: making it later is cheaper than keeping it while a whole tree is written.
+    pub(super) fn make_unsearchable(&mut self) -> Result<(), IndexError> {
+        self.table.remove_changes(self.db)?;
+        Ok(self.clues.remove(self.db)?)
     }
 
     /// Makes the sheet of a directory, which spares looks to read its rows as long as they stay the same.
