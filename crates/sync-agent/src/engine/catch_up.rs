@@ -63,6 +63,9 @@ impl Engine {
             }
             return Err(error);
         }
+        if early == Early::May {
+            self.send_for_small(run);
+        }
         self.looked(run).await?;
         if self.first_look_done {
             return Ok(());

@@ -74,7 +74,9 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<Summary, EngineError> {
         let run = Run { remote, reporter, cancel, once: true };
+        self.forget_foreseen();
         let pulled = self.pull_over(mode, &run).await;
+        self.forget_foreseen();
         let stopped = self.stop_fill(&run).await;
         let pulled = match (pulled, stopped) {
             // The feed was cut, and that is not the worst of it.
@@ -82,6 +84,11 @@ impl Engine {
             (pulled, _) => pulled,
         };
         pulled.map_err(|error| self.explained(error))
+    }
+
+    /// What a pull read and sent for is for its own plan.
+    fn forget_foreseen(&mut self) {
+        (self.foreseen, self.sent_for) = (None, None);
     }
 
     async fn pull_over(&mut self, mode: PullMode, run: &Run<'_>) -> Result<Summary, EngineError> {
@@ -113,6 +120,7 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<(), EngineError> {
         let run = Run { remote, reporter, cancel, once: false };
+        self.forget_foreseen();
         let followed = self.follow_over(&run).await;
         followed.map_err(|error| self.explained(error))
     }
@@ -182,6 +190,7 @@ impl Engine {
         cancel: &CancellationToken,
     ) -> Result<Summary, EngineError> {
         let run = Run { remote, reporter, cancel, once: true };
+        self.forget_foreseen();
         self.adopt_unrecorded(&run)?;
         self.catch_up(&run, Early::MustNot).await?;
         self.look(&LookScope::Everything, true, &run)?;
@@ -237,7 +246,7 @@ impl Engine {
         // A look records what it finds as if it were there to stay.
         in_place(|| self.context.applier.flush_earlier())?;
         self.look(&LookScope::Everything, false, run)?;
-        let slots = self.gather(&Scope::Everything, Policy::LeftWins)?;
+        let slots = self.gather(&Scope::Everything, Policy::LeftWins, None)?;
         let allow = Guard { allow: true, ..Guard::default() };
         self.keep_records(&plan(slots, Policy::LeftWins, &allow)?)?;
         self.cut_off = false;
@@ -456,6 +465,8 @@ impl Engine {
         run: &Run<'_>,
     ) -> Result<(Scope, Plan), EngineError> {
         run.reporter.phase(Phase::Planning);
+        // It is for one plan: what comes of that changes what was read.
+        let foreseen = self.foreseen.take();
         let store = self.store();
         let scope = if everything { Scope::Everything } else { store.scope()? };
         let deleted_since = store.deleted_since(now_secs())?;
@@ -465,14 +476,19 @@ impl Engine {
             files_then: store.index().head()?.files + deleted_since,
             deleted_since,
         };
-        let plan = plan(self.gather(&scope, policy)?, policy, &guard)?;
+        let plan = plan(self.gather(&scope, policy, foreseen)?, policy, &guard)?;
         tracing::trace!(?scope, ?plan, "planned");
         let bytes = plan.files.iter().filter(|put| matches!(put, Put::File { .. })).map(size_of).sum();
         run.reporter.planned(plan.files.len() as u64, bytes);
         Ok((scope, plan))
     }
 
-    fn gather(&self, scope: &Scope, policy: Policy) -> Result<Vec<Slot>, EngineError> {
+    fn gather(
+        &self,
+        scope: &Scope,
+        policy: Policy,
+        foreseen: Option<Foreseen>,
+    ) -> Result<Vec<Slot>, EngineError> {
         let store = self.store();
         if !scope.is_empty() {
             // Contents will be looked for in the target.
@@ -488,7 +504,10 @@ impl Engine {
             })
         };
         in_place(|| {
-            let foreseen = Foreseen::of(store, scope);
+            let foreseen = match foreseen {
+                Some(known) if known.is_still_for(store, scope)? => known,
+                _ => Foreseen::of(store, scope),
+            };
             let slots = gather_with(&foreseen)?;
             if cfg!(debug_assertions) && !foreseen.is_empty() {
                 assert_eq!(
@@ -545,7 +564,7 @@ impl Engine {
         run.reporter.phase(Phase::Transferring);
         let puts = phases.possible(std::mem::take(&mut plan.files), wholes);
         let changed = (later.is_empty() && phases.may_run_ahead()).then(|| puts.dirs());
-        let here = Here { captured, material };
+        let here = Here { captured, material, sent_for: self.sent_for.take() };
         let placed = transfer::run(&self.context, in_one_part(puts), here, run).await;
         run.reporter.phase(Phase::Finishing);
         let early = match changed {

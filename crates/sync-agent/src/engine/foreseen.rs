@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use rayon::{iter::ParallelIterator as _, slice::ParallelSlice as _};
 use sync_core::{
-    Content, Digest, Node, NodeId,
+    Content, Digest, Node, NodeId, Seq,
     plan::{Base, MAX_DEPTH, Scope, Trees as _},
 };
 use sync_tree::index::IndexError;
@@ -22,10 +22,14 @@ const MOST: usize = 8192;
 /// Neighbours are in the same directories, and their rows in the same pages.
 const PIECE: usize = if cfg!(debug_assertions) { 4 } else { 128 };
 const MOST_PIECES: usize = 8;
+/// While a look goes on one thread reads, which is done before the look is if there is so much more to look at. Tests have few files.
+const TIMES_MORE: u64 = if cfg!(debug_assertions) { 1 } else { 32 };
 
 /// Answers by what is asked.
 #[derive(Debug, Default)]
 pub(super) struct Foreseen {
+    /// The nodes that it is for, and the newest change on this disk from before it was read; if it was read beforehand.
+    beforehand: Option<(Vec<NodeId>, Seq)>,
     remote: HashMap<NodeId, Option<Node>>,
     base: HashMap<NodeId, Option<Base>>,
     /// The remote nodes that local ones were agreed to be.
@@ -45,17 +49,44 @@ impl Foreseen {
         read.inspect_err(|error| tracing::debug!(%error, "nothing is read ahead")).unwrap_or_default()
     }
 
+    /// Reads ahead what is pending while a look at the target goes on. That has the processor's cores, so one thread reads.
+    pub(super) fn beforehand(store: &Store) -> Result<Option<Self>, IndexError> {
+        let (scope, head) = (store.scope()?, store.index().head()?);
+        let Scope::Nodes { remote, .. } = scope else { return Ok(None) };
+        let is_little = remote.len() as u64 * TIMES_MORE <= head.files;
+        if !(FEW..=MOST).contains(&remote.len()) || !is_little || !store.index().is_searchable() {
+            return Ok(None);
+        }
+        let read = Self::piece(store, &remote)?;
+        Ok(Some(Self { beforehand: Some((remote, head.seq)), ..read }))
+    }
+
+    /// Whether it was read [beforehand](Self::beforehand) for a plan of these, and the look at the target found nothing new since.
+    pub(super) fn is_still_for(&self, store: &Store, scope: &Scope) -> Result<bool, IndexError> {
+        let (Some((pending, seq)), Scope::Nodes { remote, .. }) = (&self.beforehand, scope) else {
+            return Ok(false);
+        };
+        Ok(pending == remote && store.index().head()?.seq == *seq)
+    }
+
+    /// The nodes that were read beforehand.
+    pub(super) fn pending(&self) -> &[NodeId] {
+        self.beforehand.as_ref().map_or(&[], |(pending, _)| pending)
+    }
+
     fn read(store: &Store, remote: &[NodeId]) -> Result<Self, IndexError> {
         // Each piece needs a connection to the database.
         let size = remote.len().div_ceil(rayon::current_num_threads().min(MOST_PIECES)).max(PIECE);
-        let pieces = remote.par_chunks(size).map(|ids| {
-            store.with_trees(&Keeper::of_nothing(), |trees| {
-                let mut piece = Self::default();
-                ids.iter().try_for_each(|id| piece.follow(trees, *id))?;
-                Ok(piece)
-            })
-        });
+        let pieces = remote.par_chunks(size).map(|ids| Self::piece(store, ids));
         pieces.try_reduce(Self::default, |all, piece| Ok(all.merged(piece)))
+    }
+
+    fn piece(store: &Store, ids: &[NodeId]) -> Result<Self, IndexError> {
+        store.with_trees(&Keeper::of_nothing(), |trees| {
+            let mut piece = Self::default();
+            ids.iter().try_for_each(|id| piece.follow(trees, *id))?;
+            Ok(piece)
+        })
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -27,6 +27,7 @@ mod part;
 mod phases;
 mod record;
 pub mod reporter;
+mod sent_for;
 mod status;
 mod store;
 mod target;
@@ -259,6 +260,9 @@ pub struct Engine {
     looking: Option<catch_up::Looking>,
     /// What comes while the feed is read.
     filling: Option<fill::Fill>,
+    /// What was read for the next plan, and sent for, while a look went on.
+    foreseen: Option<foreseen::Foreseen>,
+    sent_for: Option<sent_for::SentFor>,
     /// Problems of single paths that the last runs could not solve.
     failing: Mutex<BTreeMap<sync_core::TreePath, Problem>>,
     first_look_done: bool,
@@ -330,6 +334,8 @@ impl Engine {
             looker: None,
             looking: None,
             filling: None,
+            foreseen: None,
+            sent_for: None,
             failing: Mutex::default(),
             first_look_done: false,
             done: Done::default(),

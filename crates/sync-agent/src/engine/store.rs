@@ -482,7 +482,7 @@ impl Store {
         self.with_trees_foreseen(keeper, &Foreseen::default(), work)
     }
 
-    /// The same, where some of it was read before. Nothing may have been written since.
+    /// The same, where some of it was read before. None of that may have changed since.
     pub(crate) fn with_trees_foreseen<T>(
         &self,
         keeper: &Keeper<'_>,

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    iter,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -24,6 +25,7 @@ use tokio::{
     sync::{
         OwnedSemaphorePermit, Semaphore,
         mpsc::{self, Receiver, Sender, UnboundedReceiver, UnboundedSender},
+        oneshot,
     },
     task::JoinHandle,
 };
@@ -40,6 +42,7 @@ use super::{
     phases::{Failed, displaced_to},
     record::{Done, record},
     reporter::Reporter,
+    sent_for::{Found, SentFor},
     threads,
     whole::Full,
 };
@@ -48,6 +51,8 @@ use super::{
 const JOBS_AHEAD: usize = 8;
 /// Wants on their way; enough to keep a long line busy with tiny files.
 const WANTS_AHEAD: usize = 2048;
+/// Items that are looked for among what was sent for, and given to a worker together.
+const FOUND_AT_ONCE: usize = 32;
 /// Threads that stage and place.
 const WORKERS: usize = 2;
 /// A batch is flushed and placed when it has this many files or bytes, or when nothing more comes for a moment.
@@ -87,6 +92,8 @@ pub(super) struct Here {
     pub captured: HashMap<NodeId, Staged>,
     /// What may hold parts of others.
     pub material: Material,
+    /// What was asked for before it was planned.
+    pub sent_for: Option<SentFor>,
 }
 
 /// What all parts share.
@@ -199,7 +206,7 @@ pub(super) async fn run(context: &Arc<Context>, parts: Receiver<Puts>, here: Her
     drop(job_queue);
     let recording = start(shared.stop.clone(), record_all(shared.clone(), record_queue));
 
-    feed_jobs(&shared, remote, jobs, Incoming { parts, answered }).await;
+    feed_jobs(&shared, remote, jobs, Incoming { parts, answered, sent_for: here.sent_for }).await;
     for thread in started {
         end_of(thread).await;
     }
@@ -239,14 +246,21 @@ async fn end_of(thread: JoinHandle<()>) {
     }
 }
 
-/// Where items come from: new parts, and local jobs whose source failed.
+/// Where items come from: new parts, and local jobs whose source failed. And what was sent for before there were items.
 struct Incoming {
     parts: Receiver<Puts>,
     answered: mpsc::UnboundedReceiver<LocalAnswer>,
+    sent_for: Option<SentFor>,
 }
 
 /// Sorts the items by where their bytes come from and brings them to the workers.
-async fn feed_jobs(shared: &Arc<Shared>, remote: &Arc<dyn Location>, jobs: Sender<Job>, incoming: Incoming) {
+async fn feed_jobs(
+    shared: &Arc<Shared>,
+    remote: &Arc<dyn Location>,
+    jobs: Sender<Job>,
+    mut incoming: Incoming,
+) {
+    let sent_for = incoming.sent_for.take();
     let (small, small_queue) = mpsc::unbounded_channel();
     let (large, large_queue) = mpsc::unbounded_channel();
     let (local, mut local_queue) = mpsc::unbounded_channel();
@@ -268,7 +282,7 @@ async fn feed_jobs(shared: &Arc<Shared>, remote: &Arc<dyn Location>, jobs: Sende
     tokio::join!(
         sorter.run(incoming),
         bring_local,
-        fetch_small(shared, remote, (small_queue, large), &jobs),
+        fetch_small(shared, remote, SmallQueue { items: small_queue, sent_for, large }, &jobs),
         fetch_large(shared, remote, large_queue, &jobs)
     );
 }
@@ -329,18 +343,38 @@ impl Sorter<'_> {
     }
 }
 
+/// Small files to fetch, and where those go that turn out to be too large for that.
+struct SmallQueue {
+    items: UnboundedReceiver<Item>,
+    sent_for: Option<SentFor>,
+    large: UnboundedSender<Item>,
+}
+
 /// Fetches small files, packed. Those that turn out to be too large for that are passed on.
 async fn fetch_small(
     shared: &Arc<Shared>,
     remote: &Arc<dyn Location>,
-    (mut small, large): (UnboundedReceiver<Item>, UnboundedSender<Item>),
+    queue: SmallQueue,
     jobs: &Sender<Job>,
 ) {
-    // Without any there is nothing to ask for.
-    let Some(first) = small.recv().await else { return };
+    let SmallQueue { items, sent_for, large } = queue;
     let (asked, over) = (Asked::default(), AtomicBool::new(false));
+    let (to_ask, not_sent_for) = mpsc::unbounded_channel();
+    let (mut missing, found) = match sent_for {
+        Some(sent_for) => (not_sent_for, Some((items, sent_for))),
+        None => (items, None),
+    };
+    let hand_out = async {
+        if let Some((items, sent_for)) = found {
+            hand_out(shared, items, sent_for, to_ask, jobs).await;
+        }
+    };
     let (wants, want_queue) = mpsc::channel(WANTS_AHEAD);
+    let (begin, begun) = oneshot::channel();
     let ask = async {
+        // Without any there is nothing to ask for.
+        let Some(first) = missing.recv().await else { return };
+        let _ = begin.send(());
         let mut next = Some(first);
         while let Some(item) = next {
             if let Some(want) = asked.want(item)
@@ -350,11 +384,14 @@ async fn fetch_small(
                 shared.cut_off();
                 break;
             }
-            next = small.recv().await;
+            next = missing.recv().await;
         }
         drop(wants);
     };
     let take = async {
+        if begun.await.is_err() {
+            return;
+        }
         let taken =
             take_packed(shared, remote, want_queue, |answers| asked.sort(shared, answers, &large), jobs);
         let taken = taken.await;
@@ -367,7 +404,51 @@ async fn fetch_small(
         // Nobody asks for more.
         drop(large);
     };
-    tokio::join!(take, ask);
+    tokio::join!(take, ask, hand_out);
+}
+
+/// Gives the workers the items whose bytes were sent for, and passes on the others.
+async fn hand_out(
+    shared: &Shared,
+    mut items: UnboundedReceiver<Item>,
+    mut sent_for: SentFor,
+    to_ask: UnboundedSender<Item>,
+    jobs: &Sender<Job>,
+) {
+    let (mut open, mut comes) = (true, true);
+    while open || (comes && sent_for.is_waited_for()) {
+        let found = tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return,
+            item = items.recv(), if open => item.map(|first| {
+                let more = iter::from_fn(|| items.try_recv().ok()).take(FOUND_AT_ONCE - 1);
+                iter::once(first).chain(more).map(|item| sent_for.find(item)).collect()
+            }),
+            found = sent_for.next(), if comes => match found {
+                Some(found) => Some(found),
+                None => {
+                    comes = false;
+                    continue;
+                }
+            },
+        };
+        let Some(found) = found else {
+            open = false;
+            continue;
+        };
+        let mut pack = Vec::new();
+        for found in found {
+            match found {
+                Found::Here(item, bytes) => pack.push((item, Some(bytes))),
+                Found::Comes => {}
+                // Whoever asks is there unless the run is over.
+                Found::Nowhere(item) => drop(to_ask.send(item)),
+            }
+        }
+        if !pack.is_empty() && jobs.send(Job::Pack(pack)).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Things by the numbers that they get in a row, for as long as nobody takes them. Those that come first are taken first, more or
