@@ -28,6 +28,7 @@ mod phases;
 mod record;
 pub mod reporter;
 mod sent_for;
+mod small;
 mod status;
 mod store;
 mod target;

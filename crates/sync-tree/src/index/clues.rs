@@ -206,7 +206,8 @@ pub(super) fn inodes_between(
     (first, last): (i64, i64),
     most: usize,
 ) -> rusqlite::Result<Option<Vec<i64>>> {
-    let new = "SELECT DISTINCT key FROM new_clues WHERE kind = ?1 AND key BETWEEN ?2 AND ?3 LIMIT ?4";
+    let new =
+        "SELECT DISTINCT key FROM new_clues WHERE kind = ?1 AND key BETWEEN ?2 AND ?3 ORDER BY key LIMIT ?4";
     let mut inodes: Vec<i64> = db
         .prepare_cached(new)?
         .query_map(params![Kind::Inode.number(), first, last, most as i64], |row| row.get(0))?
@@ -224,7 +225,6 @@ pub(super) fn inodes_between(
         inodes.sort_unstable();
         inodes.dedup();
     }
-    inodes.sort_unstable();
     Ok((inodes.len() < most).then_some(inodes))
 }
 
@@ -410,6 +410,13 @@ mod tests {
         index::{Index, IndexError},
     };
 
+    fn searchable() -> (tempfile::TempDir, Index) {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(&dir.path().join("index.db")).unwrap();
+        index.make_searchable().unwrap();
+        (dir, index)
+    }
+
     /// A few inodes and contents for many files, so that many have the same.
     fn file(index: &Index, rng: &mut Rng, name: usize) -> IndexedNode {
         let content = rng.below(40);
@@ -553,9 +560,7 @@ mod tests {
     /// A key is in one run, or it would be missed.
     #[test]
     fn runs_are_in_order_and_part_no_key() {
-        let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(&dir.path().join("index.db")).unwrap();
-        index.make_searchable().unwrap();
+        let (_dir, index) = searchable();
         let mut rng = Rng::new(1);
         for _ in 0..60 {
             let clues: BTreeSet<Clue> = (0..rng.below(30))
@@ -585,9 +590,7 @@ mod tests {
     /// The first runs of a range may have the same inodes again and again.
     #[test]
     fn an_inode_of_many_nodes_hides_no_other() {
-        let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(&dir.path().join("index.db")).unwrap();
-        index.make_searchable().unwrap();
+        let (_dir, index) = searchable();
         let clues: Vec<Clue> = (0..10).flat_map(|key| (0..9).map(move |id| Clue { key, id })).collect();
         index
             .write(|tx| {
@@ -629,9 +632,7 @@ mod tests {
     /// Files that come and go have the same inode numbers again and again.
     #[test]
     fn what_comes_and_goes_leaves_no_clues() {
-        let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(&dir.path().join("index.db")).unwrap();
-        index.make_searchable().unwrap();
+        let (_dir, index) = searchable();
         let mut rng = Rng::new(4);
         for _ in 0..500 {
             let mut lock = file(&index, &mut rng, 0);
@@ -647,9 +648,7 @@ mod tests {
     /// What leads nowhere does not grow without end.
     #[test]
     fn clues_that_lead_nowhere_go() {
-        let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(&dir.path().join("index.db")).unwrap();
-        index.make_searchable().unwrap();
+        let (_dir, index) = searchable();
         let mut rng = Rng::new(2);
         let first = file(&index, &mut rng, 0);
         index.write(|tx| tx.insert(&first)).unwrap();
