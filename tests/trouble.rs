@@ -43,6 +43,32 @@ fn assert_says_so(stderr: &str) {
     assert!(!stderr.contains("panicked"), "{stderr}");
 }
 
+/// The table of open files that a process has, and how large it may become.
+#[cfg(target_os = "linux")]
+fn room_for_files(pid: u32) -> (usize, usize) {
+    let number = |file: &str, key: &str| -> usize {
+        let text = fs::read_to_string(format!("/proc/{pid}/{file}")).expect("the process runs");
+        let line = text.lines().find_map(|line| line.strip_prefix(key));
+        let word = line.and_then(|rest| rest.split_whitespace().next()).expect("the kernel tells");
+        word.parse().unwrap_or(usize::MAX)
+    };
+    (number("status", "FDSize:"), number("limits", "Max open files"))
+}
+
+/// Where that grows with the files that are opened, everybody waits for it each time.
+#[cfg(target_os = "linux")]
+#[test]
+fn programs_that_have_few_open_files_have_room_for_many() {
+    let lab = Lab::new();
+    fill(&lab.share, 3);
+    let (daemon, mut follower) = lab.followed();
+    for pid in [daemon.pid(), follower.process().pid()] {
+        let (room, most) = room_for_files(pid);
+        assert!(room >= most.min(16_384), "room for {room} of {most}");
+    }
+    follower.stop();
+}
+
 #[test]
 fn an_agent_with_few_open_files_works_or_says_so() {
     let lab = Lab::new();

@@ -36,6 +36,8 @@ pub fn main() -> ProcessExit {
 }
 
 fn run(cli: &AgentCli) -> ExitCode {
+    // The log has a thread.
+    let allowed = sync_tree::platform::allow_many_open_files();
     let manner = Manner { json: cli.json, quiet: cli.quiet, verbose: cli.verbose > 0 };
     let console = Arc::new(match cli.command {
         AgentCommand::Follow => Console::of_follow(manner),
@@ -49,8 +51,7 @@ fn run(cli: &AgentCli) -> ExitCode {
     // Dropped last: what is logged meanwhile is written.
     let (settings, _guard) = settings;
     sync_tree::platform::keep_freed_memory();
-    sync_tree::platform::raise_open_files()
-        .unwrap_or_else(|error| tracing::debug!(%error, "the limit of open files stays as it is"));
+    allowed.unwrap_or_else(|error| tracing::debug!(%error, "the limit of open files stays as it is"));
     #[cfg(feature = "failpoints")]
     sync_tree::probe::arm(|name| std::env::var(name).ok()).expect("the tester's variables are right");
     let invocation = Invocation { settings, console, allow_mass_delete: cli.allow_mass_delete };

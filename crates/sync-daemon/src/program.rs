@@ -48,6 +48,8 @@ pub fn main() -> ProcessExit {
 }
 
 fn run(cli: &DaemonCli) -> anyhow::Result<()> {
+    // The log has a thread.
+    let allowed = sync_tree::platform::allow_many_open_files();
     let Loaded { settings, warnings, .. } = cli.load()?;
     let log = logging::Logging {
         format: settings.log.format,
@@ -59,8 +61,7 @@ fn run(cli: &DaemonCli) -> anyhow::Result<()> {
     for warning in &warnings {
         warn!("{warning}");
     }
-    sync_tree::platform::raise_open_files()
-        .unwrap_or_else(|error| tracing::debug!(%error, "the limit of open files stays as it is"));
+    allowed.unwrap_or_else(|error| tracing::debug!(%error, "the limit of open files stays as it is"));
     #[cfg(feature = "failpoints")]
     sync_tree::probe::arm(|name| std::env::var(name).ok()).expect("the tester's variables are right");
     match &cli.command {

@@ -3,10 +3,16 @@
 //! `linux` uses the kernel's own calls and falls back to `portable` where a file system lacks them; other systems use
 //! `portable` alone. Callers never ask which one runs. Names given here were checked by [`crate::rooted`].
 
-use std::{fs::File, hint::black_box, io, os::fd::BorrowedFd};
+use std::{
+    fs::File,
+    hint::black_box,
+    io,
+    os::fd::{BorrowedFd, RawFd},
+};
 
 use rustix::{
     fs::{FileType, Mode, OFlags, fstatvfs},
+    io::fcntl_dupfd_cloexec,
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 
@@ -109,12 +115,26 @@ pub fn files_to_hold(wanted: usize, part: usize) -> usize {
     most_open_files().map_or(wanted, |most| wanted.min((most / part).max(1)))
 }
 
-/// Lets this process have as many files open as its user may allow it. The usual first limit of 1,024 is there for programs
-/// that use `select`, and is soon reached by a server with many clients.
+/// Lets this process have as many files open as its user may allow it, and makes room for many. The usual first limit of 1,024 is
+/// there for programs that use `select`, and is soon reached by a server with many clients.
+///
+/// To be called before there is a second thread: the kernel's table of a process's open files begins small and grows by doubling, and where
+/// there are threads it waits each time, for some milliseconds and with all who open a file, until none can be looking at the old one.
+/// A walk that holds a thousand directories open had waited a tenth of its time for that.
 ///
 /// # Errors
 /// The system refuses; the old limit stays.
-pub fn raise_open_files() -> io::Result<()> {
+pub fn allow_many_open_files() -> io::Result<()> {
+    let raised = raise_open_files();
+    let last = most_open_files().unwrap_or(ROOM_FOR_FILES).min(ROOM_FOR_FILES).saturating_sub(1);
+    if let Ok(last) = RawFd::try_from(last) {
+        // Whoever has no room gets it bit by bit.
+        drop(fcntl_dupfd_cloexec(io::stdin(), last));
+    }
+    raised
+}
+
+fn raise_open_files() -> io::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let most = limit.maximum.unwrap_or(ENOUGH_FILES).min(ENOUGH_FILES);
     if limit.current.is_none_or(|current| current >= most) {
@@ -125,6 +145,8 @@ pub fn raise_open_files() -> io::Result<()> {
 
 /// More is not asked for: some systems refuse what is beyond a limit of their own.
 const ENOUGH_FILES: u64 = 65_536;
+/// The table of so many files takes 128 KiB.
+const ROOM_FOR_FILES: usize = 16_384;
 
 /// Makes the C library keep memory that is freed, up to some MiB for each of its arenas, for what is asked for next.
 ///
