@@ -152,8 +152,8 @@ impl NodeTable {
     /// Makes the table with its indexes. A `local` tree is asked what changed in it.
     pub(crate) fn create(&self, db: &Connection, local: bool) -> rusqlite::Result<()> {
         let name = &self.name;
-        // No partial indexes where statements have parameters: SQLite then plans such a statement anew for every new value,
-        // which took a third of a cold pull. NULLs are distinct, so tombstones do not get into each other's way.
+        // No partial indexes where statements have parameters: what is bound is not asked when a plan is made, so they would not be
+        // used. NULLs are distinct, so tombstones do not get into each other's way.
         // Between two commit points a feed may put two nodes into one place; a disk never does.
         let unique = if local { "UNIQUE" } else { "" };
         db.execute_batch(&format!(
