@@ -39,6 +39,10 @@ pub(super) struct Looking {
 }
 
 impl Looking {
+    pub(super) fn goes_on(&self) -> bool {
+        !self.task.is_finished()
+    }
+
     /// What came of it, and the rules it went by.
     async fn end(self) -> Result<(Result<LookReport, LookError>, RuleSet), EngineError> {
         let looked = self.task.await.map_err(|error| EngineError::Broken { reason: error.to_string() })?;

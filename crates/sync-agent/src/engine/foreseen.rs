@@ -6,7 +6,10 @@
 
 use std::collections::HashMap;
 
-use rayon::{iter::ParallelIterator as _, slice::ParallelSlice as _};
+use rayon::{
+    iter::{IntoParallelRefIterator as _, ParallelIterator as _},
+    slice::ParallelSlice as _,
+};
 use sync_core::{
     Content, Digest, Node, NodeId, Seq,
     plan::{Base, MAX_DEPTH, Scope, Trees as _},
@@ -18,12 +21,18 @@ use super::store::{Keeper, Store, StoreTrees};
 /// Fewer nodes are not worth it. Tests have few, and are to see that it makes no difference.
 const FEW: usize = if cfg!(debug_assertions) { 2 } else { 64 };
 /// More are not kept in memory.
-const MOST: usize = 8192;
+pub(super) const MOST: usize = 8192;
 /// Neighbours are in the same directories, and their rows in the same pages.
 const PIECE: usize = if cfg!(debug_assertions) { 4 } else { 128 };
 const MOST_PIECES: usize = 8;
-/// While a look goes on one thread reads, which is done before the look is if there is so much more to look at. Tests have few files.
+/// While a look goes on one thread reads, which is mostly done before the look is if there is so much more to look at. Tests have few
+/// files.
 const TIMES_MORE: u64 = if cfg!(debug_assertions) { 1 } else { 32 };
+
+/// Pieces that are read at once: each needs a connection to the database.
+fn at_once() -> usize {
+    rayon::current_num_threads().min(MOST_PIECES)
+}
 
 /// Answers by what is asked.
 #[derive(Debug, Default)]
@@ -49,16 +58,35 @@ impl Foreseen {
         read.inspect_err(|error| tracing::debug!(%error, "nothing is read ahead")).unwrap_or_default()
     }
 
-    /// Reads ahead what is pending while a look at the target goes on. That has the processor's cores, so one thread reads.
-    pub(super) fn beforehand(store: &Store) -> Result<Option<Self>, IndexError> {
+    /// Reads ahead what is pending while a look at the target goes on, and shows each piece. That look has the processor's cores, so
+    /// one thread reads, and several do when it is over.
+    pub(super) fn beforehand(
+        store: &Store,
+        look_goes_on: impl Fn() -> bool,
+        mut show: impl FnMut(&Self, &[NodeId]),
+    ) -> Result<Option<Self>, IndexError> {
         let (scope, head) = (store.scope()?, store.index().head()?);
         let Scope::Nodes { remote, .. } = scope else { return Ok(None) };
         let is_little = remote.len() as u64 * TIMES_MORE <= head.files;
         if !(FEW..=MOST).contains(&remote.len()) || !is_little || !store.index().is_searchable() {
             return Ok(None);
         }
-        let read = Self::piece(store, &remote)?;
-        Ok(Some(Self { beforehand: Some((remote, head.seq)), ..read }))
+        let mut all = Self::default();
+        let mut pieces = remote.chunks(PIECE);
+        while pieces.len() > 0 {
+            let together = if look_goes_on() { 1 } else { at_once() };
+            let some: Vec<_> = pieces.by_ref().take(together).collect();
+            let read = match some[..] {
+                // Not by the threads that look.
+                [ids] => vec![Self::piece(store, ids)?],
+                _ => some.par_iter().map(|ids| Self::piece(store, ids)).collect::<Result<_, _>>()?,
+            };
+            for (piece, ids) in read.into_iter().zip(some) {
+                show(&piece, ids);
+                all.merge(piece);
+            }
+        }
+        Ok(Some(Self { beforehand: Some((remote, head.seq)), ..all }))
     }
 
     /// Whether it was read [beforehand](Self::beforehand) for a plan of these, and the look at the target found nothing new since.
@@ -69,16 +97,13 @@ impl Foreseen {
         Ok(pending == remote && store.index().head()?.seq == *seq)
     }
 
-    /// The nodes that were read beforehand.
-    pub(super) fn pending(&self) -> &[NodeId] {
-        self.beforehand.as_ref().map_or(&[], |(pending, _)| pending)
-    }
-
     fn read(store: &Store, remote: &[NodeId]) -> Result<Self, IndexError> {
-        // Each piece needs a connection to the database.
-        let size = remote.len().div_ceil(rayon::current_num_threads().min(MOST_PIECES)).max(PIECE);
+        let size = remote.len().div_ceil(at_once()).max(PIECE);
         let pieces = remote.par_chunks(size).map(|ids| Self::piece(store, ids));
-        pieces.try_reduce(Self::default, |all, piece| Ok(all.merged(piece)))
+        pieces.try_reduce(Self::default, |mut all, piece| {
+            all.merge(piece);
+            Ok(all)
+        })
     }
 
     fn piece(store: &Store, ids: &[NodeId]) -> Result<Self, IndexError> {
@@ -152,12 +177,11 @@ impl Foreseen {
         Ok(())
     }
 
-    fn merged(mut self, other: Self) -> Self {
+    fn merge(&mut self, other: Self) {
         self.remote.extend(other.remote);
         self.base.extend(other.base);
         self.agreed.extend(other.agreed);
         self.local.extend(other.local);
         self.contents.extend(other.contents);
-        self
     }
 }

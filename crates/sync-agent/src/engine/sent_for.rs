@@ -11,7 +11,14 @@ use sync_core::{Content, Digest, Node, NodeId, plan::Base};
 use sync_locations::{Answer, Location, Want};
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::{Engine, cycle::Run, foreseen::Foreseen, part::Item, threads::in_place};
+use super::{
+    Engine,
+    catch_up::Looking,
+    cycle::Run,
+    foreseen::{self, Foreseen},
+    part::Item,
+    threads::in_place,
+};
 
 /// More bytes do not wait.
 const MOST_BYTES: u64 = 16 << 20;
@@ -23,36 +30,34 @@ impl Engine {
         if self.filling.is_some() || self.looking.is_none() {
             return;
         }
-        let read = in_place(|| Foreseen::beforehand(self.store()));
-        let read = read.inspect_err(|error| tracing::debug!(%error, "nothing is sent for"));
-        let Ok(Some(foreseen)) = read else { return };
-        let known =
-            foreseen.pending().iter().filter_map(|id| Some((foreseen.remote(*id)??, foreseen.base(*id)??)));
-        let nobody_has = |digest: &Digest| foreseen.local_with(digest) == Some(None);
-        let wants = wants(known, nobody_has, run.remote.max_packed_bytes());
-        self.sent_for = (!wants.is_empty()).then(|| SentFor::begin(run.remote, wants));
-        self.foreseen = Some(foreseen);
+        let mut sent_for: Option<SentFor> = None;
+        let most_packed = run.remote.max_packed_bytes();
+        let look_goes_on = || self.looking.as_ref().is_some_and(Looking::goes_on);
+        let read = in_place(|| {
+            Foreseen::beforehand(self.store(), look_goes_on, |piece, ids| {
+                for (node, digest, size) in wanted(piece, ids) {
+                    if size <= most_packed {
+                        sent_for.get_or_insert_with(|| SentFor::begin(run.remote)).ask(node, digest, size);
+                    }
+                }
+            })
+        });
+        self.foreseen = read.unwrap_or_else(|error| {
+            tracing::debug!(%error, "not all is sent for");
+            None
+        });
+        self.sent_for = sent_for.map(SentFor::with_no_more);
     }
 }
 
-/// What to ask for of these remote nodes and what was agreed on about them.
-fn wants(
-    nodes: impl Iterator<Item = (Node, Base)>,
-    nobody_has: impl Fn(&Digest) -> bool,
-    most_packed: u64,
-) -> Vec<Want> {
-    let mut room = MOST_BYTES;
-    let mut wants = Vec::new();
-    for (node, base) in nodes {
-        let Content::File { size, digest } = node.entry.content else { continue };
+/// What a plan of these nodes will want: contents that are not what was agreed on, and that nothing in the target has.
+fn wanted<'p>(piece: &'p Foreseen, ids: &'p [NodeId]) -> impl Iterator<Item = (NodeId, Digest, u64)> + 'p {
+    ids.iter().filter_map(|id| {
+        let (node, base): (Node, Base) = (piece.remote(*id)??, piece.base(*id)??);
+        let Content::File { size, digest } = node.entry.content else { return None };
         let is_known = base.entry.content == node.entry.content;
-        if is_known || size > most_packed || size > room || !nobody_has(&digest) {
-            continue;
-        }
-        room -= size;
-        wants.push(Want { number: wants.len() as u64, node: node.id, digest });
-    }
-    wants
+        (!is_known && piece.local_with(&digest) == Some(None)).then_some((*id, digest, size))
+    })
 }
 
 /// Whether an item has its bytes.
@@ -69,6 +74,10 @@ pub(super) enum Found {
 /// What is on its way or here. Dropping it gives up what is on its way.
 #[derive(Debug)]
 pub(super) struct SentFor {
+    /// Where more can be asked for, until all is.
+    wants: Option<mpsc::Sender<Want>>,
+    /// How many bytes more may be asked for.
+    room: u64,
     /// By the numbers of the wants.
     nodes: Vec<NodeId>,
     /// What is on its way, and no item wants it yet.
@@ -82,15 +91,38 @@ pub(super) struct SentFor {
 }
 
 impl SentFor {
-    /// Asks for these, whose numbers are their places in the list.
-    fn begin(remote: &Arc<dyn Location>, wants: Vec<Want>) -> Self {
-        let nodes = wants.iter().map(|want| want.node).collect();
-        let asked = wants.iter().map(|want| (want.node, want.digest)).collect();
+    /// Opens a stream to ask for what comes to be wanted.
+    fn begin(remote: &Arc<dyn Location>) -> Self {
+        let (wants, queue) = mpsc::channel(foreseen::MOST);
         let (sender, answers) = mpsc::unbounded_channel();
         let mut fetching = JoinSet::new();
-        fetching.spawn(fetch(remote.clone(), wants, sender));
-        let (waiting, came) = Default::default();
-        Self { nodes, asked, waiting, came, answers, _fetching: fetching }
+        fetching.spawn(fetch(remote.clone(), queue, sender));
+        Self {
+            wants: Some(wants),
+            room: MOST_BYTES,
+            nodes: Vec::new(),
+            asked: HashMap::new(),
+            waiting: HashMap::new(),
+            came: HashMap::new(),
+            answers,
+            _fetching: fetching,
+        }
+    }
+
+    /// Asks for a file, if there is room for it.
+    fn ask(&mut self, node: NodeId, digest: Digest, size: u64) {
+        let (Some(wants), Some(room)) = (&self.wants, self.room.checked_sub(size)) else { return };
+        // The number is its place in the list.
+        if wants.try_send(Want { number: self.nodes.len() as u64, node, digest }).is_ok() {
+            self.room = room;
+            self.nodes.push(node);
+            self.asked.insert(node, digest);
+        }
+    }
+
+    /// All is asked for.
+    fn with_no_more(self) -> Self {
+        Self { wants: None, ..self }
     }
 
     /// The bytes for an item, if they were sent for.
@@ -146,14 +178,12 @@ impl SentFor {
 }
 
 /// A failure ends it: who wants what did not come asks again, and is told.
-async fn fetch(remote: Arc<dyn Location>, wants: Vec<Want>, sender: mpsc::UnboundedSender<Vec<Answer>>) {
-    let (asked, queue) = mpsc::channel(wants.len());
-    for want in wants {
-        // There is room for all.
-        let _ = asked.try_send(want);
-    }
-    drop(asked);
-    let mut answers = match remote.fetch_packed(queue).await {
+async fn fetch(
+    remote: Arc<dyn Location>,
+    wants: mpsc::Receiver<Want>,
+    sender: mpsc::UnboundedSender<Vec<Answer>>,
+) {
+    let mut answers = match remote.fetch_packed(wants).await {
         Ok(answers) => answers,
         Err(error) => return tracing::debug!(%error, "nothing comes before it is planned"),
     };
