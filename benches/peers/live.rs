@@ -1,20 +1,21 @@
 //! A target that follows: how soon one write is there, and how soon thousands are.
 
 use std::{
-    fs,
-    path::Path,
+    fs::{self, Metadata},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use sync_testkit::{
     contest::{
         arrival::latencies_ms,
-        files::{SMALL, SmallFiles},
+        files::{Prepared, SMALL, SmallFiles},
         remove,
         stats::{Spread, mib, quantile},
     },
-    programs::peak_rss_bytes,
+    programs::{cpu_time, peak_rss_bytes},
     tree::{Compare, differences, snapshot},
 };
 
@@ -29,6 +30,8 @@ use crate::{
 pub(crate) const BURST: &str = "burst";
 /// A share with the tree of one burst, for the cold pull that a burst is compared with.
 pub(crate) const SAME: &str = "same";
+/// A daemon that did nothing for so long has nothing to do.
+const STILL: Duration = Duration::from_millis(1500);
 /// How often the target of a burst is looked at.
 const LOOK_STEP: Duration = Duration::from_millis(10);
 
@@ -77,8 +80,10 @@ fn burst(settings: &Settings, bed: &mut Bed) -> Line {
     follower.caught_up();
     let cold = Work::cold(SAME, settings.rounds);
     let (mut bursts, mut pulls) = (Vec::new(), Vec::new());
+    settle_down(bed.daemon.pid());
     for round in 0..settings.rounds {
         bursts.push(one_burst(settings, bed, &target, round));
+        settle_down(bed.daemon.pid());
         pulls.push(bed.timed(Side::Ours, &cold).seconds);
     }
     follower.stop();
@@ -94,37 +99,80 @@ fn burst(settings: &Settings, bed: &mut Bed) -> Line {
     }
 }
 
+/// Waits until the daemon has nothing more to do about what came: it reads it once more, a second later. That is neither the next
+/// pull's nor the next burst's.
+fn settle_down(daemon: u32) {
+    let began = Instant::now();
+    let (mut spent, mut since) = (cpu_time(daemon), began);
+    while since.elapsed() < STILL {
+        assert!(began.elapsed() < DEADLINE, "the daemon never has nothing to do");
+        interrupt::check();
+        thread::sleep(LOOK_STEP);
+        let now = cpu_time(daemon);
+        if now > spent {
+            (spent, since) = (now, Instant::now());
+        }
+    }
+}
+
 fn one_burst(settings: &Settings, bed: &Bed, target: &Path, round: usize) -> f64 {
     interrupt::check();
     let name = format!("burst {round}");
     let (share, target) = (bed.dir().join(BURST).join(&name), target.join(&name));
-    let began = Instant::now();
     // The target has the contents of earlier bursts, and would copy them.
-    let made = SmallFiles::make_another(&share, settings.burst, SMALL, round as u64 + 1);
-    assert!(wait_for_all(&made, &target, began), "{name} did not arrive within {DEADLINE:?}");
-    began.elapsed().as_secs_f64()
+    let prepared = Prepared::new(&share, settings.burst, SMALL, round as u64 + 1);
+    let began = SystemTime::now();
+    let made = prepared.make();
+    let took = time_of_all(&made, &target, began);
+    took.unwrap_or_else(|| panic!("{name} did not arrive within {DEADLINE:?}"))
 }
 
-/// Waits until a directory has all files of a tree; `false` when it has not by the deadline.
-pub(crate) fn wait_for_all(made: &SmallFiles, target: &Path, began: Instant) -> bool {
+/// Waits until a directory has all files of a tree. Answers the seconds until it had them; `None` if it has not by the deadline.
+pub(crate) fn time_of_all(made: &SmallFiles, target: &Path, began: SystemTime) -> Option<f64> {
     let last = made.path(made.count() - 1);
-    // A look at everything takes processor time from the programs, so the last file comes first.
-    while !(same_size(made.root(), target, &last) && all_there(made, target)) {
-        if began.elapsed() > DEADLINE {
-            return false;
+    let set_back = "nobody sets the clock back";
+    loop {
+        // A look at everything takes processor time from the programs, so the last file comes first.
+        if same_size(made.root(), target, &last).is_some()
+            && let Some(since) = all_there_since(made, target)
+        {
+            // The clock of file times ticks every few milliseconds.
+            return Some(since.duration_since(began).expect(set_back).as_secs_f64());
+        }
+        if began.elapsed().expect(set_back) > DEADLINE {
+            return None;
         }
         interrupt::check();
         thread::sleep(LOOK_STEP);
     }
-    true
 }
 
-fn all_there(made: &SmallFiles, target: &Path) -> bool {
-    (0..made.count()).all(|number| same_size(made.root(), target, &made.path(number)))
+/// Since when a directory has all files of a tree: the last change of one of them, or of a directory that they are in, as it may have
+/// come with them. That may be a directory's time, which is set later. The look at so many takes a while, which is not the programs'.
+fn all_there_since(made: &SmallFiles, target: &Path) -> Option<SystemTime> {
+    let mut since = changed(&fs::metadata(target).ok()?);
+    let mut parent = PathBuf::new();
+    for path in (0..made.count()).map(|number| made.path(number)) {
+        since = since.max(same_size(made.root(), target, &path)?);
+        let above = path.parent().expect("a file is in a directory");
+        if above != parent {
+            parent = above.to_owned();
+            for dir in above.ancestors() {
+                since = since.max(changed(&fs::metadata(target.join(dir)).ok()?));
+            }
+        }
+    }
+    Some(since)
 }
 
-/// A file under its name is complete; it may still be an older state of it.
-fn same_size(share: &Path, target: &Path, path: &Path) -> bool {
-    let size = |root: &Path| fs::metadata(root.join(path)).map(|metadata| metadata.len());
-    matches!((size(share), size(target)), (Ok(share), Ok(target)) if share == target)
+/// A file under its name is complete; it may still be an older state of it. Answers when it was put there, if it has the size.
+fn same_size(share: &Path, target: &Path, path: &Path) -> Option<SystemTime> {
+    let of = |root: &Path| fs::metadata(root.join(path)).ok();
+    let (share, target) = of(share).zip(of(target))?;
+    (share.len() == target.len()).then(|| changed(&target))
+}
+
+fn changed(metadata: &Metadata) -> SystemTime {
+    let (secs, nanos) = (metadata.ctime().unsigned_abs(), metadata.ctime_nsec().unsigned_abs());
+    SystemTime::UNIX_EPOCH + Duration::from_secs(secs) + Duration::from_nanos(nanos)
 }

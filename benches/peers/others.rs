@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
-    time::Instant,
+    time::SystemTime,
 };
 
 use sync_testkit::{
@@ -141,7 +141,7 @@ fn one_run(launch: &Launch) -> f64 {
 
 /// It runs for ever, with an rsync for the first copy.
 fn lsyncd(tree: &SmallFiles, places: &Places) -> f64 {
-    let began = Instant::now();
+    let began = SystemTime::now();
     let launch = Launch::new("lsyncd").args(["-nodaemon", "-log", "scarce", "-delay", "1", "-rsync"]);
     let process = launch.args([tree.root(), &places.target]).start();
     until_all_there(tree, places, began, &[&process])
@@ -151,14 +151,11 @@ fn lsyncd(tree: &SmallFiles, places: &Places) -> f64 {
 pub(crate) fn until_all_there(
     tree: &SmallFiles,
     places: &Places,
-    began: Instant,
+    began: SystemTime,
     processes: &[&Process],
 ) -> f64 {
-    let arrived = live::wait_for_all(tree, &places.target, began);
-    assert!(
-        arrived,
-        "the copy did not end within {DEADLINE:?}:\n{}",
-        processes.iter().map(|process| process.all()).collect::<String>()
-    );
-    began.elapsed().as_secs_f64()
+    live::time_of_all(tree, &places.target, began).unwrap_or_else(|| {
+        let said: String = processes.iter().map(|process| process.all()).collect();
+        panic!("the copy did not end within {DEADLINE:?}:\n{said}")
+    })
 }

@@ -100,7 +100,8 @@ fn near_small_files(settings: &Settings, bed: &mut Bed, table: &mut Table) {
             let files = bed.small().count() / 100;
             bed.small().rewrite(files);
         };
-        let contest = bed.contest(&Work { change: Some(change), ..kept });
+        let rounds = settings.many_rounds;
+        let contest = bed.contest(&Work { change: Some(change), rounds, ..kept });
         let what = format!("{} of {files} files changed", files / 100);
         table.contests.push(row(what, &contest, Goals::wall(0.35, 1.2).checks(&contest)));
     }

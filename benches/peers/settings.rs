@@ -37,6 +37,8 @@ pub(crate) struct Settings {
     /// Sizes of the large files of which a part changes are divided by this.
     pub(crate) delta_part: u64,
     pub(crate) rounds: usize,
+    /// Rounds of what is short, and takes another time each time.
+    pub(crate) many_rounds: usize,
     /// Rounds over a long line, which take long.
     pub(crate) far_rounds: usize,
     pub(crate) writes: usize,
@@ -71,6 +73,7 @@ impl Settings {
             text_bytes: 16 << 20,
             delta_part: 8,
             rounds: 3,
+            many_rounds: 3,
             far_rounds: 1,
             writes: 100,
             burst: 2_000,
@@ -89,6 +92,7 @@ impl Settings {
             text_bytes: 64 << 20,
             delta_part: 1,
             rounds: 5,
+            many_rounds: 11,
             far_rounds: 3,
             writes: 500,
             burst: 10_000,

@@ -28,23 +28,17 @@ impl SmallFiles {
     /// Makes the tree. Contents do not compress.
     #[must_use]
     pub fn make(root: &Path, count: usize, sizes: RangeInclusive<usize>) -> Self {
-        Self::make_another(root, count, sizes, 0)
-    }
-
-    /// The same with other contents, of which none is one of the tree with another number.
-    #[must_use]
-    pub fn make_another(root: &Path, count: usize, sizes: RangeInclusive<usize>, number: u64) -> Self {
-        let rng = Rng::new(SEED + number);
-        let mut tree = Self { root: root.into(), count, sizes, second_half: HALVES[1], rng };
+        let mut tree = Self::unmade(root, count, sizes, 0);
         for number in 0..count {
-            let path = tree.root.join(tree.path(number));
-            if number.is_multiple_of(FILES_PER_DIRECTORY) || number == count / 2 {
-                fs::create_dir_all(path.parent().expect("a file is in a directory"))
-                    .expect("directories can be made");
-            }
-            tree.write(number);
+            let contents = tree.contents(None);
+            tree.put_new(number, &contents);
         }
         tree
+    }
+
+    fn unmade(root: &Path, count: usize, sizes: RangeInclusive<usize>, number: u64) -> Self {
+        let rng = Rng::new(SEED + number);
+        Self { root: root.into(), count, sizes, second_half: HALVES[1], rng }
     }
 
     /// How many files it has.
@@ -71,7 +65,7 @@ impl SmallFiles {
         let step = (self.count / files).max(1);
         let first = self.rng.below(step);
         for number in (first..self.count).step_by(step).take(files) {
-            self.write(number);
+            self.rewrite_one(number);
         }
     }
 
@@ -88,15 +82,61 @@ impl SmallFiles {
         self.rng.below(self.count)
     }
 
-    fn write(&mut self, number: usize) {
+    fn rewrite_one(&mut self, number: usize) {
         let path = self.root.join(self.path(number));
-        let old = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        let old = fs::metadata(&path).expect("the file is there").len();
+        let contents = self.contents(Some(old));
+        put(&path, &contents);
+    }
+
+    /// The next contents, of another size than the one that is given.
+    fn contents(&mut self, old_size: Option<u64>) -> Vec<u8> {
         let (least, most) = (*self.sizes.start(), *self.sizes.end());
         let mut len = least + self.rng.below(most - least + 1);
-        if len as u64 == old {
+        if Some(len as u64) == old_size {
             len = if len == least { most } else { len - 1 };
         }
-        fs::write(path, self.rng.bytes(len)).expect("there is room for the small files");
+        self.rng.bytes(len)
+    }
+
+    /// Writes a file that comes after the one with the number before, or first.
+    fn put_new(&self, number: usize, contents: &[u8]) {
+        let path = self.root.join(self.path(number));
+        if number.is_multiple_of(FILES_PER_DIRECTORY) || number == self.count / 2 {
+            fs::create_dir_all(path.parent().expect("a file is in a directory"))
+                .expect("directories can be made");
+        }
+        put(&path, contents);
+    }
+}
+
+fn put(path: &Path, contents: &[u8]) {
+    fs::write(path, contents).expect("there is room for the small files");
+}
+
+/// A tree whose contents are in memory, so that making it is no more than writing files.
+#[derive(Debug)]
+pub struct Prepared {
+    tree: SmallFiles,
+    contents: Vec<Vec<u8>>,
+}
+
+impl Prepared {
+    /// Prepares a tree with contents of which none is one of the tree with another number, or of [`SmallFiles::make`]'s (0).
+    #[must_use]
+    pub fn new(root: &Path, count: usize, sizes: RangeInclusive<usize>, number: u64) -> Self {
+        let mut tree = SmallFiles::unmade(root, count, sizes, number);
+        let contents = (0..count).map(|_| tree.contents(None)).collect();
+        Self { tree, contents }
+    }
+
+    /// Writes it.
+    #[must_use]
+    pub fn make(self) -> SmallFiles {
+        for (number, contents) in self.contents.iter().enumerate() {
+            self.tree.put_new(number, contents);
+        }
+        self.tree
     }
 }
 
@@ -126,12 +166,24 @@ mod tests {
         let scratch = Scratch::new();
         let contents = |number: u64| -> HashSet<Vec<u8>> {
             let root = scratch.path().join(number.to_string());
-            let tree = SmallFiles::make_another(&root, 250, SMALL, number);
+            let tree = Prepared::new(&root, 250, SMALL, number).make();
             (0..250).map(|file| fs::read(root.join(tree.path(file))).unwrap()).collect()
         };
         let (first, second) = (contents(0), contents(1));
         assert_eq!(first.len(), 250);
         assert!(first.is_disjoint(&second));
+    }
+
+    #[test]
+    fn a_prepared_tree_is_the_one_that_is_made() {
+        let scratch = Scratch::new();
+        let (made, prepared) = (scratch.path().join("made"), scratch.path().join("prepared"));
+        let tree = SmallFiles::make(&made, 250, 1..=3);
+        let again = Prepared::new(&prepared, 250, 1..=3, 0).make();
+        assert_eq!((tree.count(), again.count(), again.root()), (250, 250, &*prepared));
+        for path in (0..250).map(|number| tree.path(number)) {
+            assert_eq!(fs::read(made.join(&path)).unwrap(), fs::read(prepared.join(&path)).unwrap());
+        }
     }
 
     #[test]
