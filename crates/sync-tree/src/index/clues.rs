@@ -228,9 +228,11 @@ pub(super) fn inodes_between(
     Ok((inodes.len() < most).then_some(inodes))
 }
 
+const NEW_WITH_KEY: &str = "SELECT id FROM new_clues WHERE kind = ?1 AND key = ?2 ORDER BY id DESC LIMIT ?3";
+
 fn with_key(db: &Connection, kind: Kind, key: i64) -> rusqlite::Result<Vec<NodeId>> {
     let mut ids: Vec<i64> = db
-        .prepare_cached("SELECT id FROM new_clues WHERE kind = ?1 AND key = ?2 ORDER BY id DESC LIMIT ?3")?
+        .prepare_cached(NEW_WITH_KEY)?
         .query_map(params![kind.number(), key, kind.most_alike() as i64], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     let run = match kind {
@@ -627,6 +629,24 @@ mod tests {
         assert_eq!(found[0].node.id, files[299].node.id, "the newest");
         let longest = runs(&index).iter().map(Vec::len).max();
         assert!(longest.is_some_and(|longest| longest <= MOST_IN_RUN + MOST_ALIKE), "{longest:?}");
+    }
+
+    /// What is bound to a statement is what SQLite makes another plan for, if it is let, and this is asked for each file.
+    #[test]
+    fn a_search_is_compiled_once_whatever_is_bound_to_it() {
+        let (_dir, index) = searchable();
+        let compiled_again = |db: &Connection| {
+            for key in [0, 1, 7] {
+                for kind in Kind::ALL {
+                    with_key(db, kind, key)?;
+                }
+            }
+            // The cache has the very statement.
+            Ok(db.prepare_cached(NEW_WITH_KEY)?.get_status(rusqlite::StatementStatus::RePrepare))
+        };
+        assert_eq!(index.read(compiled_again).unwrap(), 0, "a reader's");
+        let written = index.write(|tx| compiled_again(tx.sql()).map_err(IndexError::from));
+        assert_eq!(written.unwrap().0, 0, "the writer's");
     }
 
     /// Files that come and go have the same inode numbers again and again.

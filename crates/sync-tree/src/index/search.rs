@@ -134,27 +134,6 @@ mod tests {
         Content::File { size: 1, digest: Digest::of(&[0]) }
     }
 
-    /// What is bound is what SQLite makes other plans for, if it is let.
-    #[test]
-    fn a_statement_is_compiled_once_whatever_is_bound_to_it() {
-        use rusqlite::{StatementStatus, params};
-        let dir = tempfile::tempdir().unwrap();
-        let index = Index::open(&dir.path().join("index.db")).unwrap();
-        index.make_searchable().unwrap();
-        let compiled_again = |db: &Connection| {
-            let sql = "SELECT id FROM new_clues WHERE kind = ?1 AND key = ?2 ORDER BY id LIMIT ?3";
-            let mut statement = db.prepare(sql)?;
-            for values in [[0, 1, 5], [1, 0, 1], [7, 7, 0]] {
-                let mut rows = statement.query(params![values[0], values[1], values[2]])?;
-                while rows.next()?.is_some() {}
-            }
-            Ok(statement.get_status(StatementStatus::RePrepare))
-        };
-        assert_eq!(index.read(compiled_again).unwrap(), 0, "a reader's");
-        let written = index.write(|tx| compiled_again(tx.sql()).map_err(IndexError::from));
-        assert_eq!(written.unwrap().0, 0, "the writer's");
-    }
-
     /// Each way to search, on an index that a bulk has left without, in this process or in one before.
     #[test]
     fn what_a_bulk_takes_away_is_there_again_when_somebody_searches() {
