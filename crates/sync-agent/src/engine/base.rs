@@ -3,9 +3,14 @@
 //! A local node is agreed on with one remote node at most. Of what the remote had once, and has no more or elsewhere, the row
 //! has a negative id, which no node has.
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Statement, params};
+use std::sync::LazyLock;
+
+use rusqlite::{Connection, OptionalExtension as _, types::ValueRef};
 use sync_core::{Content, Digest, Entry, Node, NodeId, Time, plan::Base};
-use sync_tree::index::{NodeTable, inserted};
+use sync_tree::index::{
+    NodeTable,
+    rows::{Adder, Additions, Row, execute},
+};
 
 /// Both sides have this node now.
 pub(super) fn agree(db: &Connection, remote: &Node, local: NodeId) -> rusqlite::Result<()> {
@@ -14,7 +19,7 @@ pub(super) fn agree(db: &Connection, remote: &Node, local: NodeId) -> rusqlite::
     match base_of(db, remote.id)? {
         Some(base) if base.local == local && base.entry == remote.entry => return Ok(()),
         Some(base) if base.local == local => {
-            return write_base(&mut *db.prepare_cached(UPDATE_BASE)?, remote, local);
+            return execute(&mut *db.prepare_cached(UPDATE_BASE)?, &BaseRow { remote, local });
         }
         _ => {}
     }
@@ -24,28 +29,71 @@ pub(super) fn agree(db: &Connection, remote: &Node, local: NodeId) -> rusqlite::
     NewBase::of(db)?.agree(remote, local)
 }
 
+/// What is agreed on about a node.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BaseRow<'n> {
+    pub remote: &'n Node,
+    pub local: NodeId,
+}
+
+const COLUMNS: usize = 8;
+
+impl Row<COLUMNS> for BaseRow<'_> {
+    fn values(&self) -> [ValueRef<'_>; COLUMNS] {
+        use ValueRef::{Blob, Integer, Null};
+        let Entry { content, mtime, mode } = &self.remote.entry;
+        let (kind, bytes) = match content {
+            Content::File { digest, .. } => (1, Blob(&digest.0)),
+            Content::Directory => (2, Null),
+            Content::Symlink { target } => (3, Blob(target)),
+        };
+        [
+            Integer(self.remote.id.0.cast_signed()),
+            Integer(self.local.0.cast_signed()),
+            Integer(kind),
+            Integer(content.size().cast_signed()),
+            Integer(mtime.secs),
+            Integer(mtime.nanos.into()),
+            Integer((*mode).into()),
+            bytes,
+        ]
+    }
+}
+
+static ADDITIONS: LazyLock<Additions> = LazyLock::new(|| Additions::to::<COLUMNS>("base"));
+
 /// Writes what is agreed on about local nodes about which nothing is, as those that were just made.
 pub(super) struct NewBase<'db> {
     db: &'db Connection,
-    /// At hand for many rows: to find it each time costs as much as to fill it in.
-    insert: CachedStatement<'db>,
+    adder: Adder<'db, COLUMNS>,
 }
 
 impl<'db> NewBase<'db> {
     pub(super) fn of(db: &'db Connection) -> rusqlite::Result<Self> {
-        let insert = db.prepare_cached("INSERT INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
-        Ok(Self { db, insert })
+        Ok(Self { db, adder: ADDITIONS.on(db)? })
     }
 
     /// Both sides have this node now.
     pub(super) fn agree(&mut self, remote: &Node, local: NodeId) -> rusqlite::Result<()> {
-        // REPLACE makes SQLite note the pages of each row for the case that it fails midway, which takes as long again.
-        if inserted(write_base(&mut self.insert, remote, local))? {
-            return Ok(());
+        self.agree_each(&[BaseRow { remote, local }])
+    }
+
+    /// Both sides have these nodes now.
+    pub(super) fn agree_each(&mut self, rows: &[BaseRow<'_>]) -> rusqlite::Result<()> {
+        let mut rest = rows;
+        loop {
+            rest = &rest[self.adder.add_each(rest)?..];
+            let Some((row, others)) = rest.split_first() else { return Ok(()) };
+            self.replace(row)?;
+            rest = others;
         }
-        keep_former(self.db, remote.id, local)?;
+    }
+
+    /// REPLACE makes SQLite note the pages of each row for the case that it fails midway, which takes as long again.
+    fn replace(&self, row: &BaseRow<'_>) -> rusqlite::Result<()> {
+        keep_former(self.db, row.remote.id, row.local)?;
         let replace = "INSERT OR REPLACE INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
-        write_base(&mut *self.db.prepare_cached(replace)?, remote, local)
+        execute(&mut *self.db.prepare_cached(replace)?, row)
     }
 }
 
@@ -63,25 +111,6 @@ fn keep_former(db: &Connection, id: NodeId, local: NodeId) -> rusqlite::Result<(
 /// For a row whose local node stays the same; the numbers are those of the row's columns.
 const UPDATE_BASE: &str = "UPDATE base SET kind = ?3, size = ?4, mtime_s = ?5, mtime_ns = ?6, mode = ?7, content = ?8 \
      WHERE id = ?1 AND local = ?2";
-
-fn write_base(statement: &mut Statement<'_>, remote: &Node, local: NodeId) -> rusqlite::Result<()> {
-    let (kind, content): (i64, Option<&[u8]>) = match &remote.entry.content {
-        Content::File { digest, .. } => (1, Some(&digest.0)),
-        Content::Directory => (2, None),
-        Content::Symlink { target } => (3, Some(target)),
-    };
-    statement.execute(params![
-        remote.id.0.cast_signed(),
-        local.0.cast_signed(),
-        kind,
-        remote.entry.content.size().cast_signed(),
-        remote.entry.mtime.secs,
-        remote.entry.mtime.nanos,
-        remote.entry.mode,
-        content,
-    ])?;
-    Ok(())
-}
 
 /// Nothing is agreed on about this remote node any more.
 pub(super) fn drop_base(db: &Connection, id: NodeId) -> rusqlite::Result<()> {

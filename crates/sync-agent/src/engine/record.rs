@@ -10,7 +10,7 @@ use sync_tree::{
 };
 
 use super::{
-    base::{NewBase, agree, drop_base_of_local, local_of},
+    base::{BaseRow, NewBase, agree, drop_base_of_local, local_of},
     now_secs,
     store::{Store, count_deletions},
     whole::Appeared,
@@ -117,14 +117,28 @@ impl Recorder<'_, '_> {
 
     fn whole(&mut self, appeared: &Appeared) -> Result<(), IndexError> {
         self.present(&appeared.remote, None, &appeared.stat)?;
-        for (remote, stat) in appeared.files() {
-            self.present(remote, None, stat)?;
-        }
+        let files: Vec<(&Node, &Stat)> = appeared.files().collect();
+        self.all_present(&files)?;
         // It appeared with its time.
         if let Some(Some(dir)) = self.parents.get(&appeared.remote.id) {
             self.touched.remove(dir);
         }
         Ok(())
+    }
+
+    /// Files and links of one directory, whose places were free.
+    fn all_present(&mut self, files: &[(&Node, &Stat)]) -> Result<(), IndexError> {
+        let Some((first, _)) = files.first() else { return Ok(()) };
+        let Some(parent) = self.parent_of(first)? else { return Ok(()) };
+        self.touched.insert(parent);
+        let new = |(remote, stat): &(&Node, &Stat)| Ok(indexed(self.tx.new_id()?, parent, remote, stat));
+        let new = files.iter().map(new).collect::<Result<Vec<_>, IndexError>>()?;
+        let added = self.tx.insert_each_if_free(&new)?;
+        let agreed = files.iter().zip(&new[..added]);
+        let rows: Vec<_> = agreed.map(|((remote, _), new)| BaseRow { remote, local: new.node.id }).collect();
+        self.base.agree_each(&rows)?;
+        // The index has something in the place of the next one.
+        files[added..].iter().try_for_each(|(remote, stat)| self.present(remote, None, stat))
     }
 
     fn moved(&mut self, remote: &Node, local: &Node, stat: &Stat) -> Result<(), IndexError> {

@@ -13,6 +13,7 @@
 mod clues;
 mod damage;
 mod replica;
+pub mod rows;
 mod schema;
 mod search;
 mod sheets;
@@ -41,7 +42,7 @@ use crate::{probe::probed, trouble};
 pub use replica::Replica;
 /// The paths that the last look could not read, for readers with a connection of their own.
 pub use schema::problems as problems_in;
-pub use table::{IndexedNode, NodeTable, inserted};
+pub use table::{IndexedNode, NodeTable};
 pub use write::IndexTx;
 
 pub(crate) use search::Inodes;

@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use sync_core::{Digest, Node, NodeChange, NodeId, Seq};
 
 use super::{
+    rows::AT_ONCE,
     sums::Sums,
     table::{IndexedNode, Inserter, NodeTable, Write},
 };
@@ -56,15 +57,26 @@ impl Replica {
     pub fn apply(&self, db: &Connection, changes: &[NodeChange]) -> rusqlite::Result<()> {
         let mut sums = Sums::default();
         let mut inserter = self.table.inserter(db)?;
-        for change in changes {
+        let mut rest = changes;
+        // What is known already mostly comes after more of that, and the first of many would be tried in vain each time.
+        let mut together = AT_ONCE;
+        loop {
+            let new: Vec<IndexedNode> = rest.iter().map_while(file_or_link).take(together).collect();
+            let added = self.add(db, &mut inserter, &mut sums, &new)?;
+            rest = &rest[added..];
+            let goes_on = added == together;
+            if !new.is_empty() {
+                together = if added == new.len() { AT_ONCE } else { 1 };
+            }
+            if goes_on {
+                continue;
+            }
+            let Some((change, others)) = rest.split_first() else { break };
             match change {
-                NodeChange::Present(node) => {
-                    if !self.add(db, &mut inserter, &mut sums, node)? {
-                        self.put(db, &mut sums, node)?;
-                    }
-                }
+                NodeChange::Present(node) => self.put(db, &mut sums, node)?,
                 NodeChange::Gone(id) => self.remove(db, &mut sums, *id)?,
             }
+            rest = others;
         }
         sums.settle(db, &self.table)?;
         Ok(())
@@ -78,24 +90,21 @@ impl Replica {
         Ok(Sums::default().sum_of(db, &self.table, NodeId::ROOT)?.digest())
     }
 
-    /// Takes a file or link that is not known yet, as most of a first pull are: asking before would cost as much again.
+    /// Takes files and links that are not known yet, as most of a first pull are, up to the first that is: asking before would cost
+    /// as much again. Answers how many it took.
     fn add(
         &self,
         db: &Connection,
         inserter: &mut Inserter<'_>,
         sums: &mut Sums,
-        node: &Node,
-    ) -> rusqlite::Result<bool> {
-        if node.entry.content.is_dir() {
-            return Ok(false);
+        new: &[IndexedNode],
+    ) -> rusqlite::Result<usize> {
+        let rows: Vec<Write<'_>> = new.iter().map(|node| Write { node, seq: Seq(0), moved: false }).collect();
+        let added = inserter.add_each(&rows)?;
+        for new in &new[..added] {
+            sums.enter(db, &self.table, new)?;
         }
-        let new = remote(node);
-        let row = Write { node: &new, seq: Seq(0), moved: false };
-        if !inserter.insert(&row)? {
-            return Ok(false);
-        }
-        sums.enter(db, &self.table, &new)?;
-        Ok(true)
+        Ok(added)
     }
 
     fn put(&self, db: &Connection, sums: &mut Sums, node: &Node) -> rusqlite::Result<()> {
@@ -133,6 +142,13 @@ impl Replica {
             self.table.delete(db, below.id)?;
         }
         self.table.delete(db, id)
+    }
+}
+
+fn file_or_link(change: &NodeChange) -> Option<IndexedNode> {
+    match change {
+        NodeChange::Present(node) if !node.entry.content.is_dir() => Some(remote(node)),
+        _ => None,
     }
 }
 
@@ -180,6 +196,41 @@ mod tests {
             assert_eq!(one_by_one(&order), want, "{order:?}");
             let reordered: Vec<_> = order.iter().map(|at| all[*at].clone()).collect();
             assert_eq!(digest_after(&[reordered]), want, "{order:?} in one batch");
+        }
+    }
+
+    /// New ones, known ones and ones that go, in any mixture: many at once are the same as one after the other.
+    #[test]
+    fn how_many_come_together_does_not_matter() {
+        for seed in 0..300 {
+            let mut rng = sync_testkit::rng::Rng::new(seed);
+            let known = 1 + rng.below(120);
+            let count = rng.below(150);
+            let mut below = |end: usize| rng.below(end) as u64;
+            let changes: Vec<NodeChange> = (0..count as u64)
+                .map(|at| {
+                    let id = if below(100) < 70 { 1000 + at } else { 10 + below(known) };
+                    let parent = below(4);
+                    match below(20) {
+                        0 => NodeChange::Present(node(id, 0, &format!("d{id}"), Content::Directory)),
+                        1 => NodeChange::Gone(NodeId(id)),
+                        2 => NodeChange::Present(node(1 + parent, 0, &format!("d{at}"), Content::Directory)),
+                        _ => NodeChange::Present(file(id, parent, &format!("{}", below(1000)))),
+                    }
+                })
+                .collect();
+            let rows_after = |batches: &mut dyn Iterator<Item = &[NodeChange]>| {
+                let db = Connection::open_in_memory().unwrap();
+                let replica = Replica::new("remote_a");
+                replica.reset(&db).unwrap();
+                batches.for_each(|batch| replica.apply(&db, batch).unwrap());
+                let rows = replica.table().page(&db, NodeId::ROOT, usize::MAX >> 1).unwrap();
+                (rows, replica.root_digest(&db).unwrap())
+            };
+            let singly = rows_after(&mut changes.chunks(1));
+            for size in [3, 16, 17, 50, 1000] {
+                assert_eq!(rows_after(&mut changes.chunks(size)), singly, "seed {seed}, {size} at a time");
+            }
         }
     }
 

@@ -338,7 +338,8 @@ mod tests {
             (0, _) => tx.make_sheet(dir)?,
             (1, _) if is_free => tx.insert(&row(tx.new_id()?, dir, &name, Content::Directory))?,
             (2 | 3, _) if is_free => tx.insert(&file(tx.new_id()?, dir, &name))?,
-            (4, _) => drop(tx.insert_if_free(&file(tx.new_id()?, dir, &name))?),
+            (4, _) if rng.chance(50) => drop(tx.insert_if_free(&file(tx.new_id()?, dir, &name))?),
+            (4, _) => insert_some(tx, rng, dir)?,
             (5, Some(old)) => {
                 let mut new = old.clone();
                 match rng.below(3) {
@@ -357,6 +358,21 @@ mod tests {
             (7, Some(old)) if rng.chance(50) => drop(tx.remove(&old)?),
             _ => (),
         }
+        Ok(())
+    }
+
+    /// Several at once, up to the first whose place is taken.
+    fn insert_some(tx: &mut crate::index::IndexTx<'_>, rng: &mut Rng, dir: NodeId) -> Result<(), IndexError> {
+        let mut new = Vec::new();
+        for _ in 0..rng.below(40) {
+            new.push(file(tx.new_id()?, dir, &format!("name {}", rng.below(1000))));
+        }
+        let mut names: std::collections::HashSet<Name> =
+            tx.children(dir)?.into_iter().map(|node| node.node.name).collect();
+        let files = tx.files();
+        let free = new.iter().take_while(|new| names.insert(new.node.name.clone())).count();
+        assert_eq!(tx.insert_each_if_free(&new)?, free);
+        assert_eq!(tx.files(), files + free as u64);
         Ok(())
     }
 

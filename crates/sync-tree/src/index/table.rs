@@ -3,9 +3,10 @@
 //! The daemon's and the agent's own trees use it, and so does the agent's copy of the remote tree: the same code keeps
 //! them, so their digests cannot drift apart by an oversight in one of them. The table's name is a parameter.
 
-use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension as _, Row, Statement, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params, types::ValueRef};
 use sync_core::{Content, Digest, Entry, Name, Node, NodeId, Seq, Time, treehash::DirSum};
 
+use super::rows::{self, Adder, Additions};
 use crate::hash::Identity;
 
 /// A node with what vouches for its digest.
@@ -70,7 +71,7 @@ pub struct NodeTable {
     select_since: String,
     select_page: String,
     select_below: String,
-    insert: String,
+    additions: Additions,
     upsert: String,
     rewrite: String,
     select_sum: String,
@@ -95,9 +96,6 @@ impl NodeTable {
     #[must_use]
     pub fn new(name: &str) -> Self {
         debug_assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit()));
-        let insert = format!(
-            "INSERT INTO {name} ({COLUMNS}, seq, moved) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)"
-        );
         Self {
             name: name.to_owned(),
             select_id: format!("SELECT {COLUMNS} FROM {name} WHERE id = ?1"),
@@ -119,9 +117,10 @@ impl NodeTable {
                  UNION SELECT n.id FROM {name} n JOIN below b ON n.parent = b.id) \
                  SELECT n.id, n.kind, n.size, n.moved FROM below b JOIN {name} n ON n.id = b.id"
             ),
-            insert: insert.clone(),
+            additions: Additions::to::<WRITTEN>(&format!("{name} ({COLUMNS}, seq, moved)")),
             upsert: format!(
-                "{insert} ON CONFLICT (id) DO UPDATE SET kind=?2, parent=?3, name=?4, size=?5, mtime_s=?6, mtime_ns=?7, mode=?8, \
+                "INSERT INTO {name} ({COLUMNS}, seq, moved) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15) \
+                 ON CONFLICT (id) DO UPDATE SET kind=?2, parent=?3, name=?4, size=?5, mtime_s=?6, mtime_ns=?7, mode=?8, \
                  content=?9, ino=?10, ctime_s=?11, ctime_ns=?12, vouched=?13, seq=?14, moved=max(moved, ?15), \
                  gone_at=NULL"
             ),
@@ -337,17 +336,17 @@ impl NodeTable {
     }
 
     pub(crate) fn write(&self, db: &Connection, row: &Write<'_>) -> rusqlite::Result<()> {
-        execute(&mut *db.prepare_cached(&self.upsert)?, row)
+        rows::execute(&mut *db.prepare_cached(&self.upsert)?, row)
     }
 
     /// Writes a node that is there, and stays in its place.
     pub(crate) fn rewrite(&self, db: &Connection, row: &Write<'_>) -> rusqlite::Result<()> {
-        execute(&mut *db.prepare_cached(&self.rewrite)?, row)
+        rows::execute(&mut *db.prepare_cached(&self.rewrite)?, row)
     }
 
-    /// What adds new nodes.
-    pub(crate) fn inserter<'db>(&self, db: &'db Connection) -> rusqlite::Result<Inserter<'db>> {
-        Ok(Inserter(db.prepare_cached(&self.insert)?))
+    /// What adds new nodes. They collide with others by their id and, in a local tree, by their place.
+    pub(crate) fn inserter<'a>(&'a self, db: &'a Connection) -> rusqlite::Result<Inserter<'a>> {
+        self.additions.on(db)
     }
 
     /// The sum over the children of a directory.
@@ -440,24 +439,14 @@ impl NodeTable {
     }
 }
 
-/// The statement that adds nodes, at hand for many of them: to find it each time is a tenth of what adding one costs.
-pub(crate) struct Inserter<'db>(CachedStatement<'db>);
-
-impl std::fmt::Debug for Inserter<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Inserter")
-    }
-}
-
-impl Inserter<'_> {
-    /// Writes a row of a new node. Answers false, and writes nothing, if the id or, in a local tree, the place is taken.
-    pub(crate) fn insert(&mut self, row: &Write<'_>) -> rusqlite::Result<bool> {
-        inserted(execute(&mut self.0, row))
-    }
-}
-
 /// Deeper trees than any path length allows.
 const MAX_DEPTH: usize = 4096;
+
+/// Columns that are written.
+const WRITTEN: usize = 15;
+
+/// Adds new nodes.
+pub(crate) type Inserter<'a> = Adder<'a, WRITTEN>;
 
 /// One row to write.
 #[derive(Debug)]
@@ -467,46 +456,33 @@ pub(crate) struct Write<'a> {
     pub moved: bool,
 }
 
-/// Whether a row was inserted, or what it would have collided with is there.
-///
-/// # Errors
-/// The insertion failed for another reason.
-pub fn inserted(result: rusqlite::Result<()>) -> rusqlite::Result<bool> {
-    match result {
-        Ok(()) => Ok(true),
-        Err(rusqlite::Error::SqliteFailure(error, _)) if error.code == ErrorCode::ConstraintViolation => {
-            Ok(false)
-        }
-        Err(error) => Err(error),
+impl rows::Row<WRITTEN> for Write<'_> {
+    fn values(&self) -> [ValueRef<'_>; WRITTEN] {
+        use ValueRef::{Blob, Integer, Null, Text};
+        let IndexedNode { node, identity, vouched } = self.node;
+        let (kind, content) = match &node.entry.content {
+            Content::File { digest, .. } => (FILE, Blob(&digest.0)),
+            Content::Directory => (DIRECTORY, Null),
+            Content::Symlink { target } => (SYMLINK, Blob(target)),
+        };
+        [
+            Integer(sql_id(node.id)),
+            Integer(kind),
+            Integer(sql_id(node.parent)),
+            Text(node.name.as_str().as_bytes()),
+            Integer(node.entry.content.size().cast_signed()),
+            Integer(node.entry.mtime.secs),
+            Integer(node.entry.mtime.nanos.into()),
+            Integer(node.entry.mode.into()),
+            content,
+            if identity.ino == 0 { Null } else { Integer(identity.ino.cast_signed()) },
+            Integer(identity.ctime.secs),
+            Integer(identity.ctime.nanos.into()),
+            Integer((*vouched).into()),
+            Integer(self.seq.0.cast_signed()),
+            Integer(self.moved.into()),
+        ]
     }
-}
-
-fn execute(statement: &mut Statement<'_>, row: &Write<'_>) -> rusqlite::Result<()> {
-    let IndexedNode { node, identity, vouched } = row.node;
-    let (kind, content): (i64, Option<&[u8]>) = match &node.entry.content {
-        Content::File { digest, .. } => (FILE, Some(&digest.0)),
-        Content::Directory => (DIRECTORY, None),
-        Content::Symlink { target } => (SYMLINK, Some(target)),
-    };
-    let ino = (identity.ino != 0).then_some(identity.ino.cast_signed());
-    statement.execute(params![
-        sql_id(node.id),
-        kind,
-        sql_id(node.parent),
-        node.name.as_str(),
-        node.entry.content.size().cast_signed(),
-        node.entry.mtime.secs,
-        node.entry.mtime.nanos,
-        node.entry.mode,
-        content,
-        ino,
-        identity.ctime.secs,
-        identity.ctime.nanos,
-        vouched,
-        row.seq.0.cast_signed(),
-        row.moved,
-    ])?;
-    Ok(())
 }
 
 fn sql_id(id: NodeId) -> i64 {

@@ -92,7 +92,7 @@ impl<'a> IndexTx<'a> {
         }
         let row = self.row(new, false)?;
         // Only where there is a tombstone of it already is the dearer statement needed.
-        if !self.add(&row)? {
+        if !self.inserter()?.add(&row)? {
             self.table.write(self.db, &row)?;
         }
         self.clues.enter(new);
@@ -116,16 +116,39 @@ impl<'a> IndexTx<'a> {
         self.insert_as_change(new, seq)
     }
 
+    /// Adds files and links of one transaction's ids like [`insert_if_free`](Self::insert_if_free), up to the first whose place is
+    /// taken. Answers how many were added.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn insert_each_if_free(&mut self, new: &[IndexedNode]) -> Result<usize, IndexError> {
+        debug_assert!(
+            new.iter().all(|new| new.node.id.0 > self.head.seq.0),
+            "an id is not of this transaction"
+        );
+        let rows: Vec<Write<'_>> =
+            new.iter().map(|node| Write { node, seq: Seq(node.node.id.0), moved: false }).collect();
+        let added = self.inserter()?.add_each(&rows)?;
+        for new in &new[..added] {
+            self.added_as_change(new)?;
+        }
+        Ok(added)
+    }
+
     fn insert_as_change(&mut self, new: &IndexedNode, seq: Seq) -> Result<bool, IndexError> {
-        debug_assert!(!new.node.entry.content.is_dir(), "a directory brings a sum of its own");
-        let row = Write { node: new, seq, moved: false };
-        if !self.add(&row)? {
+        if !self.inserter()?.add(&Write { node: new, seq, moved: false })? {
             return Ok(false);
         }
+        self.added_as_change(new)?;
+        Ok(true)
+    }
+
+    fn added_as_change(&mut self, new: &IndexedNode) -> Result<(), IndexError> {
+        debug_assert!(!new.node.entry.content.is_dir(), "a directory brings a sum of its own");
         self.count(new, 1);
         self.enter(new)?;
         self.clues.enter(new);
-        Ok(true)
+        Ok(())
     }
 
     /// Replaces what is known of a node. Answers whether the node itself changed; if only its identity did, it keeps its
@@ -284,12 +307,11 @@ impl<'a> IndexTx<'a> {
         Ok(self.sheets.forget(self.db, dir)?)
     }
 
-    fn add(&mut self, row: &Write<'_>) -> Result<bool, IndexError> {
-        let inserter = match &mut self.inserter {
+    fn inserter(&mut self) -> Result<&mut Inserter<'a>, IndexError> {
+        Ok(match &mut self.inserter {
             Some(inserter) => inserter,
             none => none.insert(self.table.inserter(self.db)?),
-        };
-        Ok(inserter.insert(row)?)
+        })
     }
 
     fn row<'n>(&self, node: &'n IndexedNode, moved: bool) -> Result<Write<'n>, IndexError> {
