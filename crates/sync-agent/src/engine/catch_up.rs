@@ -152,7 +152,7 @@ impl Engine {
                 }
                 FeedEvent::Nodes { changes, resume } => {
                     self.store().take_nodes(&changes, &resume)?;
-                    self.fill_takes(&changes);
+                    self.fill_takes(changes);
                 }
                 FeedEvent::Commit(commit) => return self.take_commit(&commit),
                 FeedEvent::Rules(rules) => {

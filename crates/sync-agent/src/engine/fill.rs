@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Engine, EngineError, Phase, Reporter,
+    arrived::Arrived,
     context::Context,
     cycle::Run,
     outcome::Outcome,
@@ -51,6 +52,7 @@ pub(super) struct Fill {
     planning: JoinHandle<Filled>,
     placing: JoinSet<Placed>,
     stop: CancellationToken,
+    arrived: Arc<Arrived>,
     /// The last node that came.
     last: NodeId,
 }
@@ -63,6 +65,7 @@ struct Filler {
     gaps: Gaps,
     part: usize,
     tree: watch::Receiver<Tree>,
+    arrived: Arc<Arrived>,
     /// All of the tree would survive a power cut.
     is_vouched_for: bool,
     parts: mpsc::Sender<Puts>,
@@ -131,6 +134,10 @@ impl Engine {
         let (parts, queue) = mpsc::channel(PARTS_AHEAD);
         let stop = run.cancel.child_token();
         let is_vouched_for = tree == Tree::Complete;
+        let arrived = Arc::new(match tree {
+            Tree::Arriving => Arrived::from_the_first(),
+            Tree::Complete => Arrived::nothing(),
+        });
         let (tree, comes) = watch::channel(tree);
         let (context, remote, reporter) = (self.context.clone(), run.remote.clone(), run.reporter.clone());
         let filler = Filler {
@@ -141,6 +148,7 @@ impl Engine {
             part: FIRST_PART,
             is_vouched_for,
             tree: comes,
+            arrived: arrived.clone(),
             parts,
         };
         let cancel = stop.clone();
@@ -149,7 +157,7 @@ impl Engine {
             let run = Run { remote: &remote, reporter: &reporter, cancel: &cancel, once: true };
             transfer::run(&context, queue, Here::default(), &run).await
         });
-        Fill { tree, planning: threads::start(filler.run()), placing, stop, last: NodeId::ROOT }
+        Fill { tree, planning: threads::start(filler.run()), placing, stop, arrived, last: NodeId::ROOT }
     }
 
     /// Whether what is being filled can go on with these nodes. What it was made from must not change before it is written down:
@@ -159,9 +167,10 @@ impl Engine {
     }
 
     /// Nodes of the tree that the target is being filled from are written down.
-    pub(super) fn fill_takes(&mut self, changes: &[NodeChange]) {
+    pub(super) fn fill_takes(&mut self, changes: Vec<NodeChange>) {
         if let (Some(fill), Some(last)) = (&mut self.filling, changes.last()) {
             fill.last = *last.id();
+            fill.arrived.take(changes);
             fill.tree.send_replace(Tree::Arriving);
         }
     }
@@ -335,10 +344,13 @@ impl Filler {
 
     fn read_part(&mut self, tree: Tree) -> Result<Option<Vec<Slot>>, EngineError> {
         let (gaps, least) = (&mut self.gaps, self.part);
-        let slots = self.context.store.with_trees(&Keeper::of_nothing(), |trees| match gaps {
-            Gaps::All(fresh) => fresh.next_part(trees, least),
-            Gaps::Rest(filling) => filling.next_part(trees, least),
-        })?;
+        let store = &self.context.store;
+        let slots = match gaps {
+            Gaps::All(fresh) => self.arrived.next_part(store, fresh, least)?,
+            Gaps::Rest(filling) => {
+                store.with_trees(&Keeper::of_nothing(), |trees| filling.next_part(trees, least))?
+            }
+        };
         if slots.is_some() {
             self.part = (2 * least).min(PART);
         }

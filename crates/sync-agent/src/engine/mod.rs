@@ -1,6 +1,6 @@
 //! The sync cycle of one target: scan, plan, stage, apply, record.
 //!
-//! Reading order: this file (what a run is), `catch_up` (how the feed is read), `store` and `base` (what is known; `foreseen` reads ahead), `fill` (a first run), `phases`, `transfer`, `large` and `whole` (how a
+//! Reading order: this file (what a run is), `catch_up` (how the feed is read), `store` and `base` (what is known; `foreseen` reads ahead), `fill` (a first run; `arrived` is what it need not read), `phases`, `transfer`, `large` and `whole` (how a
 //! plan is carried out), `record` (how that becomes known), `counts` (what is told of it), `target` (what can be wrong with the directory
 //! itself).
 //! Deciding is not here but in `sync_core::plan`.
@@ -12,6 +12,7 @@
 //! * Nothing is planned twice in one run without looking again at what was in the way.
 
 mod ahead;
+mod arrived;
 mod base;
 mod catch_up;
 mod context;

@@ -84,8 +84,20 @@ impl Fresh {
     /// # Errors
     /// Reading the trees failed.
     pub fn next_part<T: Trees>(&mut self, trees: &T, least: usize) -> Result<Option<Vec<Slot>>, T::Error> {
+        self.next_part_of(|after, most| trees.remote_after(after, most), least)
+    }
+
+    /// The same of nodes that are elsewhere: asked for those with the next ids after one, at most so many.
+    ///
+    /// # Errors
+    /// They could not be had. Those that were had before that stay taken, and asking for the same part elsewhere goes on after them.
+    pub fn next_part_of<E>(
+        &mut self,
+        mut nodes_after: impl FnMut(NodeId, usize) -> Result<Vec<Node>, E>,
+        least: usize,
+    ) -> Result<Option<Vec<Slot>>, E> {
         while self.ready.len() < least && !self.is_full {
-            let nodes = trees.remote_after(self.after, PAGE)?;
+            let nodes = nodes_after(self.after, PAGE)?;
             if nodes.is_empty() {
                 return Ok(None);
             }
