@@ -9,13 +9,13 @@ use sync_core::Digest;
 use sync_wire::{
     Decompressor,
     v1::{
-        Compression, FetchErrorReason, FetchFileRequest, FetchFilesRequest, ListSharesRequest, Node, Want,
-        fetch_file_request::File, fetch_file_response::Part,
+        Compression, FetchErrorReason, FetchFileRequest, FetchFilesRequest, FetchFilesResponse,
+        ListSharesRequest, Node, Want, fetch_file_request::File, fetch_file_response::Part,
     },
 };
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Code;
+use tonic::{Code, Streaming};
 
 async fn nodes_by_name(daemon: &mut Daemon) -> HashMap<String, Node> {
     let events = all(&mut daemon.client, watch(false)).await.expect("the share is watched");
@@ -101,6 +101,26 @@ async fn a_file_that_changes_is_never_served_torn() {
     daemon.app.stop().await;
 }
 
+/// What each want is answered with, by its number, until the stream ends.
+async fn outcomes(
+    answers: &mut Streaming<FetchFilesResponse>,
+) -> HashMap<u64, Result<Vec<u8>, FetchErrorReason>> {
+    let mut seen = HashMap::new();
+    while let Some(message) =
+        timeout(DEADLINE, answers.message()).await.expect("it comes in time").expect("the stream goes on")
+    {
+        let mut payload = message.payload.as_ref();
+        for file in message.files {
+            let (bytes, rest) = payload.split_at(usize::try_from(file.size).expect("it is small"));
+            payload = rest;
+            let outcome = file.error.map_or(Ok(bytes.to_vec()), |error| Err(error.reason()));
+            assert!(seen.insert(file.number, outcome).is_none(), "{} is answered twice", file.number);
+        }
+        assert!(payload.is_empty());
+    }
+    seen
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_thousand_wants_are_answered_each_by_its_number() {
     let mut daemon = serve_with(
@@ -130,17 +150,7 @@ async fn two_thousand_wants_are_answered_each_by_its_number() {
             sender.send(message(&share, wants.to_vec())).await.unwrap();
         }
     });
-    let mut seen = HashMap::new();
-    while let Some(message) = timeout(DEADLINE, answers.message()).await.unwrap().unwrap() {
-        let mut payload = message.payload.as_ref();
-        for file in message.files {
-            let (bytes, rest) = payload.split_at(usize::try_from(file.size).unwrap());
-            payload = rest;
-            let outcome = file.error.map_or(Ok(bytes.to_vec()), |error| Err(error.reason()));
-            assert!(seen.insert(file.number, outcome).is_none(), "{} is answered twice", file.number);
-        }
-        assert!(payload.is_empty());
-    }
+    let seen = outcomes(&mut answers).await;
     sending.await.unwrap();
     assert_eq!(seen.len(), 2000);
     for (number, outcome) in seen {
@@ -150,6 +160,42 @@ async fn two_thousand_wants_are_answered_each_by_its_number() {
             _ => assert_eq!(outcome, Err(FetchErrorReason::TooLarge)),
         }
     }
+    daemon.app.stop().await;
+}
+
+/// Files of all sizes, in runs of ids and across them, so that messages are full in the middle of what was taken for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn wants_in_any_order_are_answered_each_once() {
+    let size_of = |i: usize| if i.is_multiple_of(50) { 60_000 } else { 3 * i };
+    let mut daemon = serve(|tree| {
+        for i in 0..1500 {
+            tree.file(format!("d{}/f{i}", i / 100), "x".repeat(size_of(i)));
+        }
+    })
+    .await;
+    let nodes = nodes_by_name(&mut daemon).await;
+    let mut files: Vec<(u64, usize)> = (0..1500).map(|i| (nodes[&format!("f{i}")].id, size_of(i))).collect();
+    files.sort_unstable();
+    let digests: HashMap<u64, _> = nodes.values().map(|node| (node.id, node.digest.clone())).collect();
+    let ascending = files.iter().copied();
+    let order = ascending.clone().chain(ascending.clone().rev()).chain(ascending.step_by(9));
+    let (mut wants, mut sizes) = (Vec::new(), Vec::new());
+    for (at, (node_id, size)) in order.enumerate() {
+        let digest = digests[&node_id].clone();
+        // Neither the root nor an id that was never issued is a file.
+        let absent = [None, Some(0), Some(u64::MAX), Some(1 << 60)][if at % 40 < 4 { at % 40 } else { 0 }];
+        let number = at as u64;
+        wants.push(Want { number, node_id: absent.unwrap_or(node_id), digest });
+        sizes.push(if absent.is_none() { Some(size) } else { None });
+    }
+    let requests: Vec<_> = wants.chunks(400).map(|wants| message("docs", wants.to_vec())).collect();
+    let mut answers = daemon.client.fetch_files(tokio_stream::iter(requests)).await.unwrap().into_inner();
+    let mut seen = outcomes(&mut answers).await;
+    for (at, size) in sizes.into_iter().enumerate() {
+        let size_or_reason = seen.remove(&(at as u64)).expect("it is answered").map(|bytes| bytes.len());
+        assert_eq!(size_or_reason, size.ok_or(FetchErrorReason::Changed), "{at}");
+    }
+    assert!(seen.is_empty());
     daemon.app.stop().await;
 }
 

@@ -366,9 +366,10 @@ fn pack(tree: &LiveTree, wants: Vec<Want>) -> Result<(Vec<Answer>, Vec<Want>), L
     tree.pack(|packer| pack_with(packer, wants)).map_err(index_error)?
 }
 
-fn pack_with(packer: &Packer<'_>, wants: Vec<Want>) -> Result<(Vec<Answer>, Vec<Want>), LocationError> {
+fn pack_with(packer: &mut Packer<'_>, wants: Vec<Want>) -> Result<(Vec<Answer>, Vec<Want>), LocationError> {
     let mut payload = Vec::new();
     let mut found = Vec::new();
+    packer.expect(wants.iter().map(|want| want.node));
     let mut wants = wants.into_iter();
     while payload.len() < BYTES_TOGETHER
         && let Some(want) = wants.next()

@@ -1,14 +1,11 @@
 //! Many small files over one stream.
 //!
 //! Wants are read while less than the allowed number are unanswered, and put into a queue. Packing a message is a short
-//! piece of blocking work: it takes wants from the queue until the payload is large enough or the queue is empty, so a
-//! lone want is answered at once and a flood of them in full messages. A few are packed at a time, and each has a place
-//! for its message before it starts: a client that takes no answers costs neither threads nor memory.
+//! piece of blocking work: it takes wants from the queue, a few at a time, until the payload is large enough or the queue
+//! is empty, so a lone want is answered at once and a flood of them in full messages. A few are packed at a time, and each
+//! has a place for its message before it starts: a client that takes no answers costs neither threads nor memory.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sync_core::{Digest, NodeId};
@@ -22,6 +19,7 @@ use super::{
     errors::{RequestError, blocking, told},
     replies::Sender,
     squeeze::{Policy, Squeeze},
+    wants::Wants,
 };
 use crate::shares::{Share, Shares};
 
@@ -32,7 +30,11 @@ const ANSWERS_IN_A_MESSAGE: usize = 2048;
 /// Messages packed at a time, for one stream. Reading small files gains from a second thread and little from more.
 const PACKERS: usize = 3;
 /// A further packer starts only if this many wants wait for each that is there; fewer are soon taken by those.
+/// What those have taken does not count: nobody else can answer it.
 const WANTS_FOR_A_PACKER: usize = 32;
+/// Wants that a packer takes at a time: enough to look them up together, and few beside those that have to wait before there is
+/// a second packer. What does not fit into its message goes back.
+const WANTS_TOGETHER: usize = 16;
 
 type Answers = v1::FetchFilesResponse;
 type Reply = Result<Frame, Status>;
@@ -54,7 +56,7 @@ struct Work {
     share: Arc<Share>,
     largest_file: u64,
     squeeze: Squeeze,
-    queue: Mutex<VecDeque<v1::Want>>,
+    wants: Wants,
 }
 
 /// Answers the wants of one stream until the client has closed its side and all are answered.
@@ -87,13 +89,13 @@ async fn answer(
         share,
         largest_file: packing.largest_file.min(LARGEST_FILE),
         squeeze: Squeeze::new(policy.when(first.compression())),
-        queue: Mutex::default(),
+        wants: Wants::default(),
     });
     let mut unanswered = work.enqueue(first)?;
     let mut open = true;
     let mut packers: JoinSet<Result<usize, RequestError>> = JoinSet::new();
     while open || unanswered > 0 {
-        while packers.len() < PACKERS && work.waiting() > packers.len() * WANTS_FOR_A_PACKER {
+        while packers.len() < PACKERS && work.wants.waiting() > packers.len() * WANTS_FOR_A_PACKER {
             packers.spawn(pack_and_send(Arc::clone(&work), out.clone()));
         }
         tokio::select! {
@@ -116,16 +118,8 @@ impl Work {
             return Err(RequestError::Malformed { what: "another share than the first message" });
         }
         let count = request.wants.len();
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).extend(request.wants);
+        self.wants.add(request.wants);
         Ok(count)
-    }
-
-    fn waiting(&self) -> usize {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    fn next(&self) -> Option<v1::Want> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 }
 
@@ -150,24 +144,55 @@ fn pack(work: &Work) -> Result<Answers, RequestError> {
     Ok(answers)
 }
 
-fn pack_with(work: &Work, packer: &Packer<'_>) -> Result<Answers, RequestError> {
-    let mut payload = Vec::new();
-    let mut files = Vec::new();
-    let mut words = 0;
-    while payload.len() + words < BYTES_IN_A_MESSAGE && files.len() < ANSWERS_IN_A_MESSAGE {
-        let Some(want) = work.next() else { break };
-        if payload.capacity() == 0 {
-            payload.reserve_exact(BYTES_IN_A_MESSAGE + BYTES_IN_A_MESSAGE / 8);
+fn pack_with(work: &Work, packer: &mut Packer<'_>) -> Result<Answers, RequestError> {
+    let mut message = Message::default();
+    while message.has_room() {
+        let mut taken = work.wants.take(WANTS_TOGETHER);
+        if taken.is_empty() {
+            break;
         }
-        let file = answer_one(packer, &want, work.largest_file, &mut payload)?;
-        words += file.error.as_ref().map_or(0, |error| error.message.len());
-        files.push(file);
+        packer.expect(taken.ids());
+        while message.has_room()
+            && let Some(want) = taken.next()
+        {
+            message.answer(packer, &want, work.largest_file)?;
+        }
     }
-    Ok(Answers { files, payload: Bytes::from(payload), compressed: None })
+    Ok(Answers { files: message.files, payload: Bytes::from(message.payload), compressed: None })
+}
+
+/// A message that is being packed.
+#[derive(Default)]
+struct Message {
+    files: Vec<v1::FetchedFile>,
+    payload: Vec<u8>,
+    /// Bytes of what is told instead of files.
+    words: usize,
+}
+
+impl Message {
+    fn has_room(&self) -> bool {
+        self.payload.len() + self.words < BYTES_IN_A_MESSAGE && self.files.len() < ANSWERS_IN_A_MESSAGE
+    }
+
+    fn answer(
+        &mut self,
+        packer: &mut Packer<'_>,
+        want: &v1::Want,
+        largest_file: u64,
+    ) -> Result<(), RequestError> {
+        if self.payload.capacity() == 0 {
+            self.payload.reserve_exact(BYTES_IN_A_MESSAGE + BYTES_IN_A_MESSAGE / 8);
+        }
+        let file = answer_one(packer, want, largest_file, &mut self.payload)?;
+        self.words += file.error.as_ref().map_or(0, |error| error.message.len());
+        self.files.push(file);
+        Ok(())
+    }
 }
 
 fn answer_one(
-    packer: &Packer<'_>,
+    packer: &mut Packer<'_>,
     want: &v1::Want,
     largest_file: u64,
     payload: &mut Vec<u8>,

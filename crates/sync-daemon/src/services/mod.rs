@@ -11,6 +11,7 @@ mod replies;
 mod server;
 mod squeeze;
 mod sync;
+mod wants;
 mod watch;
 
 pub(crate) use newest::Newest;

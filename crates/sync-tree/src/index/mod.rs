@@ -12,6 +12,7 @@
 
 mod clues;
 mod damage;
+mod lookup;
 mod replica;
 pub mod rows;
 mod schema;
@@ -45,6 +46,7 @@ pub use schema::problems as problems_in;
 pub use table::{IndexedNode, NodeTable};
 pub use write::IndexTx;
 
+pub(crate) use lookup::Lookup;
 pub(crate) use search::Inodes;
 pub(crate) use sheets::{MOST_ON_SHEET, Marker, Sheet};
 pub(crate) use table::Sketch;

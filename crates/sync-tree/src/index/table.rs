@@ -3,7 +3,9 @@
 //! The daemon's and the agent's own trees use it, and so does the agent's copy of the remote tree: the same code keeps
 //! them, so their digests cannot drift apart by an oversight in one of them. The table's name is a parameter.
 
-use rusqlite::{Connection, OptionalExtension as _, Row, params, types::ValueRef};
+use std::collections::VecDeque;
+
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Row, params, types::ValueRef};
 use sync_core::{Content, Digest, Entry, Name, Node, NodeId, Seq, Time, treehash::DirSum};
 
 use super::rows::{self, Adder, Additions};
@@ -64,6 +66,7 @@ pub(crate) struct Descendant {
 pub struct NodeTable {
     name: String,
     select_id: String,
+    select_run: String,
     select_place: String,
     select_children: String,
     select_before: String,
@@ -99,6 +102,7 @@ impl NodeTable {
         Self {
             name: name.to_owned(),
             select_id: format!("SELECT {COLUMNS} FROM {name} WHERE id = ?1"),
+            select_run: format!("SELECT {COLUMNS} FROM {name} WHERE id BETWEEN ?1 AND ?2"),
             select_place: format!("SELECT {COLUMNS} FROM {name} WHERE parent = ?1 AND name = ?2"),
             select_children: format!("SELECT {COLUMNS} FROM {name} WHERE parent = ?1"),
             select_before: format!(
@@ -221,10 +225,7 @@ impl NodeTable {
     /// # Errors
     /// The database failed.
     pub fn get(&self, db: &Connection, id: NodeId) -> rusqlite::Result<Option<IndexedNode>> {
-        Ok(match self.stored(db, id)? {
-            Some(Stored::Present(node)) if id != NodeId::ROOT => Some(node),
-            _ => None,
-        })
+        Ok(self.stored(db, id)?.and_then(not_the_root))
     }
 
     /// The stored row of a node, or its tombstone.
@@ -349,6 +350,11 @@ impl NodeTable {
         self.additions.on(db)
     }
 
+    /// What reads nodes by their ids.
+    pub(crate) fn finder<'db>(&self, db: &'db Connection) -> rusqlite::Result<Finder<'db>> {
+        Ok(Finder { one: db.prepare_cached(&self.select_id)?, run: db.prepare_cached(&self.select_run)? })
+    }
+
     /// The sum over the children of a directory.
     pub(crate) fn sum(&self, db: &Connection, id: NodeId) -> rusqlite::Result<DirSum> {
         let mut statement = db.prepare_cached(&self.select_sum)?;
@@ -439,6 +445,40 @@ impl NodeTable {
     }
 }
 
+/// The statements that read nodes by their ids, at hand for many of them.
+pub(crate) struct Finder<'db> {
+    one: CachedStatement<'db>,
+    run: CachedStatement<'db>,
+}
+
+impl std::fmt::Debug for Finder<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Finder")
+    }
+}
+
+impl Finder<'_> {
+    /// One node, if it exists.
+    pub(crate) fn one(&mut self, id: NodeId) -> rusqlite::Result<Option<IndexedNode>> {
+        Ok(self.one.query_row([sql_id(id)], read).optional()?.and_then(not_the_root))
+    }
+
+    /// Each of these nodes, if it exists. Their ids ascend; the rows between the first and the last of them are all passed, but
+    /// only those that are asked for are read.
+    pub(crate) fn run(&mut self, ids: &[NodeId]) -> rusqlite::Result<VecDeque<Option<IndexedNode>>> {
+        let mut found: VecDeque<_> = ids.iter().map(|_| None).collect();
+        let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return Ok(found) };
+        let mut rows = self.run.query([sql_id(*first), sql_id(*last)])?;
+        while let Some(row) = rows.next()? {
+            let id: i64 = row.get(0)?;
+            if let Ok(at) = ids.binary_search_by_key(&id, |id| sql_id(*id)) {
+                found[at] = not_the_root(read(row)?);
+            }
+        }
+        Ok(found)
+    }
+}
+
 /// Deeper trees than any path length allows.
 const MAX_DEPTH: usize = 4096;
 
@@ -485,7 +525,8 @@ impl rows::Row<WRITTEN> for Write<'_> {
     }
 }
 
-fn sql_id(id: NodeId) -> i64 {
+/// An id as it is in the table, where they are in the order of these.
+pub(super) fn sql_id(id: NodeId) -> i64 {
     id.0.cast_signed()
 }
 
@@ -494,6 +535,11 @@ fn present(row: Stored) -> Option<IndexedNode> {
         Stored::Present(node) => Some(node),
         Stored::Gone(_) => None,
     }
+}
+
+/// The node of a row; nobody is shown the root's.
+fn not_the_root(row: Stored) -> Option<IndexedNode> {
+    present(row).filter(|row| row.node.id != NodeId::ROOT)
 }
 
 fn sketch(row: &Row<'_>) -> rusqlite::Result<Sketch> {

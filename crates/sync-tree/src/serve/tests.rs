@@ -70,6 +70,80 @@ fn small_files_are_packed_one_after_the_other() {
     assert_eq!(held(), 0, "nobody fetches any more");
 }
 
+/// What each of these answers, and the bytes of all, if `expected` is named before.
+fn packed(
+    scene: &Scene,
+    expected: &[(NodeId, Digest)],
+    asked: &[(NodeId, Digest)],
+) -> (Vec<String>, Vec<u8>) {
+    let mut out = Vec::new();
+    let answers = scene.tree.pack(|packer| {
+        packer.expect(expected.iter().map(|(id, _)| *id));
+        let append =
+            |(id, digest): &(NodeId, Digest)| format!("{:?}", packer.append(*id, digest, 20, &mut out));
+        asked.iter().map(append).collect()
+    });
+    (answers.unwrap(), out)
+}
+
+#[test]
+fn files_that_are_expected_are_packed_like_any_other() {
+    let scene = Scene::start();
+    for number in 0..120 {
+        scene.write(&format!("d{}/f{number}", number / 25), &format!("content {number}"));
+    }
+    scene.write("d1/large", "more than is allowed");
+    scene.write("d1/larger", "more than what is allowed");
+    scene.write("d2/gone", "content");
+    scene.barrier().unwrap();
+    let mut asked: Vec<_> = (0..120).map(|at| digest_of(&scene, &format!("d{}/f{at}", at / 25))).collect();
+    asked.extend(["d1/large", "d1/larger", "d2/gone"].map(|path| digest_of(&scene, path)));
+    asked.sort_by_key(|(id, _)| *id);
+    fs::remove_file(scene.root.join("d2/gone")).unwrap();
+    scene.barrier().unwrap();
+    let dir = scene.id("d3").unwrap();
+    asked.insert(60, (dir, asked[0].1));
+    asked.insert(30, (NodeId::ROOT, asked[0].1));
+    asked.insert(20, (asked[20].0, asked[21].1));
+    asked.push((NodeId(u64::MAX), asked[0].1));
+    let count = asked.len();
+    let descending: Vec<_> = asked.iter().rev().copied().collect();
+    let twice: Vec<_> = asked.iter().flat_map(|want| [*want, *want]).collect();
+    for asked in [asked, descending, twice] {
+        let singly = packed(&scene, &[], &asked);
+        let failed = singly.0.iter().filter(|answer| answer.starts_with("Err")).count();
+        assert_eq!(failed * count, 6 * asked.len(), "{:?}", singly.0);
+        assert_eq!(packed(&scene, &asked, &asked), singly);
+        assert_eq!(packed(&scene, &asked[5..], &asked), singly, "others are expected");
+    }
+}
+
+#[test]
+fn a_directory_that_is_replaced_while_its_files_are_packed_is_found_again() {
+    let scene = unwatched(|root| {
+        fs::create_dir(root.join("d")).unwrap();
+        for name in ["a", "b", "c", "e"] {
+            fs::write(root.join("d").join(name), format!("content of {name}")).unwrap();
+        }
+    });
+    let wants = ["d/a", "d/b", "d/c", "d/e"].map(|path| digest_of(&scene, path));
+    let _fetching = scene.tree.fetching();
+    let mut out = Vec::new();
+    let answers = scene.tree.pack(|packer| {
+        packer.expect(wants.iter().map(|(id, _)| *id));
+        let mut append = |(id, digest): (NodeId, Digest)| packer.append(id, &digest, 100, &mut out);
+        let before = [append(wants[0]), append(wants[1])];
+        fs::rename(scene.root.join("d"), scene.root.with_extension("aside")).unwrap();
+        fs::remove_file(scene.root.with_extension("aside").join("c")).unwrap();
+        scene.write("d/c", "content of c");
+        scene.write("d/e", "content of e");
+        (before, [append(wants[2]), append(wants[3])])
+    });
+    let (before, after) = answers.unwrap();
+    assert!(before.iter().chain(&after).all(|size| matches!(size, Ok(12))), "{before:?} {after:?}");
+    assert_eq!(out, b"content of acontent of bcontent of ccontent of e");
+}
+
 /// A directory that is held cannot be unmounted, and if it is removed its place on the disk is not free.
 #[test]
 fn no_directory_is_held_when_nobody_fetches() {
