@@ -78,10 +78,10 @@ fn burst(settings: &Settings, bed: &mut Bed) -> Line {
     let target = bed.dir().join("followed");
     let mut follower = bed.agent(BURST, &target).follow();
     follower.caught_up();
-    let cold = Work::cold(SAME, settings.rounds);
+    let cold = Work::cold(SAME, settings.many_rounds);
     let (mut bursts, mut pulls) = (Vec::new(), Vec::new());
     settle_down(bed.daemon.pid());
-    for round in 0..settings.rounds {
+    for round in 0..settings.many_rounds {
         bursts.push(one_burst(settings, bed, &target, round));
         settle_down(bed.daemon.pid());
         pulls.push(bed.timed(Side::Ours, &cold).seconds);

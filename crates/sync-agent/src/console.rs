@@ -127,18 +127,31 @@ impl Console {
 
     /// An event: JSON, or words with the time before them. With `-q` only what is wrong is said, as talk.
     fn event(&self, event: &Event<'_>) {
-        if !self.events {
-            return;
+        if let Some(line) = self.event_line(event) {
+            self.line(&line);
+        } else if self.events
+            && self.manner.quiet
+            && !self.manner.json
+            && matches!(event, Event::Problem(_) | Event::Disconnected { .. } | Event::Halt { .. })
+            && let Some(words) = words(event)
+        {
+            self.talk(&words);
         }
-        if self.manner.json {
-            return self.line(&json_line(event));
+    }
+
+    /// What an event is as a line of data, if it is one.
+    fn event_line(&self, event: &Event<'_>) -> Option<String> {
+        match (self.events, self.manner) {
+            (false, _) => None,
+            (true, Manner { json: true, .. }) => Some(json_line(event)),
+            (true, Manner { quiet: true, .. }) => None,
+            (true, _) => words(event).map(|words| format!("{} {words}", show::now())),
         }
-        let Some(words) = words(event) else { return };
-        match (self.manner.quiet, event) {
-            (false, _) => self.line(&format!("{} {words}", show::now())),
-            (true, Event::Problem(_) | Event::Disconnected { .. } | Event::Halt { .. }) => self.talk(&words),
-            (true, _) => {}
-        }
+    }
+
+    /// Whether one more change is named: programs hear of all, people of the first few.
+    fn names_change(&self) -> bool {
+        self.told().change() || self.manner.json || self.manner.verbose
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
@@ -212,6 +225,28 @@ fn applied_words(op: &str, path: &str) -> String {
     }
 }
 
+/// A pipe takes so many bytes as a whole, and lets no other process's in between.
+const WRITTEN_AT_ONCE: usize = 4096;
+
+/// Lines with line breaks between them, as many together as can be written at once.
+fn together(lines: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for line in lines {
+        match all.last_mut() {
+            Some(last) if last.len() + line.len() + 2 <= WRITTEN_AT_ONCE => {
+                last.push('\n');
+                last.push_str(&line);
+            }
+            _ => all.push(line),
+        }
+    }
+    all
+}
+
+fn applied_event<'a>(op: AppliedOp, path: &'a TreePath, from: Option<&'a TreePath>) -> Event<'a> {
+    Event::Applied { op: op_word(op), path: path.as_str(), from: from.map(TreePath::as_str) }
+}
+
 fn op_word(op: AppliedOp) -> &'static str {
     match op {
         AppliedOp::Create => "create",
@@ -249,16 +284,27 @@ impl Reporter for Console {
     }
 
     fn applied(&self, op: AppliedOp, path: &TreePath, from: Option<&TreePath>) {
-        let event = Event::Applied { op: op_word(op), path: path.as_str(), from: from.map(TreePath::as_str) };
+        let event = applied_event(op, path, from);
         if self.events {
-            let named = self.told().change();
-            if named || self.manner.json || self.manner.verbose {
+            if self.names_change() {
                 self.event(&event);
             }
         } else if self.manner.verbose
             && let Some(words) = words(&event)
         {
             self.talk(&words);
+        }
+    }
+
+    fn appeared(&self, paths: &[&TreePath]) {
+        if !self.events {
+            return paths.iter().for_each(|path| self.applied(AppliedOp::Create, path, None));
+        }
+        // To write each line by itself takes longer than to write all of them down.
+        let named = paths.iter().filter(|_| self.names_change());
+        let event = |path: &&TreePath| self.event_line(&applied_event(AppliedOp::Create, path, None));
+        for lines in together(named.filter_map(event)) {
+            self.line(&lines);
         }
     }
 
@@ -319,6 +365,20 @@ mod tests {
     use insta::assert_snapshot;
 
     use super::*;
+
+    #[test]
+    fn lines_are_written_together_up_to_what_can_be_written_at_once() {
+        for lens in
+            [vec![], vec![1], vec![40; 300], vec![5000, 1, 5000], vec![1365, 1364, 1364], vec![4095, 0]]
+        {
+            let lines: Vec<String> =
+                lens.iter().enumerate().map(|(at, len)| at.to_string().repeat(*len)).collect();
+            let written = together(lines.clone());
+            assert!(written.iter().all(|part| part.len() < WRITTEN_AT_ONCE || !part.contains('\n')));
+            assert_eq!(written.join("\n"), lines.join("\n"));
+        }
+        assert_eq!(together(vec!["x".repeat(50); 300]).len(), 4, "80 of them fit");
+    }
 
     #[test]
     fn events_as_json_and_as_words() {

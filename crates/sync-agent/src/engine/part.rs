@@ -93,8 +93,8 @@ impl Item {
         Item { part: self.part.clone(), at: number }
     }
 
-    /// The node of another item.
-    pub(super) fn other_node(&self, number: usize) -> &Node {
-        self.part.puts[number].remote()
+    /// What is wanted of another item.
+    pub(super) fn other_put(&self, number: usize) -> &Put {
+        &self.part.puts[number]
     }
 }

@@ -52,6 +52,12 @@ pub trait Reporter: Send + Sync {
     fn file_done(&self, _path: &TreePath) {}
     /// A place was changed.
     fn applied(&self, _op: AppliedOp, _path: &TreePath, _from: Option<&TreePath>) {}
+    /// These places were not there, and all of them appeared together.
+    fn appeared(&self, paths: &[&TreePath]) {
+        for path in paths {
+            self.applied(AppliedOp::Create, path, None);
+        }
+    }
     /// A path failed.
     fn problem(&self, _problem: &Problem) {}
     /// The target is what the share was at a commit point.

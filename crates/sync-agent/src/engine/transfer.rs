@@ -583,14 +583,17 @@ impl<'a> Worker<'a> {
     }
 
     pub(super) fn placed(&self, put: &Put, op: AppliedOp) {
+        self.count_placed(&[put], op);
+        self.shared.reporter.applied(op, put.path(), None);
+    }
+
+    pub(super) fn count_placed(&self, puts: &[&Put], op: AppliedOp) {
         self.shared.context.trouble.passed();
         let mut outcome = self.shared.outcome();
-        outcome.synced += 1;
+        outcome.synced += puts.len() as u64;
         if op != AppliedOp::Metadata {
-            outcome.bytes_total += put.remote().entry.content.size();
+            outcome.bytes_total += puts.iter().map(|put| put.remote().entry.content.size()).sum::<u64>();
         }
-        drop(outcome);
-        self.shared.reporter.applied(op, put.path(), None);
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) struct Appeared {
 
 impl Appeared {
     pub(super) fn files(&self) -> impl ExactSizeIterator<Item = (&Node, &Stat)> {
-        self.files.iter().map(|(number, stat)| (self.item.other_node(*number), stat))
+        self.files.iter().map(|(number, stat)| (self.item.other_put(*number).remote(), stat))
     }
 }
 
@@ -213,11 +213,12 @@ impl Worker<'_> {
     }
 
     fn appeared(&mut self, full: &Full, whole: &Whole, stat: Stat) {
-        self.shared.reporter.applied(AppliedOp::Create, &whole.path, None);
-        for (number, _) in &full.files {
-            let item = full.item.other(*number);
-            self.placed(item.put(), AppliedOp::Create);
-            self.shared.reporter.file_done(item.put().path());
+        let puts: Vec<&Put> = full.files.iter().map(|(number, _)| full.item.other_put(*number)).collect();
+        let paths: Vec<&TreePath> = puts.iter().map(|put| put.path()).collect();
+        self.count_placed(&puts, AppliedOp::Create);
+        self.shared.reporter.appeared(&[&[&whole.path], &*paths].concat());
+        for path in paths {
+            self.shared.reporter.file_done(path);
         }
         let (remote, item, files) = (whole.remote.clone(), full.item.clone(), full.files.clone());
         self.done.push(Done::Whole(Appeared { remote, stat, item, files }));

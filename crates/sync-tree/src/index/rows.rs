@@ -186,35 +186,29 @@ mod tests {
     fn those_before_the_first_collision_are_added_and_no_others() {
         for count in [1, 2, AT_ONCE - 1, AT_ONCE, AT_ONCE + 1, 3 * AT_ONCE] {
             for at in 0..count {
-                for kind in ["id", "name", "both", "itself"] {
-                    let (db, additions) = table();
-                    let mut new: Vec<Pair> = (0..count).map(|id| Pair(id as i64, format!("{id}"))).collect();
-                    let there = |id, name: String| {
-                        db.execute("INSERT INTO pairs VALUES (?, ?, 7)", (id, name)).unwrap()
-                    };
-                    let mut others = HashMap::new();
-                    match kind {
-                        "id" => {
-                            drop((there(at as i64, "x".to_owned()), others.insert(at as i64, "x".to_owned())))
-                        }
-                        "name" => drop((there(-1, at.to_string()), others.insert(-1, at.to_string()))),
-                        "both" => {
-                            drop((there(at as i64, at.to_string()), others.insert(at as i64, at.to_string())))
-                        }
-                        _ if at == 0 => continue,
-                        _ => new[at].0 = 0,
-                    }
-                    let mut adder = additions.on(&db).unwrap();
-                    assert_eq!(adder.add_each(&new).unwrap(), at, "{kind} {at} of {count}");
-                    let mut expected: HashMap<i64, String> =
-                        new.drain(..at).map(|Pair(id, name)| (id, name)).collect();
-                    expected.extend(others);
-                    assert_eq!(rows(&db), expected, "{kind} {at} of {count}");
-                    // What is left goes on behind it.
-                    assert_eq!(adder.add_each(&new[1..]).unwrap(), count - at - 1, "{kind} {at} of {count}");
+                let (id, name) = (at as i64, at.to_string());
+                for there in [Some((id, "x")), Some((-1, &name)), Some((id, &name)), None] {
+                    collides(count, at, there);
                 }
             }
         }
+    }
+
+    fn collides(count: usize, at: usize, there: Option<(i64, &str)>) {
+        let (db, additions) = table();
+        let mut new: Vec<Pair> = (0..count).map(|id| Pair(id as i64, format!("{id}"))).collect();
+        match there {
+            Some(there) => assert_eq!(db.execute("INSERT INTO pairs VALUES (?, ?, 7)", there).unwrap(), 1),
+            None if at == 0 => return,
+            None => new[at].0 = 0,
+        }
+        let mut adder = additions.on(&db).unwrap();
+        assert_eq!(adder.add_each(&new).unwrap(), at, "{there:?}, {at} of {count}");
+        let mut expected: HashMap<i64, String> = new.drain(..at).map(|Pair(id, name)| (id, name)).collect();
+        expected.extend(there.map(|(id, name)| (id, name.to_owned())));
+        assert_eq!(rows(&db), expected, "{there:?}, {at} of {count}");
+        // What is left goes on behind it.
+        assert_eq!(adder.add_each(&new[1..]).unwrap(), count - at - 1, "{there:?}, {at} of {count}");
     }
 
     #[test]

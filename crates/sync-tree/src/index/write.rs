@@ -106,18 +106,11 @@ impl<'a> IndexTx<'a> {
     /// # Errors
     /// The database failed.
     pub fn insert_if_free(&mut self, new: &IndexedNode) -> Result<bool, IndexError> {
-        debug_assert!(new.node.id.0 > self.head.seq.0, "the id is not of this transaction");
-        self.insert_as_change(new, Seq(new.node.id.0))
+        Ok(self.insert_each_if_free(std::slice::from_ref(new))? == 1)
     }
 
-    /// The same for a node whose id was taken earlier.
-    pub(crate) fn insert_new_if_free(&mut self, new: &IndexedNode) -> Result<bool, IndexError> {
-        let seq = self.seqs.next()?;
-        self.insert_as_change(new, seq)
-    }
-
-    /// Adds files and links of one transaction's ids like [`insert_if_free`](Self::insert_if_free), up to the first whose place is
-    /// taken. Answers how many were added.
+    /// Adds files and links like [`insert_if_free`](Self::insert_if_free), up to the first whose place is taken. Answers how many were
+    /// added.
     ///
     /// # Errors
     /// The database failed.
@@ -126,29 +119,26 @@ impl<'a> IndexTx<'a> {
             new.iter().all(|new| new.node.id.0 > self.head.seq.0),
             "an id is not of this transaction"
         );
-        let rows: Vec<Write<'_>> =
+        let rows: Vec<_> =
             new.iter().map(|node| Write { node, seq: Seq(node.node.id.0), moved: false }).collect();
-        let added = self.inserter()?.add_each(&rows)?;
-        for new in &new[..added] {
-            self.added_as_change(new)?;
+        self.insert_as_changes(&rows)
+    }
+
+    /// The same for nodes whose ids were taken earlier.
+    pub(crate) fn insert_new_if_free(&mut self, new: &[&IndexedNode]) -> Result<usize, IndexError> {
+        let rows: Result<Vec<_>, _> = new.iter().map(|node| self.row(node, false)).collect();
+        self.insert_as_changes(&rows?)
+    }
+
+    fn insert_as_changes(&mut self, rows: &[Write<'_>]) -> Result<usize, IndexError> {
+        let added = self.inserter()?.add_each(rows)?;
+        for Write { node: new, .. } in &rows[..added] {
+            debug_assert!(!new.node.entry.content.is_dir(), "a directory brings a sum of its own");
+            self.count(new, 1);
+            self.enter(new)?;
+            self.clues.enter(new);
         }
         Ok(added)
-    }
-
-    fn insert_as_change(&mut self, new: &IndexedNode, seq: Seq) -> Result<bool, IndexError> {
-        if !self.inserter()?.add(&Write { node: new, seq, moved: false })? {
-            return Ok(false);
-        }
-        self.added_as_change(new)?;
-        Ok(true)
-    }
-
-    fn added_as_change(&mut self, new: &IndexedNode) -> Result<(), IndexError> {
-        debug_assert!(!new.node.entry.content.is_dir(), "a directory brings a sum of its own");
-        self.count(new, 1);
-        self.enter(new)?;
-        self.clues.enter(new);
-        Ok(())
     }
 
     /// Replaces what is known of a node. Answers whether the node itself changed; if only its identity did, it keeps its

@@ -10,7 +10,7 @@ use super::{
     MAX_NOTES, Memory, Put, RESTLESS_LIMIT, Scope, rules::LookRules, walk::is_gone,
 };
 use crate::{
-    index::{Head, IndexError, IndexTx, IndexedNode},
+    index::{Head, IndexError, IndexTx, IndexedNode, rows::AT_ONCE},
     rooted::StatKind,
 };
 
@@ -37,6 +37,8 @@ pub(super) struct Committer<'a> {
     limits: &'a LookLimits,
     observer: &'a dyn LookObserver,
     files_before: u64,
+    /// Files and links that nobody knew, until there are enough of them to be put in.
+    new: Vec<Put>,
     vanished: Vec<(TreePath, Box<IndexedNode>, bool)>,
     /// Nodes that were directories and are something else now.
     ended: Vec<(TreePath, Box<IndexedNode>)>,
@@ -68,6 +70,7 @@ impl<'a> Committer<'a> {
             limits,
             observer,
             files_before: head.files,
+            new: Vec::new(),
             vanished: Vec::new(),
             ended: Vec::new(),
             problems: Vec::new(),
@@ -111,6 +114,7 @@ impl<'a> Committer<'a> {
             for one in batch {
                 self.take(tx, one)?;
             }
+            self.put_all_new(tx)?;
             if rows >= ROWS_PER_COMMIT {
                 return Ok(());
             }
@@ -122,6 +126,17 @@ impl<'a> Committer<'a> {
     }
 
     fn take(&mut self, tx: &mut IndexTx<'_>, found: Found) -> Result<(), LookError> {
+        match found {
+            Found::Put(put) if put.is_new_file() => self.put_new(tx, put),
+            other => {
+                // What comes later may be about what came before.
+                self.put_all_new(tx)?;
+                self.take_other(tx, other)
+            }
+        }
+    }
+
+    fn take_other(&mut self, tx: &mut IndexTx<'_>, found: Found) -> Result<(), LookError> {
         match found {
             Found::Put(put) => self.put(tx, put)?,
             Found::Vanished { path, node, forgotten } => self.vanished.push((path, node, forgotten)),
@@ -163,9 +178,6 @@ impl<'a> Committer<'a> {
     fn put(&mut self, tx: &mut IndexTx<'_>, put: Put) -> Result<(), LookError> {
         let Put { path, old, new: boxed, moved_from } = put;
         let (old, new) = (old.as_deref(), &*boxed);
-        if old.is_none() && !new.node.entry.content.is_dir() {
-            return self.put_new(tx, path, new);
-        }
         // The walkers read the index beside this transaction. What it holds by now decides: a place that is taken keeps its
         // node, and the next look sorts out the rest.
         let current = match old {
@@ -224,16 +236,32 @@ impl<'a> Committer<'a> {
         Ok(())
     }
 
-    /// A file or link that nobody knew. That its place is free shows when it is put there, which costs less than to ask first.
-    fn put_new(&mut self, tx: &mut IndexTx<'_>, path: TreePath, new: &IndexedNode) -> Result<(), LookError> {
-        if !self.has_parent(tx, new)? {
-            self.report.refused.push(path);
-        } else if tx.insert_new_if_free(new)? {
-            self.note(ChangeOp::Created, path, new);
-        } else {
-            // Reading who has the place shows if it is taken only because the database is damaged.
-            tx.child(new.node.parent, &new.node.name)?;
-            self.report.refused.push(path);
+    /// Several new ones are put in their places together.
+    fn put_new(&mut self, tx: &mut IndexTx<'_>, put: Put) -> Result<(), LookError> {
+        if !self.has_parent(tx, &put.new)? {
+            self.report.refused.push(put.path);
+            return Ok(());
+        }
+        self.new.push(put);
+        if self.new.len() < AT_ONCE { Ok(()) } else { self.put_all_new(tx) }
+    }
+
+    /// That their places are free shows when they are put there, which costs less than to ask first.
+    fn put_all_new(&mut self, tx: &mut IndexTx<'_>) -> Result<(), LookError> {
+        let mut new = std::mem::take(&mut self.new);
+        while !new.is_empty() {
+            let nodes: Vec<&IndexedNode> = new.iter().map(|put| &*put.new).collect();
+            let added = tx.insert_new_if_free(&nodes)?;
+            let mut puts = new.into_iter();
+            for put in puts.by_ref().take(added) {
+                self.note(ChangeOp::Created, put.path, &put.new);
+            }
+            if let Some(put) = puts.next() {
+                // Reading who has the place shows if it is taken only because the database is damaged.
+                tx.child(put.new.node.parent, &put.new.node.name)?;
+                self.report.refused.push(put.path);
+            }
+            new = puts.collect();
         }
         Ok(())
     }

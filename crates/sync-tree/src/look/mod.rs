@@ -413,6 +413,13 @@ struct Put {
     moved_from: Option<TreePath>,
 }
 
+impl Put {
+    /// A file or link that nobody knew.
+    fn is_new_file(&self) -> bool {
+        self.old.is_none() && !self.new.node.entry.content.is_dir()
+    }
+}
+
 /// The rules a look begins with, by directory.
 type RuleTexts = BTreeMap<TreePath, String>;
 
