@@ -113,7 +113,7 @@ impl Console {
         }
     }
 
-    /// Writes a line of data.
+    /// Writes a line of data, or several with line breaks between them.
     pub(crate) fn line(&self, text: &str) {
         if let Err(error) = self.progress.around(|| self.stdout.line(text)) {
             tracing::warn!(%error, "cannot write to stdout");
@@ -225,7 +225,7 @@ fn applied_words(op: &str, path: &str) -> String {
     }
 }
 
-/// A pipe takes so many bytes as a whole, and lets no other process's in between.
+/// A pipe takes so many bytes as a whole, on Linux, and lets no other process's in between.
 const WRITTEN_AT_ONCE: usize = 4096;
 
 /// Lines with line breaks between them, as many together as can be written at once.

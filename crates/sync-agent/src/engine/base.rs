@@ -80,16 +80,18 @@ impl<'db> NewBase<'db> {
 
     /// Both sides have these nodes now.
     pub(super) fn agree_each(&mut self, rows: &[BaseRow<'_>]) -> rusqlite::Result<()> {
-        let mut rest = rows;
-        loop {
-            rest = &rest[self.adder.add_each(rest)?..];
-            let Some((row, others)) = rest.split_first() else { return Ok(()) };
-            self.replace(row)?;
-            rest = others;
+        let added = self.adder.add_each(rows)?;
+        // Where something was agreed on about one of them, it mostly was about those behind it.
+        for row in &rows[added..] {
+            // REPLACE makes SQLite note the pages of each row for the case that it fails midway, which takes as long again.
+            if !self.adder.add(row)? {
+                self.replace(row)?;
+            }
         }
+        Ok(())
     }
 
-    /// REPLACE makes SQLite note the pages of each row for the case that it fails midway, which takes as long again.
+    /// Writes what is agreed on in place of what was.
     fn replace(&self, row: &BaseRow<'_>) -> rusqlite::Result<()> {
         keep_former(self.db, row.remote.id, row.local)?;
         let replace = "INSERT OR REPLACE INTO base VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
@@ -236,4 +238,46 @@ fn base_where(db: &Connection, sql: &str, id: NodeId) -> rusqlite::Result<Option
             })
         })
         .optional()
+}
+
+#[cfg(test)]
+mod tests {
+    use sync_core::Name;
+    use sync_tree::index::{Index, IndexError};
+
+    use super::*;
+    use crate::engine::store::Store;
+
+    fn file(id: u64) -> Node {
+        let content = Content::File { size: id, digest: Digest::of(&id.to_le_bytes()) };
+        let entry = Entry { content, mtime: Time { secs: 1, nanos: 2 }, mode: 0o644 };
+        Node { id: NodeId(id), parent: NodeId::ROOT, name: Name::new(&format!("{id}")).unwrap(), entry }
+    }
+
+    /// Wherever among many rows there is one already, by either of its ids.
+    #[test]
+    fn what_was_agreed_on_before_is_replaced_and_the_others_are_new() {
+        for at in 0..40 {
+            for former in [(1000 + at, 7), (7, 2000 + at)] {
+                let dir = tempfile::tempdir().unwrap();
+                let store = Store::open(Index::open(&dir.path().join("target.db")).unwrap()).unwrap();
+                let remote: Vec<Node> = (0..40).map(|number| file(1000 + number)).collect();
+                let rows: Vec<_> =
+                    (2000..).zip(&remote).map(|(id, remote)| BaseRow { remote, local: NodeId(id) }).collect();
+                let work = |tx: &mut sync_tree::index::IndexTx<'_>| {
+                    let mut base = NewBase::of(tx.sql())?;
+                    base.agree(&file(former.0), NodeId(former.1))?;
+                    base.agree_each(&rows)?;
+                    let count = "SELECT count(*) FROM base";
+                    assert_eq!(tx.sql().query_row(count, [], |row| row.get::<_, i64>(0))?, 40);
+                    for row in &rows {
+                        let base = base_of(tx.sql(), row.remote.id)?.unwrap();
+                        assert_eq!((base.local, base.entry), (row.local, row.remote.entry.clone()));
+                    }
+                    Ok::<_, IndexError>(())
+                };
+                store.index().write(work).unwrap();
+            }
+        }
+    }
 }

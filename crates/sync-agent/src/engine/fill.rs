@@ -53,8 +53,7 @@ pub(super) struct Fill {
     placing: JoinSet<Placed>,
     stop: CancellationToken,
     arrived: Arc<Arrived>,
-    /// The last node that came.
-    last: NodeId,
+    came: Came,
 }
 
 /// Plans parts and makes their directories.
@@ -80,14 +79,24 @@ struct Filled {
     failure: Option<EngineError>,
 }
 
-impl Fill {
+/// How far a tree has come, by the ids: what is planned from is not behind it.
+#[derive(Debug, Default)]
+struct Came(NodeId);
+
+impl Came {
     /// Whether the tree is still what it was when its first nodes came: these are only more of it.
     fn goes_on_with(&self, changes: &[NodeChange]) -> bool {
-        let mut last = self.last;
+        let mut last = self.0;
         changes.iter().all(|change| match change {
             NodeChange::Present(node) => node.id > std::mem::replace(&mut last, node.id),
             NodeChange::Gone(_) => false,
         })
+    }
+
+    /// The first nodes may come in any order.
+    fn take(&mut self, changes: &[NodeChange]) {
+        let last = changes.iter().map(|change| *change.id()).max();
+        self.0 = self.0.max(last.unwrap_or_default());
     }
 }
 
@@ -157,19 +166,19 @@ impl Engine {
             let run = Run { remote: &remote, reporter: &reporter, cancel: &cancel, once: true };
             transfer::run(&context, queue, Here::default(), &run).await
         });
-        Fill { tree, planning: threads::start(filler.run()), placing, stop, arrived, last: NodeId::ROOT }
+        Fill { tree, planning: threads::start(filler.run()), placing, stop, arrived, came: Came::default() }
     }
 
     /// Whether what is being filled can go on with these nodes. What it was made from must not change before it is written down:
     /// were the run killed in between, nobody would know that it came from the share.
     pub(super) fn fill_goes_on_with(&self, changes: &[NodeChange]) -> bool {
-        self.filling.as_ref().is_none_or(|fill| fill.goes_on_with(changes))
+        self.filling.as_ref().is_none_or(|fill| fill.came.goes_on_with(changes))
     }
 
     /// Nodes of the tree that the target is being filled from are written down.
     pub(super) fn fill_takes(&mut self, changes: Vec<NodeChange>) {
-        if let (Some(fill), Some(last)) = (&mut self.filling, changes.last()) {
-            fill.last = *last.id();
+        if let Some(fill) = &mut self.filling {
+            fill.came.take(&changes);
             fill.arrived.take(changes);
             fill.tree.send_replace(Tree::Arriving);
         }
@@ -370,5 +379,36 @@ impl Filler {
             self.is_vouched_for = tree == Tree::Complete;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sync_core::{Content, Entry, Name, Node, Time};
+
+    use super::*;
+
+    #[test]
+    fn what_lies_behind_what_came_is_not_more_of_it() {
+        let piece = |ids: &[u64]| ids.iter().map(|id| present(*id)).collect::<Vec<_>>();
+        for (first, next, goes_on) in [
+            (&[1, 3][..], &[4, 9][..], true),
+            (&[1, 3], &[4, 4], false),
+            (&[1, 3], &[2], false),
+            (&[5, 3], &[4], false),
+            (&[5, 3], &[6], true),
+            (&[], &[1], true),
+        ] {
+            let mut came = Came::default();
+            came.take(&piece(first));
+            assert_eq!(came.goes_on_with(&piece(next)), goes_on, "{first:?}, {next:?}");
+        }
+        assert!(!Came::default().goes_on_with(&[NodeChange::Gone(NodeId(7))]));
+    }
+
+    fn present(id: u64) -> NodeChange {
+        let entry = Entry { content: Content::Directory, mtime: Time::default(), mode: 0o755 };
+        let name = Name::new(&id.to_string()).expect("a number is a name");
+        NodeChange::Present(Node { id: NodeId(id), parent: NodeId::ROOT, name, entry })
     }
 }

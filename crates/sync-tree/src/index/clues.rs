@@ -524,7 +524,7 @@ mod tests {
                                 there.insert(name, new);
                             }
                             None => {
-                                assert_eq!(tx.insert_new_if_free(&[&new])?, 1);
+                                assert_eq!(tx.insert_each_new_if_free(&[&new])?, 1);
                                 there.insert(name, new);
                             }
                         }

@@ -1,13 +1,13 @@
 //! Adds many rows to a table by few statements.
 //!
-//! What SQLite does around a row costs as much as the row: it begins and ends the statement, opens the table and its indexes, and
-//! searches each from the top for a place that is right behind the one before. A statement that adds [`AT_ONCE`] rows does that once.
+//! What SQLite does around a row costs as much as the row: it begins and ends the statement, and opens the table and its indexes, after
+//! which it knows nothing of where the row before went. A statement that adds [`AT_ONCE`] rows does that once.
 //!
-//! If a row collides with what is there, those before it are added and neither it nor those behind it (`OR FAIL`). To be able to take back
-//! all of them SQLite would have to note what each page was before.
+//! If a row collides with what is there, those before it are added and neither it nor those behind it (`OR FAIL`). If something else
+//! goes wrong, none of a statement's rows is added.
 
 use rusqlite::{
-    CachedStatement, Connection, ErrorCode, Statement,
+    CachedStatement, Connection, Statement, ffi,
     types::{ToSqlOutput, ValueRef},
 };
 
@@ -129,9 +129,11 @@ fn bind<const N: usize>(statement: &mut Statement<'_>, rows: &[impl Row<N>]) -> 
 
 /// Whether all rows were added, or what one would have collided with is there.
 fn added(result: rusqlite::Result<usize>) -> rusqlite::Result<bool> {
+    const COLLISIONS: [i32; 3] =
+        [ffi::SQLITE_CONSTRAINT_PRIMARYKEY, ffi::SQLITE_CONSTRAINT_ROWID, ffi::SQLITE_CONSTRAINT_UNIQUE];
     match result {
         Ok(_) => Ok(true),
-        Err(rusqlite::Error::SqliteFailure(error, _)) if error.code == ErrorCode::ConstraintViolation => {
+        Err(rusqlite::Error::SqliteFailure(error, _)) if COLLISIONS.contains(&error.extended_code) => {
             Ok(false)
         }
         Err(error) => Err(error),
@@ -221,6 +223,38 @@ mod tests {
         assert!(rows(&db).is_empty());
         assert_eq!(additions.on(&db).unwrap().add_each(&new).unwrap(), 30);
         assert_eq!(rows(&db).into_keys().collect::<HashSet<_>>().len(), 30);
+    }
+
+    #[test]
+    fn what_does_not_belong_into_a_column_is_no_collision() {
+        struct Wrong;
+        impl Row<2> for Wrong {
+            fn values(&self) -> [ValueRef<'_>; 2] {
+                [ValueRef::Integer(1), ValueRef::Null]
+            }
+        }
+        let (db, additions) = table();
+        let mut adder = additions.on(&db).unwrap();
+        assert!(adder.add(&Wrong).is_err());
+        assert!(adder.add_each(&[const { Wrong }; AT_ONCE]).is_err());
+    }
+
+    /// The disk is full somewhere among the rows of one statement.
+    #[test]
+    fn what_fails_midway_fails_as_a_whole() {
+        let (db, additions) = table();
+        let pages: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+        db.query_row(&format!("PRAGMA max_page_count = {}", pages + 5), [], |_| Ok(())).unwrap();
+        let long: Vec<Pair> = (0..64).map(|id| Pair(id, format!("{id} {}", "x".repeat(1000)))).collect();
+        let mut adder = additions.on(&db).unwrap();
+        let tx = db.unchecked_transaction().unwrap();
+        assert!(adder.add(&long[0]).unwrap());
+        assert!(adder.add_each(&long[1..]).is_err());
+        assert!(rows(&db).len() <= 1, "some rows of the statement are there");
+        drop(tx);
+        assert!(rows(&db).is_empty());
+        assert_eq!(adder.add_each(&long[..3]).unwrap(), 3);
+        assert_eq!(rows(&db).len(), 3);
     }
 
     #[test]

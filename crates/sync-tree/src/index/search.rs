@@ -234,7 +234,7 @@ mod tests {
         let ids: Vec<NodeId> = (0..3).map(|_| index.new_id().unwrap()).collect();
         let insert = |id: NodeId, name: &str| {
             let node = put(id, NodeId::ROOT, name, file());
-            index.write(|tx| Ok::<_, IndexError>(tx.insert_new_if_free(&[&node])? == 1)).unwrap()
+            index.write(|tx| Ok::<_, IndexError>(tx.insert_each_new_if_free(&[&node])? == 1)).unwrap()
         };
         let (new, first) = insert(ids[0], "a");
         let (again, second) = insert(ids[1], "a");

@@ -125,7 +125,7 @@ impl<'a> IndexTx<'a> {
     }
 
     /// The same for nodes whose ids were taken earlier.
-    pub(crate) fn insert_new_if_free(&mut self, new: &[&IndexedNode]) -> Result<usize, IndexError> {
+    pub(crate) fn insert_each_new_if_free(&mut self, new: &[&IndexedNode]) -> Result<usize, IndexError> {
         let rows: Result<Vec<_>, _> = new.iter().map(|node| self.row(node, false)).collect();
         self.insert_as_changes(&rows?)
     }

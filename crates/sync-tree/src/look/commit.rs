@@ -129,7 +129,7 @@ impl<'a> Committer<'a> {
         match found {
             Found::Put(put) if put.is_new_file() => self.put_new(tx, put),
             other => {
-                // What comes later may be about what came before.
+                // What comes later may be about what came before: a sheet is made of the rows, and a directory takes its files with it.
                 self.put_all_new(tx)?;
                 self.take_other(tx, other)
             }
@@ -236,7 +236,7 @@ impl<'a> Committer<'a> {
         Ok(())
     }
 
-    /// Several new ones are put in their places together.
+    /// A new one waits for others. Nothing that comes while it does can take its directory away.
     fn put_new(&mut self, tx: &mut IndexTx<'_>, put: Put) -> Result<(), LookError> {
         if !self.has_parent(tx, &put.new)? {
             self.report.refused.push(put.path);
@@ -246,12 +246,12 @@ impl<'a> Committer<'a> {
         if self.new.len() < AT_ONCE { Ok(()) } else { self.put_all_new(tx) }
     }
 
-    /// That their places are free shows when they are put there, which costs less than to ask first.
+    /// Puts the new ones in their places. That these are free shows when they are put there, which costs less than to ask first.
     fn put_all_new(&mut self, tx: &mut IndexTx<'_>) -> Result<(), LookError> {
         let mut new = std::mem::take(&mut self.new);
         while !new.is_empty() {
             let nodes: Vec<&IndexedNode> = new.iter().map(|put| &*put.new).collect();
-            let added = tx.insert_new_if_free(&nodes)?;
+            let added = tx.insert_each_new_if_free(&nodes)?;
             let mut puts = new.into_iter();
             for put in puts.by_ref().take(added) {
                 self.note(ChangeOp::Created, put.path, &put.new);
