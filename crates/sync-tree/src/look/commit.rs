@@ -127,13 +127,12 @@ impl<'a> Committer<'a> {
 
     fn take(&mut self, tx: &mut IndexTx<'_>, found: Found) -> Result<(), LookError> {
         match found {
-            Found::Put(put) if put.is_new_file() => self.put_new(tx, put),
-            other => {
-                // What comes later may be about what came before: a sheet is made of the rows, and a directory takes its files with it.
-                self.put_all_new(tx)?;
-                self.take_other(tx, other)
-            }
+            Found::Put(put) if put.is_new_file() => return self.put_new(tx, put),
+            // It may be about what came before: a sheet is made of the rows, and a directory takes its files with it.
+            Found::Put(_) | Found::Sheetless(_) => self.put_all_new(tx)?,
+            _ => {}
         }
+        self.take_other(tx, found)
     }
 
     fn take_other(&mut self, tx: &mut IndexTx<'_>, found: Found) -> Result<(), LookError> {
@@ -236,7 +235,7 @@ impl<'a> Committer<'a> {
         Ok(())
     }
 
-    /// A new one waits for others. Nothing that comes while it does can take its directory away.
+    /// A new one waits for others, and while it does nothing touches the index.
     fn put_new(&mut self, tx: &mut IndexTx<'_>, put: Put) -> Result<(), LookError> {
         if !self.has_parent(tx, &put.new)? {
             self.report.refused.push(put.path);
