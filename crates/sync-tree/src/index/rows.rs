@@ -1,7 +1,7 @@
 //! Adds many rows to a table by few statements.
 //!
 //! What SQLite does around a row costs as much as the row: it begins and ends the statement, and opens the table and its indexes, after
-//! which it knows nothing of where the row before went. A statement that adds [`AT_ONCE`] rows does that once.
+//! which it knows nothing of where the row before went. A statement that adds several rows does that once.
 //!
 //! If a row collides with what is there, those before it are added and neither it nor those behind it (`OR FAIL`). If something else
 //! goes wrong, none of a statement's rows is added.
