@@ -127,12 +127,11 @@ impl Console {
 
     /// An event: JSON, or words with the time before them. With `-q` only what is wrong is said, as talk.
     fn event(&self, event: &Event<'_>) {
+        let is_wrong = matches!(event, Event::Problem(_) | Event::Disconnected { .. } | Event::Halt { .. });
         if let Some(line) = self.event_line(event) {
             self.line(&line);
         } else if self.events
-            && self.manner.quiet
-            && !self.manner.json
-            && matches!(event, Event::Problem(_) | Event::Disconnected { .. } | Event::Halt { .. })
+            && is_wrong
             && let Some(words) = words(event)
         {
             self.talk(&words);

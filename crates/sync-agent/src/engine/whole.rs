@@ -7,7 +7,10 @@
 //! * What comes into the way costs nothing but time: it is looked at, and the files come by the ordinary way.
 //! * What is not in place to stay is not written down. Whoever watches the run is told of it as soon as it is in place.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    iter,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use sync_core::{
     Node, TreePath,
@@ -214,11 +217,11 @@ impl Worker<'_> {
 
     fn appeared(&mut self, full: &Full, whole: &Whole, stat: Stat) {
         let puts: Vec<&Put> = full.files.iter().map(|(number, _)| full.item.other_put(*number)).collect();
-        let paths: Vec<&TreePath> = puts.iter().map(|put| put.path()).collect();
         self.count_placed(&puts, AppliedOp::Create);
-        self.shared.reporter.appeared(&[&[&whole.path], &*paths].concat());
-        for path in paths {
-            self.shared.reporter.file_done(path);
+        let paths: Vec<_> = iter::once(&whole.path).chain(puts.iter().map(|put| put.path())).collect();
+        self.shared.reporter.appeared(&paths);
+        for put in puts {
+            self.shared.reporter.file_done(put.path());
         }
         let (remote, item, files) = (whole.remote.clone(), full.item.clone(), full.files.clone());
         self.done.push(Done::Whole(Appeared { remote, stat, item, files }));

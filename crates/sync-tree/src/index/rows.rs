@@ -67,8 +67,7 @@ impl<const N: usize> Adder<'_, N> {
     /// # Errors
     /// The database failed.
     pub fn add(&mut self, row: &impl Row<N>) -> rusqlite::Result<bool> {
-        bind(&mut self.one, std::slice::from_ref(row))?;
-        added(self.one.raw_execute())
+        added(execute(&mut self.one, row))
     }
 
     /// Adds rows up to the first that collides with what is there. Answers how many were added.
@@ -128,7 +127,7 @@ fn bind<const N: usize>(statement: &mut Statement<'_>, rows: &[impl Row<N>]) -> 
 }
 
 /// Whether all rows were added, or what one would have collided with is there.
-fn added(result: rusqlite::Result<usize>) -> rusqlite::Result<bool> {
+fn added<T>(result: rusqlite::Result<T>) -> rusqlite::Result<bool> {
     const COLLISIONS: [i32; 3] =
         [ffi::SQLITE_CONSTRAINT_PRIMARYKEY, ffi::SQLITE_CONSTRAINT_ROWID, ffi::SQLITE_CONSTRAINT_UNIQUE];
     match result {
