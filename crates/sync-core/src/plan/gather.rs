@@ -96,6 +96,7 @@ fn gather_some<T: Trees>(trees: &T, scope: &Scope, settled_too: bool) -> Result<
         slots: Vec::new(),
         seen: HashSet::new(),
         todo: BTreeMap::new(),
+        new_dirs: HashSet::new(),
         settled_too,
         known: Known::default(),
     };
@@ -142,6 +143,8 @@ struct Gatherer<'a, T> {
     seen: HashSet<(Pair, Name)>,
     /// The places that are wanted, each with what is known to be there.
     todo: BTreeMap<(Pair, Name), There>,
+    /// Wanted directories about which nothing was agreed on: all that is in them is looked at with them.
+    new_dirs: HashSet<NodeId>,
     /// Places where there is nothing to do get a slot too.
     settled_too: bool,
     known: Known,
@@ -354,6 +357,14 @@ impl<T: Trees> Gatherer<'_, T> {
     /// Wants the places of a remote node: where it is, and where its local counterpart is.
     fn want_remote(&mut self, id: NodeId) -> Result<(), T::Error> {
         let (node, base) = (self.trees.remote(id)?, self.trees.base(id)?);
+        if let (Some(node), None) = (&node, &base) {
+            if node.entry.content.is_dir() {
+                self.new_dirs.insert(id);
+            }
+            if self.new_dirs.contains(&node.parent) {
+                return Ok(());
+            }
+        }
         let counterpart = base.as_ref().map(|base| base.local);
         if let Some(node) = node {
             self.want_place_of_remote(node, base)?;

@@ -98,6 +98,24 @@ fn one_case_by_its_seed() {
     check(seed.unwrap_or(0));
 }
 
+/// What is in a new directory is left to the walk through it, but only where that directory was named before.
+#[test]
+fn in_whatever_order_nodes_are_named_the_same_places_are_found() {
+    let gathered = |model: &Model, scope: &Scope| {
+        let Ok(mut slots) = gather(model, scope);
+        slots.sort_by(|a, b| a.path.cmp(&b.path));
+        slots
+    };
+    for seed in (1..200_000).step_by(2) {
+        let model = case(seed);
+        let mut named = scope(&model, seed);
+        let slots = gathered(&model, &named);
+        let Scope::Nodes { remote, .. } = &mut named else { panic!("seed {seed} names nodes") };
+        remote.reverse();
+        assert_eq!(gathered(&model, &named), slots, "seed {seed}");
+    }
+}
+
 #[test]
 fn what_is_unknown_is_never_removed() {
     for seed in 0..100_000 {
