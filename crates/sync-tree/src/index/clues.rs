@@ -10,13 +10,20 @@
 
 use std::{
     mem,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, params, types::ValueRef};
 use sync_core::{Content, Digest, NodeId};
 
-use super::table::IndexedNode;
+use super::{
+    rows::{Additions, Row},
+    sieve::{Sieve, Sifting},
+    table::IndexedNode,
+};
 
 /// Clues in a run: when it is made, and at most. These fill a page of the database. Tests have few.
 const RUN: usize = if cfg!(debug_assertions) { 3 } else { 168 };
@@ -71,22 +78,34 @@ fn key_of(digest: &Digest) -> i64 {
     digest.0.first_chunk().map_or(0, |begins| i64::from_le_bytes(*begins))
 }
 
-/// Whether there are clues, and how many new ones.
+/// Whether there are clues, how many new ones, and what spares many searches.
 #[derive(Debug)]
 pub(super) struct Searching {
     made: AtomicBool,
     new: AtomicUsize,
+    /// Of contents.
+    sifting: Sifting,
 }
 
 impl Searching {
     pub(super) fn of(db: &Connection) -> rusqlite::Result<Self> {
         let made = are_made(db)?;
         let new = if made { count(db, "SELECT count(*) FROM new_clues")? } else { 0 };
-        Ok(Self { made: AtomicBool::new(made), new: AtomicUsize::new(new) })
+        Ok(Self { made: AtomicBool::new(made), new: AtomicUsize::new(new), sifting: Sifting::default() })
     }
 
     pub(super) fn is_made(&self) -> bool {
         self.made.load(Ordering::Acquire)
+    }
+
+    /// So many searches for contents follow. Answers whether it helps to [prepare](Clues::prepare) for them.
+    pub(super) fn announce(&self, searches: usize, files: u64) -> bool {
+        self.is_made() && self.sifting.announce(searches, files)
+    }
+
+    /// If not, no file has this content.
+    pub(super) fn may_have(&self, digest: &Digest) -> bool {
+        self.sifting.may_have(key_of(digest))
     }
 }
 
@@ -130,8 +149,17 @@ impl<'a> Clues<'a> {
         }
     }
 
+    /// Prepares for many searches for contents that no file has.
+    pub(super) fn prepare(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        if self.made {
+            self.searching.sifting.begin(sieve_of_contents(db)?);
+        }
+        Ok(())
+    }
+
     /// Makes them of all nodes.
     pub(super) fn make(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        self.searching.sifting.end();
         make(db)?;
         (self.made, self.new) = (true, 0);
         self.found.clear();
@@ -141,6 +169,7 @@ impl<'a> Clues<'a> {
 
     /// Removes all, and keeps none until they are made again.
     pub(super) fn remove(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        self.searching.sifting.end();
         remove(db)?;
         (self.made, self.new) = (false, 0);
         self.found.clear();
@@ -157,6 +186,8 @@ impl<'a> Clues<'a> {
         if found.is_empty() {
             return Ok(());
         }
+        let contents = found.iter().filter(|(kind, _)| *kind == Kind::Content);
+        self.searching.sifting.add(contents.map(|(_, clue)| clue.key));
         found.sort_unstable();
         found.dedup();
         let most = (files / 8).clamp(FEW_NEW, MANY_NEW);
@@ -307,10 +338,42 @@ fn take_from_new(db: &Connection, gone: &[(Kind, Clue)]) -> rusqlite::Result<usi
     gone.iter().map(|(kind, clue)| take.execute([kind.number(), clue.key, clue.id])).sum()
 }
 
+impl Row<3> for (Kind, Clue) {
+    fn values(&self) -> [ValueRef<'_>; 3] {
+        let (kind, clue) = self;
+        [kind.number(), clue.key, clue.id].map(ValueRef::Integer)
+    }
+}
+
+static NEW_CLUES: LazyLock<Additions> = LazyLock::new(|| Additions::to::<3>("new_clues"));
+
 /// Answers how many of them were not there.
 fn add_new(db: &Connection, found: &[(Kind, Clue)]) -> rusqlite::Result<usize> {
-    let mut add = db.prepare_cached("INSERT OR IGNORE INTO new_clues VALUES (?1, ?2, ?3)")?;
-    found.iter().map(|(kind, clue)| add.execute([kind.number(), clue.key, clue.id])).sum()
+    let mut adder = NEW_CLUES.on(db)?;
+    let mut new = adder.add_each(found)?;
+    // Where one was there, others mostly were.
+    for clue in &found[new..] {
+        new += usize::from(adder.add(clue)?);
+    }
+    Ok(new)
+}
+
+/// A sieve with the keys of all contents, if they are not too many.
+fn sieve_of_contents(db: &Connection) -> rusqlite::Result<Option<Sieve>> {
+    let in_runs = count(db, "SELECT coalesce(sum(length(clues)), 0) / 16 FROM content_runs")?;
+    let new = count(db, "SELECT count(*) FROM new_clues")?;
+    let Some(mut sieve) = Sieve::with_room_for((in_runs + new) as u64) else { return Ok(None) };
+    let mut runs = db.prepare_cached("SELECT clues FROM content_runs")?;
+    let mut runs = runs.query([])?;
+    while let Some(run) = runs.next()? {
+        clues_in(run.get_ref(0)?.as_blob()?).for_each(|clue| sieve.add(clue.key));
+    }
+    let mut new = db.prepare_cached("SELECT key FROM new_clues WHERE kind = ?1")?;
+    let mut new = new.query([Kind::Content.number()])?;
+    while let Some(clue) = new.next()? {
+        sieve.add(clue.get(0)?);
+    }
+    Ok(Some(sieve))
 }
 
 /// These and those that are among the new ones, in order.
@@ -449,6 +512,7 @@ mod tests {
         for content in 0..40u8 {
             let wanted = Digest::of(&[content]);
             let have = there.values().filter(|row| digest(row) == wanted).map(|row| row.node.id);
+            assert!(have.clone().next().is_none() || index.may_have(&wanted), "{content}");
             assert_eq!(ids(index.with_digest(&wanted, usize::MAX).unwrap()), have.collect(), "{content}");
         }
         let ranges = [(-5, 60), (3, 9), (20, 20), (100, 200)];
@@ -484,6 +548,21 @@ mod tests {
                 .unwrap()
         };
         all.iter().flat_map(read).collect()
+    }
+
+    #[test]
+    fn those_that_are_new_are_counted_wherever_some_are_there() {
+        for there in (0..40).map(|at| at..at + 1).chain([0..40, 3..20, 16..32]) {
+            let (_dir, index) = searchable();
+            let all: Vec<_> = (0..40).map(|key| (Kind::Content, Clue { key, id: 7 })).collect();
+            let write = index.write(|tx| {
+                assert_eq!(add_new(tx.sql(), &all[there.clone()])?, there.len());
+                assert_eq!(add_new(tx.sql(), &all)?, all.len() - there.len(), "{there:?}");
+                assert_eq!(count(tx.sql(), "SELECT count(*) FROM new_clues")?, all.len());
+                Ok::<_, IndexError>(())
+            });
+            write.unwrap();
+        }
     }
 
     /// However nodes come, change and go, in many transactions or few, some of them given up, with restarts: what is there is
@@ -546,6 +625,7 @@ mod tests {
                         index.begin_bulk().unwrap();
                         assert_eq!(index.is_searchable(), !there.is_empty());
                     }
+                    2..5 => index.prepare_searches(1000).unwrap(),
                     _ => {}
                 }
                 if step % 5 == 0 {

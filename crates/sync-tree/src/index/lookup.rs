@@ -21,7 +21,7 @@ const MOST_STEP: i64 = 3;
 
 /// Looks nodes up, all in the transaction that is open.
 #[derive(Debug)]
-pub(crate) struct Lookup<'db> {
+pub struct Lookup<'db> {
     finder: Finder<'db>,
     /// What will be asked for next, in this order.
     expected: VecDeque<NodeId>,
@@ -33,7 +33,10 @@ pub(crate) struct Lookup<'db> {
 
 impl NodeTable {
     /// What looks many nodes up.
-    pub(crate) fn lookup<'db>(&self, db: &'db Connection) -> rusqlite::Result<Lookup<'db>> {
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn lookup<'db>(&self, db: &'db Connection) -> rusqlite::Result<Lookup<'db>> {
         let (expected, ahead) = (VecDeque::new(), VecDeque::new());
         Ok(Lookup { finder: self.finder(db)?, expected, ahead, asked: 0 })
     }
@@ -41,14 +44,17 @@ impl NodeTable {
 
 impl Lookup<'_> {
     /// Says which nodes are asked for next, instead of those that were named before.
-    pub(crate) fn expect(&mut self, ids: impl IntoIterator<Item = NodeId>) {
+    pub fn expect(&mut self, ids: impl IntoIterator<Item = NodeId>) {
         self.ahead.clear();
         self.expected.clear();
         self.expected.extend(ids);
     }
 
     /// One node, if it exists: the next that is expected, or any other.
-    pub(crate) fn get(&mut self, id: NodeId) -> rusqlite::Result<Option<IndexedNode>> {
+    ///
+    /// # Errors
+    /// The database failed, or the row is none.
+    pub fn get(&mut self, id: NodeId) -> rusqlite::Result<Option<IndexedNode>> {
         let is_expected = self.expected.front() == Some(&id);
         if is_expected && self.ahead.is_empty() {
             self.read_ahead();

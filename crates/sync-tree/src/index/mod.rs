@@ -18,6 +18,7 @@ pub mod rows;
 mod schema;
 mod search;
 mod sheets;
+mod sieve;
 mod sums;
 mod table;
 #[cfg(test)]
@@ -40,13 +41,13 @@ use sync_core::{Digest, Hint, Node, NodeChange, NodeId, Problem, RuleSet, Seq, S
 
 use crate::{probe::probed, trouble};
 
+pub use lookup::Lookup;
 pub use replica::Replica;
 /// The paths that the last look could not read, for readers with a connection of their own.
 pub use schema::problems as problems_in;
 pub use table::{IndexedNode, NodeTable};
 pub use write::IndexTx;
 
-pub(crate) use lookup::Lookup;
 pub(crate) use search::Inodes;
 pub(crate) use sheets::{MOST_ON_SHEET, Marker, Sheet};
 pub(crate) use table::Sketch;

@@ -63,6 +63,27 @@ impl Index {
         self.0.searching.is_made()
     }
 
+    /// Says that so many searches for contents follow, most of them in vain; those are cheaper then. It does nothing where one cannot
+    /// [search](Self::is_searchable).
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn prepare_searches(&self, count: usize) -> Result<(), IndexError> {
+        if self.0.searching.announce(count, self.head()?.files) {
+            self.write(|tx| {
+                tx.prepare_searches()?;
+                Ok::<_, IndexError>(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// If not, no file that is committed has this content. It is known without a search, for most contents that are not there.
+    #[must_use]
+    pub fn may_have(&self, digest: &Digest) -> bool {
+        self.0.searching.may_have(digest)
+    }
+
     /// Which of these inode numbers nodes may have, in one question.
     pub(crate) fn inodes_among(&self, inodes: &[u64]) -> Result<Inodes, IndexError> {
         self.make_searchable()?;

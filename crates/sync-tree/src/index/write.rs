@@ -265,6 +265,11 @@ impl<'a> IndexTx<'a> {
         Ok(self.clues.make(self.db)?)
     }
 
+    /// See [`Index::prepare_searches`](super::Index::prepare_searches).
+    pub(super) fn prepare_searches(&mut self) -> Result<(), IndexError> {
+        Ok(self.clues.prepare(self.db)?)
+    }
+
     /// Removes it: making it later is cheaper than keeping it while a whole tree is written.
     pub(super) fn make_unsearchable(&mut self) -> Result<(), IndexError> {
         self.table.remove_changes(self.db)?;
