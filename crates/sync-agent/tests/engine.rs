@@ -167,7 +167,8 @@ async fn what_runs_deleted_that_failed_later_counts_for_the_guard() {
     pair.pull().await;
     pair.share.edit(|edit| {
         without(edit, "d", 0..140);
-        edit.file("new", "x");
+        // What is small is sent for before there is a plan, and again if that is cut.
+        edit.file("new", vec![7; 2 << 20]);
     });
     pair.share.cut_fetch_after(0);
     let cut = pair.try_pull(Arc::new(Silent)).await;

@@ -155,6 +155,8 @@ async fn what_is_asked_for_after_the_answers_ended_is_not_taken_for_done() {
         edit.file("copy", "the same");
         edit.file("new", "something else");
     });
+    // Where all is to be planned nothing is sent for before.
+    pair.share.new_epoch();
     let script = Arc::new(EndsEarly(Default::default(), Mutex::new(false)));
     let _listening = probe::install(pair.target.root(), script.clone());
     let remote: Arc<dyn Location> = Arc::new(Faulty::new(Arc::new(pair.share.clone()), script.clone()));

@@ -1,5 +1,5 @@
-//! Small contents that changed are sent for while the target is still looked at. Whatever comes of that, each is fetched once, what
-//! is not wanted is not placed, and the target is right in the end.
+//! Small contents are sent for before there is a plan, and those that changed while the target is still looked at. Whatever comes of
+//! that, each is fetched once, what is not wanted is not placed, and the target is right in the end.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -8,18 +8,20 @@ mod common;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use common::{Scripted, options_for};
-use sync_agent::engine::{Engine, Phase, PullMode, Reporter, Summary};
+use sync_agent::engine::{Engine, EngineError, Phase, PullMode, Reporter, Summary};
+use sync_core::Halt;
 use sync_locations::{
     Faulty, Location,
     faulty::{Call, Moment, Script, Turn},
 };
 use sync_testkit::eventually;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Waits, before there is a plan, until contents are asked for.
@@ -27,16 +29,33 @@ use tokio_util::sync::CancellationToken;
 struct Order {
     waits: AtomicBool,
     asked: AtomicBool,
+    /// How often contents were asked for many at a time.
+    asks: AtomicUsize,
+    /// How often a follower had caught up, and how often it was halted.
+    caught_up: AtomicUsize,
+    halts: AtomicUsize,
 }
 
 impl Script for Order {
     fn meets(&self, moment: Moment) -> Turn {
-        self.asked.fetch_or(moment.call == Call::FetchPacked, Ordering::Relaxed);
+        if moment.call == Call::FetchPacked {
+            self.asked.store(true, Ordering::Relaxed);
+            self.asks.fetch_add(usize::from(moment.message == 0), Ordering::Relaxed);
+        }
         Turn::Pass
     }
 }
 
 impl Reporter for Order {
+    fn caught_up(&self, summary: &Summary) {
+        assert!(summary.equal && summary.problems.is_empty(), "{summary:?}");
+        self.caught_up.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn halted(&self, _halt: &Halt) {
+        self.halts.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn phase(&self, phase: Phase) {
         if phase == Phase::Planning && self.waits.swap(false, Ordering::Relaxed) {
             eventually(Duration::from_secs(20), || {
@@ -44,6 +63,13 @@ impl Reporter for Order {
             });
         }
     }
+}
+
+fn reaches(count: &AtomicUsize, least: usize) {
+    eventually(Duration::from_secs(20), || {
+        let so_far = count.load(Ordering::Relaxed);
+        (so_far >= least).then_some(()).ok_or(format!("{so_far} of {least} times"))
+    });
 }
 
 /// A share and a target that is up to date and can be searched.
@@ -76,12 +102,17 @@ impl Scene {
         });
     }
 
+    fn remote(&self) -> Arc<dyn Location> {
+        Arc::new(Faulty::new(Arc::new(self.pair.share.clone()), self.order.clone()))
+    }
+
+    fn engine(&self) -> Engine {
+        Engine::open(options_for(self.pair.target.root(), self.pair.share.share_id())).unwrap()
+    }
+
     async fn try_pull(&self, mode: PullMode) -> Summary {
-        let inner: Arc<dyn Location> = Arc::new(self.pair.share.clone());
-        let remote: Arc<dyn Location> = Arc::new(Faulty::new(inner, self.order.clone()));
-        let options = options_for(self.pair.target.root(), self.pair.share.share_id());
+        let (mut engine, remote) = (self.engine(), self.remote());
         let reporter: Arc<dyn Reporter> = self.order.clone();
-        let mut engine = Engine::open(options).unwrap();
         engine.pull(&remote, mode, &reporter, &CancellationToken::new()).await.unwrap()
     }
 
@@ -109,6 +140,18 @@ impl Scene {
         fetched
     }
 
+    /// Starts a follower.
+    fn follow(&self, end: &CancellationToken) -> JoinHandle<Result<(), EngineError>> {
+        let (mut engine, remote, end) = (self.engine(), self.remote(), end.clone());
+        let reporter: Arc<dyn Reporter> = self.order.clone();
+        tokio::spawn(async move { engine.follow(&remote, &reporter, &end).await })
+    }
+
+    /// Waits until a follower has caught up so many times.
+    fn has_caught_up(&self, times: usize) {
+        reaches(&self.order.caught_up, times);
+    }
+
     /// The next pull has to ask for contents before it plans.
     fn asks_before_it_plans(&self) {
         self.order.waits.store(true, Ordering::Relaxed);
@@ -121,6 +164,69 @@ async fn what_changed_comes_once_and_before_it_is_planned() {
     scene.asks_before_it_plans();
     scene.change([1, 2, 3]);
     assert_eq!(scene.pull().await, ["dir/1", "dir/2", "dir/3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_new_comes_once_and_before_it_is_planned() {
+    let scene = Scene::new().await;
+    scene.asks_before_it_plans();
+    scene.pair.share.edit(|edit| {
+        for file in 0..9 {
+            edit.file(&format!("new/{file}"), format!("new content {file}"));
+        }
+        edit.file("new/copied", "content 7");
+    });
+    let wanted: Vec<_> = (0..9).map(|file| format!("new/{file}")).collect();
+    assert_eq!(scene.pull().await, wanted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_sends_for_what_it_will_want_too() {
+    let scene = Scene::new().await;
+    let end = CancellationToken::new();
+    let following = scene.follow(&end);
+    scene.has_caught_up(1);
+    for round in 0..3 {
+        scene.order.asked.store(false, Ordering::Relaxed);
+        scene.asks_before_it_plans();
+        scene.pair.share.edit(|edit| {
+            for file in 0..5 {
+                edit.file(&format!("dir {round}/{file}"), format!("new content {round} {file}"));
+            }
+            edit.file("dir/1", format!("changed {round}"));
+        });
+        scene.has_caught_up(2 + round);
+        scene.assert_has_all();
+        assert_eq!(scene.fetched().len(), (round + 1) * 6, "{:?}", scene.fetched());
+    }
+    end.cancel();
+    assert!(matches!(following.await.unwrap(), Err(EngineError::Cancelled)));
+}
+
+/// What it may not carry out it plans again and again, in case that the share comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_is_halted_sends_for_it_once() {
+    let scene = Scene::new().await;
+    let many = |file: u32| format!("many/{file}");
+    scene
+        .pair
+        .share
+        .edit(|edit| (0..300).for_each(|file| edit.file(&many(file), format!("one of many {file}"))));
+    scene.pull().await;
+    let end = CancellationToken::new();
+    let following = scene.follow(&end);
+    scene.has_caught_up(1);
+    let before = scene.order.asks.load(Ordering::Relaxed);
+    scene.pair.share.edit(|edit| {
+        (0..250).for_each(|file| edit.remove(&many(file)));
+        (0..5).for_each(|file| edit.file(&format!("new/{file}"), format!("new content {file}")));
+    });
+    reaches(&scene.order.halts, 4);
+    let asks = scene.order.asks.load(Ordering::Relaxed) - before;
+    assert!(asks <= 1, "it asked {asks} times");
+    assert!(scene.pair.target.has("many/7") && !scene.pair.target.has("new"));
+    end.cancel();
+    assert!(matches!(following.await.unwrap(), Err(EngineError::Cancelled)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,7 +18,7 @@ use sync_core::{
 };
 use sync_tree::index::IndexError;
 
-use super::store::{Keeper, Store};
+use super::{store::Store, trees::Keeper};
 
 /// More bytes do not wait, which are about 70,000 nodes with short names: they come faster than files are put in place, and memory must
 /// not grow with the tree.

@@ -3,7 +3,7 @@
 //! A local node is agreed on with one remote node at most. Of what the remote had once, and has no more or elsewhere, the row
 //! has a negative id, which no node has.
 
-use std::sync::LazyLock;
+use std::{ops::Range, sync::LazyLock};
 
 use rusqlite::{Connection, OptionalExtension as _, types::ValueRef};
 use sync_core::{Content, Digest, Entry, Node, NodeId, Time, plan::Base};
@@ -212,6 +212,36 @@ pub(super) fn base_of(db: &Connection, id: NodeId) -> rusqlite::Result<Option<Ba
     )
 }
 
+/// What was agreed on, for somebody who asks about many remote nodes. About new ones nothing was, and these are many in a row.
+pub(super) struct Bases<'db> {
+    db: &'db Connection,
+    /// About these nothing was agreed on.
+    none: Range<i64>,
+}
+
+impl<'db> Bases<'db> {
+    pub(super) fn of_all(db: &'db Connection) -> Self {
+        Self { db, none: 0..0 }
+    }
+
+    /// What was agreed on about a remote node.
+    pub(super) fn of(&mut self, id: NodeId) -> rusqlite::Result<Option<Base>> {
+        let key = id.0.cast_signed();
+        if self.none.contains(&key) {
+            return Ok(None);
+        }
+        let base = base_of(self.db, id)?;
+        if base.is_none() {
+            let next: Option<i64> = self
+                .db
+                .prepare_cached("SELECT min(id) FROM base WHERE id > ?1")?
+                .query_row([key], |row| row.get(0))?;
+            self.none = key..next.unwrap_or(i64::MAX);
+        }
+        Ok(base)
+    }
+}
+
 /// What was agreed on about a local node.
 pub(super) fn base_of_local(db: &Connection, local: NodeId) -> rusqlite::Result<Option<Base>> {
     base_where(
@@ -252,6 +282,27 @@ mod tests {
         let content = Content::File { size: id, digest: Digest::of(&id.to_le_bytes()) };
         let entry = Entry { content, mtime: Time { secs: 1, nanos: 2 }, mode: 0o644 };
         Node { id: NodeId(id), parent: NodeId::ROOT, name: Name::new(&format!("{id}")).unwrap(), entry }
+    }
+
+    #[test]
+    fn of_many_it_is_known_what_was_agreed_on_in_whatever_order_they_are_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Index::open(&dir.path().join("target.db")).unwrap()).unwrap();
+        let agreed = |id: u64| id % 7 == 3 || (40..60).contains(&id);
+        let work = |tx: &mut sync_tree::index::IndexTx<'_>| {
+            let mut base = NewBase::of(tx.sql())?;
+            (1..100).filter(|id| agreed(*id)).try_for_each(|id| base.agree(&file(id), NodeId(1000 + id)))?;
+            // Of what the share had once.
+            tx.sql().execute("UPDATE base SET id = -5 WHERE id = 45", [])?;
+            let mut bases = Bases::of_all(tx.sql());
+            let mut rng = sync_testkit::rng::Rng::new(1);
+            for id in (1..120).chain((1..120).rev()).chain((0..500).map(|_| rng.below(120) as u64)) {
+                let local = bases.of(NodeId(id))?.map(|base| base.local.0);
+                assert_eq!(local, (agreed(id) && id < 100 && id != 45).then_some(1000 + id), "{id}");
+            }
+            Ok::<_, IndexError>(())
+        };
+        store.index().write(work).unwrap();
     }
 
     /// Wherever among many rows there is one already, by either of its ids.

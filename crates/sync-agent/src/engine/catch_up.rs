@@ -68,7 +68,7 @@ impl Engine {
             return Err(error);
         }
         if early == Early::May {
-            self.send_for_small(run);
+            self.foresee_while_looking(run);
         }
         self.looked(run).await?;
         if self.first_look_done {

@@ -37,9 +37,11 @@ use super::{
     outcome::{Outcome, describe},
     part::Puts,
     phases::Phases,
-    store::{Keeper, Verified},
+    sent_for::SentFor,
+    store::Verified,
     threads::in_place,
     transfer::{self, Here, Placed},
+    trees::Keeper,
 };
 
 /// How often a run plans again when places changed under its hands.
@@ -86,7 +88,7 @@ impl Engine {
         pulled.map_err(|error| self.explained(error))
     }
 
-    /// What a pull read and sent for is for its own plan.
+    /// What a run read and sent for is for its own plan.
     fn forget_foreseen(&mut self) {
         (self.foreseen, self.sent_for) = (None, None);
     }
@@ -97,7 +99,7 @@ impl Engine {
         let early = if mode.dry_run || mode.full { Early::MustNot } else { Early::May };
         self.catch_up_and_look(run, early).await?;
         if mode.dry_run {
-            let (_, plan) = self.plan(Policy::LeftWins, mode.full, run)?;
+            let plan = self.plan_only(mode.full, run)?;
             return self.intended(&plan, run);
         }
         if mode.full {
@@ -197,7 +199,7 @@ impl Engine {
         // The digests were made of what was just read. Where they are the same, so is all that is not known to be pending, and
         // only otherwise every place has to be listed.
         let everything = !self.has_same_digest()?;
-        let (_, plan) = self.plan(Policy::LeftWins, everything, &run)?;
+        let plan = self.plan_only(everything, &run)?;
         let mut summary = self.summary(&run, Done::default())?;
         let differences = differences(&plan);
         summary.equal = summary.equal && differences.is_empty();
@@ -246,7 +248,7 @@ impl Engine {
         // A look records what it finds as if it were there to stay.
         in_place(|| self.context.applier.flush_earlier())?;
         self.look(&LookScope::Everything, false, run)?;
-        let slots = self.gather(&Scope::Everything, Policy::LeftWins, None)?;
+        let slots = self.gather(&Scope::Everything, Policy::LeftWins)?;
         let allow = Guard { allow: true, ..Guard::default() };
         self.keep_records(&plan(slots, Policy::LeftWins, &allow)?)?;
         self.cut_off = false;
@@ -437,14 +439,21 @@ impl Engine {
         run: &Run<'_>,
         policy: Policy,
     ) -> Result<(Scope, Outcome), EngineError> {
-        let (scope, plan) = self.plan(policy, false, run)?;
+        let scope = self.store().scope()?;
+        let earlier = self.sent_for.take();
+        let may_send = earlier.is_none() && policy == Policy::LeftWins && !self.halted;
+        let now = self.foresee(&scope, may_send.then_some(run.remote));
+        let sent_for = earlier.or(now);
+        let plan = self.plan(policy, &scope, run);
+        self.halted = matches!(plan, Err(EngineError::Halt(_)));
+        let plan = plan?;
         self.keep_records(&plan)?;
         if plan.is_empty() {
             return Ok((scope, Outcome::default()));
         }
         self.store().unset_verified()?;
         self.announce()?;
-        Ok((scope, self.carry_out(plan, policy, run).await?))
+        Ok((scope, self.carry_out(plan, policy, sent_for, run).await?))
     }
 
     /// Before anything is changed it is sure to be known, also after a power cut, that a run is on its way and where it was
@@ -458,17 +467,17 @@ impl Engine {
         Ok(())
     }
 
-    fn plan(
-        &mut self,
-        policy: Policy,
-        everything: bool,
-        run: &Run<'_>,
-    ) -> Result<(Scope, Plan), EngineError> {
+    /// A plan that is not carried out.
+    fn plan_only(&mut self, everything: bool, run: &Run<'_>) -> Result<Plan, EngineError> {
+        let scope = if everything { Scope::Everything } else { self.store().scope()? };
+        self.foresee(&scope, None);
+        self.plan(Policy::LeftWins, &scope, run)
+    }
+
+    fn plan(&mut self, policy: Policy, scope: &Scope, run: &Run<'_>) -> Result<Plan, EngineError> {
         run.reporter.phase(Phase::Planning);
-        // It is for one plan: what comes of that changes what was read.
-        let foreseen = self.foreseen.take();
+        let slots = self.gather(scope, policy)?;
         let store = self.store();
-        let scope = if everything { Scope::Everything } else { store.scope()? };
         let deleted_since = store.deleted_since(now_secs())?;
         let guard = Guard {
             allow: self.options.allow_mass_delete,
@@ -476,19 +485,16 @@ impl Engine {
             files_then: store.index().head()?.files + deleted_since,
             deleted_since,
         };
-        let plan = plan(self.gather(&scope, policy, foreseen)?, policy, &guard)?;
+        let plan = plan(slots, policy, &guard)?;
         tracing::trace!(?scope, ?plan, "planned");
         let bytes = plan.files.iter().filter(|put| matches!(put, Put::File { .. })).map(size_of).sum();
         run.reporter.planned(plan.files.len() as u64, bytes);
-        Ok((scope, plan))
+        Ok(plan)
     }
 
-    fn gather(
-        &self,
-        scope: &Scope,
-        policy: Policy,
-        foreseen: Option<Foreseen>,
-    ) -> Result<Vec<Slot>, EngineError> {
+    fn gather(&mut self, scope: &Scope, policy: Policy) -> Result<Vec<Slot>, EngineError> {
+        // It is for one plan: what comes of that changes what was read.
+        let foreseen = self.foreseen.take();
         let store = self.store();
         if !scope.is_empty() {
             // Contents will be looked for in the target.
@@ -506,7 +512,7 @@ impl Engine {
         in_place(|| {
             let foreseen = match foreseen {
                 Some(known) if known.is_still_for(store, scope)? => known,
-                _ => Foreseen::of(store, scope),
+                _ => Foreseen::default(),
             };
             let slots = gather_with(&foreseen)?;
             if cfg!(debug_assertions) && !foreseen.is_empty() {
@@ -540,6 +546,7 @@ impl Engine {
         &mut self,
         mut plan: Plan,
         policy: Policy,
+        sent_for: Option<SentFor>,
         run: &Run<'_>,
     ) -> Result<Outcome, EngineError> {
         let context = self.context.clone();
@@ -564,7 +571,7 @@ impl Engine {
         run.reporter.phase(Phase::Transferring);
         let puts = phases.possible(std::mem::take(&mut plan.files), wholes);
         let changed = (later.is_empty() && phases.may_run_ahead()).then(|| puts.dirs());
-        let here = Here { captured, material, sent_for: self.sent_for.take() };
+        let here = Here { captured, material, sent_for };
         let placed = transfer::run(&self.context, in_one_part(puts), here, run).await;
         run.reporter.phase(Phase::Finishing);
         let early = match changed {

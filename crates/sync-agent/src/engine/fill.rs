@@ -28,9 +28,10 @@ use super::{
     outcome::Outcome,
     part::Puts,
     phases::Phases,
-    store::{Gaps, Keeper},
+    store::Gaps,
     threads::{self, in_place},
     transfer::{self, Here, Placed},
+    trees::Keeper,
 };
 
 /// Places in one part, at least. The first files should not have to wait for others: each part is twice as large as the one before.
@@ -234,7 +235,7 @@ impl Engine {
         let late = in_place(|| self.store().with_trees(&Keeper::of_nothing(), |trees| fresh.late(trees)))?;
         self.announce()?;
         let plan = plan(late, Policy::LeftWins, &NOTHING_GOES)?;
-        self.carry_out(plan, Policy::LeftWins, run).await
+        self.carry_out(plan, Policy::LeftWins, None, run).await
     }
 
     /// Ends a filling before its time, as what comes next does not go with it. What is in place is written down.

@@ -4,23 +4,24 @@
 //! all that it asks for follows from the ids alone: the remote node, what was agreed on about it, the local node, the same for their
 //! directories, and who else has the content. What is not here is read when it is asked for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry::Vacant};
 
-use rayon::{
-    iter::{IntoParallelRefIterator as _, ParallelIterator as _},
-    slice::ParallelSlice as _,
-};
+use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use sync_core::{
     Content, Digest, Node, NodeId, Seq,
     plan::{Base, MAX_DEPTH, Scope, Trees as _},
 };
-use sync_tree::index::IndexError;
+use sync_tree::index::{IndexError, Lookup};
 
-use super::store::{Keeper, Store, StoreTrees};
+use super::{
+    base::Bases,
+    store::Store,
+    trees::{Keeper, StoreTrees},
+};
 
 /// Fewer nodes are not worth it. Tests have few, and are to see that it makes no difference.
 const FEW: usize = if cfg!(debug_assertions) { 2 } else { 64 };
-/// More are not kept in memory.
+/// More are not kept in memory, but for the directories above them and what they are on this disk.
 pub(super) const MOST: usize = 8192;
 /// Neighbours are in the same directories, and their rows in the same pages.
 const PIECE: usize = if cfg!(debug_assertions) { 4 } else { 128 };
@@ -37,8 +38,8 @@ fn at_once() -> usize {
 /// Answers by what is asked.
 #[derive(Debug, Default)]
 pub(super) struct Foreseen {
-    /// The nodes that it is for, and the newest change on this disk from before it was read; if it was read beforehand.
-    beforehand: Option<(Vec<NodeId>, Seq)>,
+    /// The nodes that it is for, and the newest change on this disk from before it was read.
+    read_for: Option<(Vec<NodeId>, Seq)>,
     remote: HashMap<NodeId, Option<Node>>,
     base: HashMap<NodeId, Option<Base>>,
     /// The remote nodes that local ones were agreed to be.
@@ -48,36 +49,33 @@ pub(super) struct Foreseen {
 }
 
 impl Foreseen {
-    /// Reads ahead for a plan of these. What cannot be read now is asked for later, and whoever asks is told why.
-    pub(super) fn of(store: &Store, scope: &Scope) -> Self {
-        let Scope::Nodes { remote, .. } = scope else { return Self::default() };
-        if !(FEW..=MOST).contains(&remote.len()) {
-            return Self::default();
-        }
-        let read = Self::read(store, remote);
-        read.inspect_err(|error| tracing::debug!(%error, "nothing is read ahead")).unwrap_or_default()
+    /// Whether reading ahead is worth it for a plan of this.
+    pub(super) fn is_worth_it(scope: &Scope) -> bool {
+        matches!(scope, Scope::Nodes { remote, .. } if (FEW..=MOST).contains(&remote.len()))
     }
 
-    /// Reads ahead what is pending while a look at the target goes on, and shows each piece. That look has the processor's cores, so
-    /// one thread reads, and several do when it is over.
-    pub(super) fn beforehand(
+    /// Whether one thread reads ahead for this in less time than a look at so many files takes.
+    pub(super) fn is_little_beside(scope: &Scope, files: u64) -> bool {
+        matches!(scope, Scope::Nodes { remote, .. } if remote.len() as u64 * TIMES_MORE <= files)
+    }
+
+    /// Reads ahead for a plan of these, and shows each piece. A look at the target has the processor's cores, so one thread reads
+    /// while it goes on, and several do when none does.
+    pub(super) fn read(
         store: &Store,
+        scope: &Scope,
         look_goes_on: impl Fn() -> bool,
         mut show: impl FnMut(&Self, &[NodeId]),
-    ) -> Result<Option<Self>, IndexError> {
-        let (scope, head) = (store.scope()?, store.index().head()?);
-        let Scope::Nodes { remote, .. } = scope else { return Ok(None) };
-        let is_little = remote.len() as u64 * TIMES_MORE <= head.files;
-        if !(FEW..=MOST).contains(&remote.len()) || !is_little || !store.index().is_searchable() {
-            return Ok(None);
-        }
+    ) -> Result<Self, IndexError> {
+        let Scope::Nodes { remote, .. } = scope else { return Ok(Self::default()) };
+        let seq = store.index().head()?.seq;
         let mut all = Self::default();
         let mut pieces = remote.chunks(PIECE);
         while pieces.len() > 0 {
             let together = if look_goes_on() { 1 } else { at_once() };
             let some: Vec<_> = pieces.by_ref().take(together).collect();
             let read = match some[..] {
-                // Not by the threads that look.
+                // Not by the threads that may look.
                 [ids] => vec![Self::piece(store, ids)?],
                 _ => some.par_iter().map(|ids| Self::piece(store, ids)).collect::<Result<_, _>>()?,
             };
@@ -86,31 +84,23 @@ impl Foreseen {
                 all.merge(piece);
             }
         }
-        Ok(Some(Self { beforehand: Some((remote, head.seq)), ..all }))
+        Ok(Self { read_for: Some((remote.clone(), seq)), ..all })
     }
 
-    /// Whether it was read [beforehand](Self::beforehand) for a plan of these, and the look at the target found nothing new since.
+    /// Whether it was read for a plan of these, and nothing new was found on this disk since. Nobody takes in more of the feed, or
+    /// agrees on anything, between that and the plan.
     pub(super) fn is_still_for(&self, store: &Store, scope: &Scope) -> Result<bool, IndexError> {
-        let (Some((pending, seq)), Scope::Nodes { remote, .. }) = (&self.beforehand, scope) else {
+        let (Some((pending, seq)), Scope::Nodes { remote, .. }) = (&self.read_for, scope) else {
             return Ok(false);
         };
         Ok(pending == remote && store.index().head()?.seq == *seq)
     }
 
-    fn read(store: &Store, remote: &[NodeId]) -> Result<Self, IndexError> {
-        let size = remote.len().div_ceil(at_once()).max(PIECE);
-        let pieces = remote.par_chunks(size).map(|ids| Self::piece(store, ids));
-        pieces.try_reduce(Self::default, |mut all, piece| {
-            all.merge(piece);
-            Ok(all)
-        })
-    }
-
     fn piece(store: &Store, ids: &[NodeId]) -> Result<Self, IndexError> {
         store.with_trees(&Keeper::of_nothing(), |trees| {
-            let mut piece = Self::default();
-            ids.iter().try_for_each(|id| piece.follow(trees, *id))?;
-            Ok(piece)
+            let mut reading = Reading::of(trees, ids)?;
+            ids.iter().try_for_each(|id| reading.follow(*id))?;
+            Ok(reading.found)
         })
     }
 
@@ -138,50 +128,66 @@ impl Foreseen {
         self.contents.get(digest).copied()
     }
 
-    fn follow(&mut self, trees: &StoreTrees<'_>, id: NodeId) -> rusqlite::Result<()> {
-        let remote = trees.remote(id)?;
-        if let Some(Node { entry, parent, .. }) = &remote {
-            if let Content::File { digest, .. } = entry.content
-                && !self.contents.contains_key(&digest)
-            {
-                self.contents.insert(digest, trees.local_with(&digest)?);
-            }
-            self.follow_dirs(trees, *parent)?;
-        }
-        self.keep(trees, id, remote)
-    }
-
-    /// A directory and those above it.
-    fn follow_dirs(&mut self, trees: &StoreTrees<'_>, mut id: NodeId) -> rusqlite::Result<()> {
-        for _ in 0..MAX_DEPTH {
-            if id == NodeId::ROOT || self.remote.contains_key(&id) {
-                break;
-            }
-            let remote = trees.remote(id)?;
-            let above = remote.as_ref().map_or(NodeId::ROOT, |dir| dir.parent);
-            self.keep(trees, id, remote)?;
-            id = above;
-        }
-        Ok(())
-    }
-
-    /// A remote node, with what was agreed on about it.
-    fn keep(&mut self, trees: &StoreTrees<'_>, id: NodeId, remote: Option<Node>) -> rusqlite::Result<()> {
-        self.remote.insert(id, remote);
-        let base = trees.base(id)?;
-        if let Some(Base { local, .. }) = base {
-            self.agreed.insert(local, id);
-            self.local.insert(local, trees.local(local)?);
-        }
-        self.base.insert(id, base);
-        Ok(())
-    }
-
     fn merge(&mut self, other: Self) {
         self.remote.extend(other.remote);
         self.base.extend(other.base);
         self.agreed.extend(other.agreed);
         self.local.extend(other.local);
         self.contents.extend(other.contents);
+    }
+}
+
+/// Reads a piece.
+struct Reading<'t> {
+    trees: &'t StoreTrees<'t>,
+    remote: Lookup<'t>,
+    base: Bases<'t>,
+    found: Foreseen,
+}
+
+impl<'t> Reading<'t> {
+    fn of(trees: &'t StoreTrees<'t>, ids: &[NodeId]) -> rusqlite::Result<Self> {
+        let mut remote = trees.remote_lookup()?;
+        remote.expect(ids.iter().copied());
+        Ok(Self { trees, remote, base: trees.bases(), found: Foreseen::default() })
+    }
+
+    fn follow(&mut self, id: NodeId) -> rusqlite::Result<()> {
+        let remote = self.remote.get(id)?.map(|row| row.node);
+        if let Some(Node { entry, parent, .. }) = &remote {
+            if let Content::File { digest, .. } = entry.content
+                && let Vacant(unknown) = self.found.contents.entry(digest)
+            {
+                unknown.insert(self.trees.local_with(&digest)?);
+            }
+            self.follow_dirs(*parent)?;
+        }
+        self.keep(id, remote)
+    }
+
+    /// A directory and those above it.
+    fn follow_dirs(&mut self, mut id: NodeId) -> rusqlite::Result<()> {
+        for _ in 0..MAX_DEPTH {
+            if id == NodeId::ROOT || self.found.remote.contains_key(&id) {
+                break;
+            }
+            let remote = self.trees.remote(id)?;
+            let above = remote.as_ref().map_or(NodeId::ROOT, |dir| dir.parent);
+            self.keep(id, remote)?;
+            id = above;
+        }
+        Ok(())
+    }
+
+    /// A remote node, with what was agreed on about it.
+    fn keep(&mut self, id: NodeId, remote: Option<Node>) -> rusqlite::Result<()> {
+        self.found.remote.insert(id, remote);
+        let base = self.base.of(id)?;
+        if let Some(Base { local, .. }) = base {
+            self.found.agreed.insert(local, id);
+            self.found.local.insert(local, self.trees.local(local)?);
+        }
+        self.found.base.insert(id, base);
+        Ok(())
     }
 }

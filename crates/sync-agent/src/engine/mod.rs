@@ -36,6 +36,7 @@ mod target;
 mod threads;
 mod told;
 mod transfer;
+mod trees;
 mod whole;
 
 use std::{
@@ -262,9 +263,12 @@ pub struct Engine {
     looking: Option<catch_up::Looking>,
     /// What comes while the feed is read.
     filling: Option<fill::Fill>,
-    /// What was read for the next plan, and sent for, while a look went on.
+    /// What was read for the next plan.
     foreseen: Option<foreseen::Foreseen>,
+    /// What was sent for while a look went on.
     sent_for: Option<sent_for::SentFor>,
+    /// The last plan may not be carried out. As long as that is so, nothing is sent for.
+    halted: bool,
     /// Problems of single paths that the last runs could not solve.
     failing: Mutex<BTreeMap<sync_core::TreePath, Problem>>,
     first_look_done: bool,
@@ -338,6 +342,7 @@ impl Engine {
             filling: None,
             foreseen: None,
             sent_for: None,
+            halted: false,
             failing: Mutex::default(),
             first_look_done: false,
             done: Done::default(),

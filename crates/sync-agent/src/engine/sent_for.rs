@@ -1,13 +1,16 @@
-//! Small contents that are sent for while the look at the target still goes on.
+//! Small contents that are sent for before there is a plan that wants them.
 //!
-//! What changed in the share is known before the look is over, and a plan nearly always wants the contents of a file that both
-//! sides agreed on and that nothing in the target has. They wait in memory; the plan's items take them, and they are verified
-//! like all others. What no item wants is dropped. Nothing in the target changes before there is a plan.
+//! What changed in the share is known before the look at the target is over and before a plan of it is made, and that nearly always
+//! wants the contents that are not what was agreed on and that nothing in the target has. They wait in memory; the plan's items
+//! take them, and they are verified like all others. What no item wants is dropped. Nothing in the target changes before there is a plan.
 
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use sync_core::{Content, Digest, Node, NodeId, plan::Base};
+use sync_core::{
+    Content, Digest, Node, NodeId,
+    plan::{Base, Scope},
+};
 use sync_locations::{Answer, Location, Want};
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -24,40 +27,75 @@ use super::{
 const MOST_BYTES: u64 = 16 << 20;
 
 impl Engine {
-    /// Sends for what a plan will want, if that is small and little beside what is being looked at. What cannot be read now is
-    /// asked for later, and whoever asks is told why.
-    pub(super) fn send_for_small(&mut self, run: &Run<'_>) {
-        if self.filling.is_some() || self.looking.is_none() {
+    /// Reads what a plan will ask for and sends for what it will want, while the target is looked at, if that is little beside
+    /// what is being looked at.
+    pub(super) fn foresee_while_looking(&mut self, run: &Run<'_>) {
+        let index = self.store().index();
+        if self.filling.is_some() || self.looking.is_none() || !index.is_searchable() {
             return;
         }
-        let mut sent_for: Option<SentFor> = None;
-        let most_packed = run.remote.max_packed_bytes();
-        let look_goes_on = || self.looking.as_ref().is_some_and(Looking::goes_on);
-        let read = in_place(|| {
-            Foreseen::beforehand(self.store(), look_goes_on, |piece, ids| {
-                for (node, digest, size) in wanted(piece, ids) {
-                    if size <= most_packed {
-                        sent_for.get_or_insert_with(|| SentFor::begin(run.remote)).ask(node, digest, size);
-                    }
+        if let (Ok(scope), Ok(head)) = (self.store().scope(), index.head())
+            && Foreseen::is_little_beside(&scope, head.files)
+        {
+            self.sent_for = self.foresee(&scope, Some(run.remote));
+        }
+    }
+
+    /// Reads what a plan of these will ask for, unless that was done, and keeps it. Answers what the plan will want, which was sent
+    /// for if there is a remote to send to. What cannot be read now is read later, and whoever reads it is told why.
+    pub(super) fn foresee(&mut self, scope: &Scope, remote: Option<&Arc<dyn Location>>) -> Option<SentFor> {
+        let mut sent_for = None;
+        let foreseen = in_place(|| {
+            let store = self.store();
+            if !Foreseen::is_worth_it(scope) {
+                return Ok(None);
+            }
+            if let Some(foreseen) = &self.foreseen
+                && foreseen.is_still_for(store, scope)?
+            {
+                return Ok(None);
+            }
+            store.index().make_searchable()?;
+            if let (None, Scope::Nodes { remote, .. }) = (&self.looking, scope) {
+                // The look would have to wait with what it found, or this for it.
+                store.index().prepare_searches(remote.len())?;
+            }
+            let look_goes_on = || self.looking.as_ref().is_some_and(Looking::goes_on);
+            let read = Foreseen::read(store, scope, look_goes_on, |piece, ids| {
+                if let Some(remote) = remote {
+                    send_for(remote, &mut sent_for, wanted(piece, ids));
                 }
-            })
+            });
+            read.map(Some)
         });
-        self.foreseen = read.unwrap_or_else(|error| {
-            tracing::debug!(%error, "not all is sent for");
-            None
-        });
-        self.sent_for = sent_for.map(SentFor::with_no_more);
+        match foreseen {
+            Ok(Some(foreseen)) => self.foreseen = Some(foreseen),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "not all is read ahead"),
+        }
+        sent_for.map(SentFor::with_no_more)
     }
 }
 
 /// What a plan of these nodes will want: contents that are not what was agreed on, and that nothing in the target has.
 fn wanted<'p>(piece: &'p Foreseen, ids: &'p [NodeId]) -> impl Iterator<Item = (NodeId, Digest, u64)> + 'p {
     ids.iter().filter_map(|id| {
-        let (node, base): (Node, Base) = (piece.remote(*id)??, piece.base(*id)??);
+        let (node, base): (Node, Option<Base>) = (piece.remote(*id)??, piece.base(*id)?);
         let Content::File { size, digest } = node.entry.content else { return None };
-        let is_known = base.entry.content == node.entry.content;
+        let is_known = base.is_some_and(|base| base.entry.content == node.entry.content);
         (!is_known && piece.local_with(&digest) == Some(None)).then_some((*id, digest, size))
     })
+}
+
+/// Asks for those that are small, on a stream that is opened for the first of them.
+fn send_for(
+    remote: &Arc<dyn Location>,
+    sent_for: &mut Option<SentFor>,
+    wanted: impl Iterator<Item = (NodeId, Digest, u64)>,
+) {
+    for (node, digest, size) in wanted.filter(|(_, _, size)| *size <= remote.max_packed_bytes()) {
+        sent_for.get_or_insert_with(|| SentFor::begin(remote)).ask(node, digest, size);
+    }
 }
 
 /// Whether an item has its bytes.

@@ -9,22 +9,16 @@
 //! Nodes that may differ are *pending*, in the same transaction in which they became so, and stay so until what was planned
 //! for them is recorded. So nothing is forgotten by an error, a kill or a power cut, and a run looks at nothing else.
 
-use std::sync::LazyLock;
-
 use rusqlite::{Connection, OptionalExtension as _, params};
 use sync_core::{
-    CommitPoint, Cursor, Digest, Name, Node, NodeChange, NodeId, Problem, RuleFile, RuleSet, Seq, ShareId,
+    CommitPoint, Cursor, Digest, Node, NodeChange, NodeId, Problem, RuleFile, RuleSet, Seq, ShareId,
     TreePath, Watching,
-    plan::{Base, Filling, Fresh, Keep, Scope, Trees},
+    plan::{Filling, Fresh, Scope},
 };
-use sync_tree::{
-    index::{Index, IndexError, IndexTx, IndexedNode, NodeTable, Replica},
-    rules::Rules,
-};
+use sync_tree::index::{Index, IndexError, IndexTx, NodeTable, Replica};
 
 use super::{
-    base::{base_of, base_of_local, drop_base_of_dead, drop_dead_base, for_each, rename_base},
-    foreseen::Foreseen,
+    base::{drop_base_of_dead, drop_dead_base, for_each, rename_base},
     told,
 };
 
@@ -473,35 +467,14 @@ impl Store {
         self.write(|tx| set(tx.sql(), keys::FILLING, &[1]))
     }
 
-    /// Runs a read over the three trees.
-    pub(crate) fn with_trees<T>(
-        &self,
-        keeper: &Keeper<'_>,
-        work: impl FnOnce(&StoreTrees<'_>) -> rusqlite::Result<T>,
-    ) -> Result<T, IndexError> {
-        self.with_trees_foreseen(keeper, &Foreseen::default(), work)
-    }
-
-    /// The same, where some of it was read before. None of that may have changed since.
-    pub(crate) fn with_trees_foreseen<T>(
-        &self,
-        keeper: &Keeper<'_>,
-        foreseen: &Foreseen,
-        work: impl FnOnce(&StoreTrees<'_>) -> rusqlite::Result<T>,
-    ) -> Result<T, IndexError> {
-        self.index.read(|db| {
-            let db = db.unchecked_transaction()?;
-            let remote = self.replicas[current(&db)?].table();
-            let local = self.index.table();
-            // Most files of a first pull are asked for in vain otherwise.
-            let has_files = !local.page(&db, NodeId::ROOT, 1)?.is_empty();
-            work(&StoreTrees { db: &db, remote, local, has_files, keeper, foreseen })
-        })
+    /// The copy of the share's tree.
+    pub(crate) fn remote_table(&self, db: &Connection) -> rusqlite::Result<&NodeTable> {
+        Ok(self.replicas[current(db)?].table())
     }
 
     /// The remote node with this id.
     pub(crate) fn remote_node(&self, db: &Connection, id: NodeId) -> rusqlite::Result<Option<Node>> {
-        Ok(self.replicas[current(db)?].table().get(db, id)?.map(|row| row.node))
+        Ok(self.remote_table(db)?.get(db, id)?.map(|row| row.node))
     }
 }
 
@@ -511,107 +484,6 @@ pub(crate) enum Gaps {
     All(Box<Fresh>),
     /// What is not here yet of a tree that began to come earlier. A plan of the whole has to follow.
     Rest(Filling),
-}
-
-/// What is left alone whatever the remote lacks.
-#[derive(Debug)]
-pub(crate) struct Keeper<'a> {
-    pub rules: &'a Rules,
-    /// Places that the daemon cannot read.
-    pub unknown: Vec<TreePath>,
-}
-
-impl Keeper<'static> {
-    /// Where nothing is asked for that a rule could keep.
-    pub(crate) fn of_nothing() -> Self {
-        static NONE: LazyLock<Rules> = LazyLock::new(|| Rules::compile(&RuleSet::default()));
-        Self { rules: &NONE, unknown: Vec::new() }
-    }
-}
-
-impl<'a> Keeper<'a> {
-    pub(crate) fn new(rules: &'a Rules, problems: &[Problem]) -> Self {
-        let unknown = problems.iter().filter(|problem| problem.unknown).map(|problem| problem.path.clone());
-        Self { rules, unknown: unknown.collect() }
-    }
-}
-
-/// The three trees as one read transaction sees them.
-pub(crate) struct StoreTrees<'a> {
-    db: &'a Connection,
-    remote: &'a NodeTable,
-    local: &'a NodeTable,
-    has_files: bool,
-    keeper: &'a Keeper<'a>,
-    foreseen: &'a Foreseen,
-}
-
-impl Trees for StoreTrees<'_> {
-    type Error = rusqlite::Error;
-
-    fn remote(&self, id: NodeId) -> rusqlite::Result<Option<Node>> {
-        if let Some(known) = self.foreseen.remote(id) {
-            return Ok(known);
-        }
-        Ok(self.remote.get(self.db, id)?.map(|row| row.node))
-    }
-
-    fn remote_after(&self, id: NodeId, most: usize) -> rusqlite::Result<Vec<Node>> {
-        nodes(self.remote.page(self.db, id, most)?)
-    }
-
-    fn remote_children(&self, id: NodeId) -> rusqlite::Result<Vec<Node>> {
-        nodes(self.remote.children(self.db, id)?)
-    }
-
-    fn remote_child(&self, parent: NodeId, name: &Name) -> rusqlite::Result<Option<Node>> {
-        Ok(self.remote.child(self.db, parent, name)?.map(|row| row.node))
-    }
-
-    fn local(&self, id: NodeId) -> rusqlite::Result<Option<Node>> {
-        if let Some(known) = self.foreseen.local(id) {
-            return Ok(known);
-        }
-        Ok(self.local.get(self.db, id)?.map(|row| row.node))
-    }
-
-    fn local_children(&self, id: NodeId) -> rusqlite::Result<Vec<Node>> {
-        nodes(self.local.children(self.db, id)?)
-    }
-
-    fn local_child(&self, parent: NodeId, name: &Name) -> rusqlite::Result<Option<Node>> {
-        Ok(self.local.child(self.db, parent, name)?.map(|row| row.node))
-    }
-
-    fn base(&self, id: NodeId) -> rusqlite::Result<Option<Base>> {
-        self.foreseen.base(id).map_or_else(|| base_of(self.db, id), Ok)
-    }
-
-    fn base_of_local(&self, local: NodeId) -> rusqlite::Result<Option<Base>> {
-        self.foreseen.base_of_local(local).map_or_else(|| base_of_local(self.db, local), Ok)
-    }
-
-    fn local_with(&self, digest: &Digest) -> rusqlite::Result<Option<NodeId>> {
-        if let Some(known) = self.foreseen.local_with(digest) {
-            return Ok(known);
-        }
-        if !self.has_files {
-            return Ok(None);
-        }
-        Ok(self.local.with_digest(self.db, digest, 1)?.first().map(|row| row.node.id))
-    }
-
-    fn keep(&self, path: &TreePath, is_dir: bool) -> Option<Keep> {
-        let unknown = |place: &TreePath| path.is_within(place) || (is_dir && place.is_within(path));
-        if self.keeper.unknown.iter().any(unknown) {
-            return Some(Keep::Unknown);
-        }
-        self.keeper.rules.is_ignored(path, is_dir).then_some(Keep::Ignored)
-    }
-}
-
-fn nodes(rows: Vec<IndexedNode>) -> rusqlite::Result<Vec<Node>> {
-    Ok(rows.into_iter().map(|row| row.node).collect())
 }
 
 /// Reads for `status`, which takes no lock and writes nothing.
