@@ -34,6 +34,8 @@ pub(crate) const SAME: &str = "same";
 const STILL: Duration = Duration::from_millis(1500);
 /// How often the target of a burst is looked at.
 const LOOK_STEP: Duration = Duration::from_millis(10);
+/// All is looked at once one of every so many files is there: one of each directory.
+const SAMPLE_STEP: usize = 100;
 
 /// Makes the shares of these rows, before the daemon starts.
 pub(crate) fn make_shares(dir: &Path, settings: &Settings) {
@@ -129,11 +131,16 @@ fn one_burst(settings: &Settings, bed: &Bed, target: &Path, round: usize) -> f64
 
 /// Waits until a directory has all files of a tree. Answers the seconds until it had them; `None` if it has not by the deadline.
 pub(crate) fn time_of_all(made: &SmallFiles, target: &Path, began: SystemTime) -> Option<f64> {
-    let last = made.path(made.count() - 1);
+    let mut awaited: Vec<PathBuf> = (0..made.count())
+        .step_by(SAMPLE_STEP)
+        .chain([made.count() - 1])
+        .map(|number| made.path(number))
+        .collect();
     let set_back = "nobody sets the clock back";
     loop {
-        // A look at everything takes processor time from the programs, so the last file comes first.
-        if same_size(made.root(), target, &last).is_some()
+        // A look at everything takes processor time from the programs, so first some files all over the tree have to be there.
+        while awaited.pop_if(|path| same_size(made.root(), target, path).is_some()).is_some() {}
+        if awaited.is_empty()
             && let Some(since) = all_there_since(made, target)
         {
             // The clock of file times ticks every few milliseconds.
