@@ -1,8 +1,9 @@
 //! The sync cycle of one target: scan, plan, stage, apply, record.
 //!
-//! Reading order: this file (what a run is), `catch_up` (how the feed is read), `store` and `base` (what is known; `foreseen` reads ahead), `fill` (a first run; `arrived` is what it need not read), `phases`, `transfer`, `large` and `whole` (how a
-//! plan is carried out), `record` (how that becomes known), `counts` (what is told of it), `target` (what can be wrong with the directory
-//! itself).
+//! Reading order: this file (what a run is), `catch_up` (how the feed is read), `store` and `base` (what is known), `trees` (what a
+//! plan is made of; `foreseen` reads that ahead, `sent_for` has contents come before there is a plan), `fill` (a first run; `arrived` is
+//! what it need not read), `phases`, `transfer`, `large` and `whole` (how a plan is carried out), `record` (how that becomes known),
+//! `counts` (what is told of it), `target` (what can be wrong with the directory itself).
 //! Deciding is not here but in `sync_core::plan`.
 //!
 //! Invariants:

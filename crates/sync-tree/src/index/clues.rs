@@ -152,7 +152,7 @@ impl<'a> Clues<'a> {
     /// Prepares for many searches for contents that no file has.
     pub(super) fn prepare(&mut self, db: &Connection) -> rusqlite::Result<()> {
         if self.made {
-            self.searching.sifting.begin(sieve_of_contents(db)?);
+            self.searching.sifting.begin(sieve_of_contents(db, self.new)?);
         }
         Ok(())
     }
@@ -358,11 +358,10 @@ fn add_new(db: &Connection, found: &[(Kind, Clue)]) -> rusqlite::Result<usize> {
     Ok(new)
 }
 
-/// A sieve with the keys of all contents, if they are not too many.
-fn sieve_of_contents(db: &Connection) -> rusqlite::Result<Option<Sieve>> {
-    let in_runs = count(db, "SELECT coalesce(sum(length(clues)), 0) / 16 FROM content_runs")?;
-    let new = count(db, "SELECT count(*) FROM new_clues")?;
-    let Some(mut sieve) = Sieve::with_room_for((in_runs + new) as u64) else { return Ok(None) };
+/// A sieve with the keys of all contents, if they are not too many. So many clues of both kinds are new.
+fn sieve_of_contents(db: &Connection, new: usize) -> rusqlite::Result<Option<Sieve>> {
+    let keys = in_runs(db, Kind::Content)? + new;
+    let Some(mut sieve) = Sieve::with_room_for(keys as u64) else { return Ok(None) };
     let mut runs = db.prepare_cached("SELECT clues FROM content_runs")?;
     let mut runs = runs.query([])?;
     while let Some(run) = runs.next()? {
@@ -448,12 +447,16 @@ fn clues_in(run: &[u8]) -> impl Iterator<Item = Clue> {
 
 /// Whether more than every other leads nowhere.
 fn are_too_many(db: &Connection) -> rusqlite::Result<bool> {
-    let clues = "SELECT (SELECT coalesce(sum(length(clues)), 0) FROM inode_runs) / 16 \
-                 + (SELECT coalesce(sum(length(clues)), 0) FROM content_runs) / 16";
+    let clues = in_runs(db, Kind::Inode)? + in_runs(db, Kind::Content)?;
     // A file has two.
     let all = count(db, "SELECT count(*) FROM nodes")?;
     let fit = 4 * all.saturating_sub(count(db, "SELECT count(*) FROM nodes WHERE gone_at IS NOT NULL")?);
-    Ok(count(db, clues)? > fit + FEW_NEW as usize)
+    Ok(clues > fit + FEW_NEW as usize)
+}
+
+/// How many clues are in the runs.
+fn in_runs(db: &Connection, kind: Kind) -> rusqlite::Result<usize> {
+    count(db, &format!("SELECT coalesce(sum(length(clues)), 0) / 16 FROM {}", kind.runs()))
 }
 
 fn count(db: &Connection, sql: &str) -> rusqlite::Result<usize> {

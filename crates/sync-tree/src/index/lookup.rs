@@ -53,7 +53,7 @@ impl Lookup<'_> {
     /// One node, if it exists: the next that is expected, or any other.
     ///
     /// # Errors
-    /// The database failed, or the row is none.
+    /// The database failed, or the row cannot be read.
     pub fn get(&mut self, id: NodeId) -> rusqlite::Result<Option<IndexedNode>> {
         let is_expected = self.expected.front() == Some(&id);
         if is_expected && self.ahead.is_empty() {
