@@ -57,6 +57,20 @@ async fn a_file_comes_by_id_by_path_and_in_parts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_comes_whole_if_parts_of_it_are_in_memory_and_others_on_the_disk() {
+    let mut daemon = serve(|tree| drop(tree.bytes("big", 5_000_001, 7))).await;
+    let contents = daemon.tree.read("big");
+    let page = 4096;
+    for (step, len) in [(0, 5_000_001), (16 * page, 8 * page), (3 * page, page), (200 * page, 100 * page)] {
+        let parts = (0..).map(|turn| (turn * step, len)).take_while(|(at, _)| *at < 5_000_001);
+        daemon.tree.forget("big", parts.take(if step == 0 { 1 } else { usize::MAX }));
+        let (_, data) = fetch(&mut daemon.client, by_path("big")).await.unwrap();
+        assert!(data == contents, "every {step} bytes {len} were not in memory");
+    }
+    daemon.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_fetched_is_told_by_its_code() {
     let mut daemon = serve(|tree| drop(tree.file("dir/a", "abc"))).await;
     let other = |request: FetchFileRequest| FetchFileRequest { digest: vec![1; 32].into(), ..request };

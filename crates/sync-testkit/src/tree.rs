@@ -9,6 +9,7 @@ use std::{
     fmt,
     fs::{self, File},
     io::{self, Write as _},
+    num::NonZeroU64,
     os::unix::{
         ffi::{OsStrExt as _, OsStringExt as _},
         fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink},
@@ -19,7 +20,9 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, UTIME_OMIT, utimensat};
+use rustix::fs::{
+    Advice, AtFlags, CWD, FileType, Mode, Timespec, Timestamps, UTIME_OMIT, fadvise, utimensat,
+};
 
 use crate::{rng::Rng, try_eventually};
 
@@ -101,6 +104,20 @@ impl Tree {
         let before = checked(&path, fs::symlink_metadata(&path));
         checked(&path, fs::write(&path, Rng::new(seed).bytes(before.len() as usize)));
         Placed { path }.mtime(before.mtime(), before.mtime_nsec() as u32);
+    }
+
+    /// Has the system drop parts of a file from its memory, each a place and a length, as far as the file is on a disk. Parts that are whole
+    /// pages go, as a rule.
+    pub fn forget(&self, path: impl AsRef<Path>, parts: impl IntoIterator<Item = (u64, u64)>) {
+        let path = self.path(path);
+        let file = checked(&path, File::open(&path));
+        checked(&path, file.sync_all());
+        for (at, len) in parts {
+            checked(
+                &path,
+                fadvise(&file, at, NonZeroU64::new(len), Advice::DontNeed).map_err(io::Error::from),
+            );
+        }
     }
 
     /// Makes a directory, and those above it.

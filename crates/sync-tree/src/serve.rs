@@ -24,7 +24,7 @@ use crate::{
     hash::{Identity, hash_file},
     index::{IndexError, IndexedNode, Lookup},
     live::{LiveTree, Site, Suspects},
-    platform::files_to_hold,
+    platform::{self, files_to_hold},
     probe::probed,
     rooted::{Dir, Stat, StatKind, stat_file},
     trouble,
@@ -408,11 +408,34 @@ impl ServedFile {
     /// # Errors
     /// Reading failed, or the file is shorter than its entry (`UnexpectedEof`).
     pub fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.read_by(File::read_at, offset, buf)
+    }
+
+    /// The same without waiting for a disk: `WouldBlock` if what comes next is not in memory, or that cannot be told. Then
+    /// [`ServedFile::read_at`] goes on.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn read_cached_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let read = |file: &File, part: &mut [u8], at| match platform::read_cached(file, part, at) {
+            // Whether that is the end is for the other to say.
+            Ok(0) if !part.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
+            other => other,
+        };
+        self.read_by(read, offset, buf)
+    }
+
+    fn read_by(
+        &mut self,
+        read: impl Fn(&File, &mut [u8], u64) -> io::Result<usize>,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> io::Result<usize> {
         let left = usize::try_from(self.known.size.saturating_sub(offset)).unwrap_or(usize::MAX);
         let want = left.min(buf.len());
         let part = &mut buf[..want];
         let count = loop {
-            match probed!(Read { file: &self.file, at: offset } => self.file.read_at(part, offset)) {
+            match probed!(Read { file: &self.file, at: offset } => read(&self.file, part, offset)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => break other?,
             }

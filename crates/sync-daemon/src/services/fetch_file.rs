@@ -129,10 +129,9 @@ async fn send(opened: Opened, squeeze: Squeeze, out: &Sender<Frame>) -> Option<R
     let mut sending = Sending { file, rest, squeeze, buffers: Buffers::default() };
     let mut most = BYTES_IN_THE_FIRST;
     while left > 0 {
-        // No thread is held while the client takes its time: a thread makes one message, this task passes it on.
         let want = usize::try_from(left).map_or(most, |left| left.min(most));
         most = (2 * most).min(BYTES_IN_A_MESSAGE);
-        let part = match blocking(move || sending.next(want).map(|part| (sending, part))).await {
+        let part = match sending.next(want).await {
             Ok((returned, part)) => {
                 sending = returned;
                 part
@@ -154,19 +153,67 @@ struct Sending {
     buffers: Buffers,
 }
 
+/// How to read from a file: [`ServedFile::read_at`] or [`ServedFile::read_cached_at`].
+type ReadAt = fn(&mut ServedFile, u64, &mut [u8]) -> io::Result<usize>;
+
 impl Sending {
-    /// The next bytes, which must be there. Blocks.
-    fn next(&mut self, count: usize) -> Result<Frame, RequestError> {
+    /// The next bytes, which must be there.
+    ///
+    /// What is in memory is read here and now: to have a thread do it takes longer than that, and leaves the bytes in the caches of
+    /// another core than the one that sends them. What takes its time, a disk or compressing, a thread does. None is held
+    /// while the client takes its time.
+    async fn next(mut self, count: usize) -> Result<(Self, Frame), RequestError> {
         let mut buffer = self.buffers.take(count);
-        self.rest.read(&mut self.file, &mut buffer.bytes[..count])?;
-        buffer.used = count;
-        Ok(match self.squeeze.try_on(buffer.as_ref()) {
-            Some(compressed) => {
-                frame(&v1::FetchFileResponse { part: Some(Part::Compressed(compressed)) }).into()
+        if !self.squeeze.is_wanted() {
+            match self.read(&mut buffer, count, ServedFile::read_cached_at) {
+                Ok(()) => return Ok((self, plain(buffer))),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(self.not_read(error)),
             }
-            None => frame_data(Bytes::from_owner(buffer)),
+        }
+        blocking(move || {
+            self.read(&mut buffer, count, ServedFile::read_at).map_err(|error| self.not_read(error))?;
+            let message = match self.squeeze.try_on(buffer.as_ref()) {
+                Some(compressed) => {
+                    frame(&v1::FetchFileResponse { part: Some(Part::Compressed(compressed)) }).into()
+                }
+                None => plain(buffer),
+            };
+            Ok::<_, RequestError>((self, message))
         })
+        .await
     }
+
+    /// Fills the buffer with what comes next, up to `count` bytes. What was read before an error is in it, and what follows
+    /// that comes next.
+    fn read(&mut self, buffer: &mut Buffer, count: usize, read: ReadAt) -> io::Result<()> {
+        while buffer.used < count {
+            let (offset, length) = self.rest.now();
+            let part = &mut buffer.bytes[buffer.used..count];
+            let want = usize::try_from(length).map_or(part.len(), |length| length.min(part.len()));
+            match read(&mut self.file, offset, &mut part[..want])? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => {
+                    self.rest.pass(read);
+                    buffer.used += read;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn not_read(&self, error: io::Error) -> RequestError {
+        let error = match error.kind() {
+            // Shorter than the index says.
+            io::ErrorKind::UnexpectedEof => ServeError::Changed,
+            _ => ServeError::Unreadable { path: self.file.path().clone(), source: error },
+        };
+        error.into()
+    }
+}
+
+fn plain(buffer: Buffer) -> Frame {
+    frame_data(Bytes::from_owner(buffer))
 }
 
 /// The parts of a file that are still to be read.
@@ -177,40 +224,21 @@ struct Rest {
 }
 
 impl Rest {
-    /// Fills the buffer with what comes next; that many bytes must be left.
-    fn read(&mut self, file: &mut ServedFile, mut buffer: &mut [u8]) -> Result<(), RequestError> {
-        while !buffer.is_empty() {
-            let (offset, length) = self.now;
-            let count = usize::try_from(length).map_or(buffer.len(), |length| length.min(buffer.len()));
-            if count == 0 {
-                let Some(next) = self.parts.next() else { return Ok(()) };
-                self.now = next;
-                continue;
-            }
-            let (part, behind) = buffer.split_at_mut(count);
-            read_full(file, offset, part)?;
-            self.now = (offset + count as u64, length - count as u64);
-            buffer = behind;
+    /// Where what comes next begins, and how much of it lies there; nothing after the last part.
+    fn now(&mut self) -> (u64, u64) {
+        while self.now.1 == 0
+            && let Some(next) = self.parts.next()
+        {
+            self.now = next;
         }
-        Ok(())
+        self.now
     }
-}
 
-fn read_full(file: &mut ServedFile, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), RequestError> {
-    while !buffer.is_empty() {
-        let read = match file.read_at(offset, buffer) {
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
-            Err(source) => return Err(ServeError::Unreadable { path: file.path().clone(), source }.into()),
-        };
-        if read == 0 {
-            // Shorter than the index says.
-            return Err(ServeError::Changed.into());
-        }
-        offset += read as u64;
-        buffer = &mut buffer[read..];
+    /// So much of it was read.
+    fn pass(&mut self, count: usize) {
+        let (offset, length) = self.now;
+        self.now = (offset + count as u64, length - count as u64);
     }
-    Ok(())
 }
 
 /// Buffers that come back when their message is sent: clearing half a MiB for each message costs as much as reading it.

@@ -74,9 +74,14 @@ impl Squeeze {
         Self { when, idle: Mutex::default() }
     }
 
+    /// Whether bytes are to be compressed at this moment.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.when.is_now()
+    }
+
     /// The bytes compressed, if that is wanted at this moment and makes them smaller. Blocks for some milliseconds.
     pub(super) fn try_on(&self, bytes: &[u8]) -> Option<v1::Compressed> {
-        if !self.when.is_now() {
+        if !self.is_wanted() {
             return None;
         }
         let mut compressor = self.lock().pop().unwrap_or_default();

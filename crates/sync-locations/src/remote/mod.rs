@@ -31,7 +31,7 @@ use bytes::Bytes;
 use prost::Message;
 use sync_core::{Chunk, Cursor, Digest, NodeId, ShareId, name::escape};
 use sync_wire::{MAX_MESSAGE_BYTES, v1};
-use tokio::sync::mpsc::Receiver;
+use tokio::{sync::mpsc::Receiver, time::Instant};
 use tonic::{Status, Streaming, transport::Channel};
 use v1::{fetch_file_request::File, sync_service_client::SyncServiceClient};
 
@@ -117,6 +117,24 @@ impl Default for Windows {
     }
 }
 
+/// From a round trip on that makes this the larger one a window is what a line of 8 Gbit/s can use, which is twice what it carries
+/// meanwhile, as a window is opened again when half of it is used.
+const LEAST_WINDOW: u32 = 8 << 20;
+const WINDOW_FOR_A_SECOND: u128 = 2 << 30;
+
+impl Windows {
+    /// These, but no larger than a line with this round trip can make use of. More would only be what waits in memory for its turn,
+    /// in no cache any more. What is taken for a round trip may be longer than it, so nothing is lost when the machines are busy.
+    fn within(self, round_trip: Duration) -> Self {
+        let useful = WINDOW_FOR_A_SECOND * round_trip.as_nanos() / Duration::from_secs(1).as_nanos();
+        let useful = u32::try_from(useful).unwrap_or(u32::MAX).max(LEAST_WINDOW);
+        let stream = self.stream.min(useful);
+        // The same room for other streams.
+        let connection = self.connection.saturating_sub(self.stream - stream).max(stream.min(self.connection));
+        Self { stream, connection, ..self }
+    }
+}
+
 /// How large a message may be: what the contract says, with room for a later version's fields.
 const LARGEST_MESSAGE: usize = MAX_MESSAGE_BYTES + (256 << 10);
 
@@ -159,7 +177,10 @@ impl RemoteSyncd {
     ) -> Result<Self, LocationError> {
         let endpoint = connect::endpoint(url, options)?;
         let feed = connect::first_connection(&endpoint, options.connect_timeout).await?;
+        let asked = Instant::now();
         let listed = connect::list_shares(feed.clone(), &endpoint, options.connect_timeout).await?;
+        let near = ConnectOptions { windows: options.windows.within(asked.elapsed()), ..options.clone() };
+        let for_bytes = connect::endpoint(url, &near)?;
         let received = sync_wire::wire_bytes(&listed);
         let known: Vec<_> = listed.shares.iter().map(|share| share.name.clone()).collect();
         let found = choose(&listed.shares, share, &known)?;
@@ -167,7 +188,7 @@ impl RemoteSyncd {
             .ok_or_else(|| LocationError::protocol("the share has no id of 16 bytes"))?;
         // Without limits nothing may be packed; no packed file can be larger than a message.
         let max_packed = listed.limits.as_ref().map_or(0, |limits| limits.max_packed_file_bytes);
-        let bulk = (0..options.bulk_connections.max(1)).map(|_| client(endpoint.connect_lazy())).collect();
+        let bulk = (0..options.bulk_connections.max(1)).map(|_| client(for_bytes.connect_lazy())).collect();
         Ok(Self {
             address: connect::address(&endpoint),
             share: found.name.clone(),

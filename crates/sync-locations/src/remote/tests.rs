@@ -627,3 +627,26 @@ async fn other_parts_than_were_asked_for_are_refused() {
     assert!(matches!(stream.next().await, Some(Err(LocationError::Protocol { .. }))));
     assert!(stream.next().await.is_none());
 }
+
+#[test]
+fn a_window_is_no_larger_than_a_line_of_eight_gigabits_can_use() {
+    let all = Windows::default();
+    let small = Windows { stream: 1 << 20, connection: 2 << 20, frame: 1 << 14 };
+    let mib =
+        |stream: u32, connection: u32| Windows { stream: stream << 20, connection: connection << 20, ..all };
+    for (windows, round_trip, within) in [
+        (all, Duration::ZERO, mib(8, 16)),
+        (all, Duration::from_micros(100), mib(8, 16)),
+        (all, Duration::from_micros(3_906), mib(8, 16)),
+        (all, Duration::from_nanos(7_812_500), mib(16, 24)),
+        (all, Duration::from_millis(12), all),
+        (all, Duration::from_millis(100), all),
+        (all, Duration::from_secs(1 << 40), all),
+        (small, Duration::ZERO, small),
+        (small, Duration::from_secs(1), small),
+        (mib(24, 20), Duration::ZERO, mib(8, 8)),
+        (mib(24, 1), Duration::ZERO, mib(8, 1)),
+    ] {
+        assert_eq!(windows.within(round_trip), within, "{windows:?} over {round_trip:?}");
+    }
+}

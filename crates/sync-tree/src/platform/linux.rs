@@ -4,7 +4,10 @@ use std::{
     fs::File,
     io,
     mem::MaybeUninit,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd},
+        unix::fs::FileExt,
+    },
 };
 
 use rustix::{
@@ -12,7 +15,7 @@ use rustix::{
         AtFlags, CWD, FileType, Mode, OFlags, RawDir, RawMode, RenameFlags, chmodat, copy_file_range, fchmod,
         fgetxattr, fstat, fstatfs, ftruncate, ioctl_ficlone, linkat, openat, renameat_with, syncfs,
     },
-    io::Errno,
+    io::{Errno, ReadWriteFlags, preadv2},
 };
 
 use super::{Place, portable};
@@ -43,6 +46,8 @@ const NETWORK_FS_MAGICS: [u64; 11] = [
     0x6573_5546, // FUSE: sshfs, virtiofs, desktop container mounts
     0x0BD0_0BD0, // Lustre
 ];
+
+const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 pub(crate) fn rename_noreplace(from: Place<'_>, to: Place<'_>) -> io::Result<()> {
     match renameat_with(from.dir, from.name, to.dir, to.name, RenameFlags::NOREPLACE) {
@@ -126,6 +131,20 @@ fn keep_first(to: &File, size: u64) -> io::Result<u64> {
     Ok(cloned.min(size))
 }
 
+pub(crate) fn read_cached(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+    match preadv2(file, &mut [io::IoSliceMut::new(bytes)], at, ReadWriteFlags::NOWAIT) {
+        // It does not know how to say what is in memory, because all of it is.
+        Err(error) if unsupported(error) && is_in_memory(file) => file.read_at(bytes, at),
+        Err(error) if unsupported(error) => Err(io::ErrorKind::WouldBlock.into()),
+        other => Ok(other?),
+    }
+}
+
+/// Whether a file's file system has no disk. What it has in the swap is as slow as any other memory is then.
+fn is_in_memory(file: &File) -> bool {
+    magic_of(file.as_fd()).is_ok_and(|magic| magic == TMPFS_MAGIC)
+}
+
 pub(crate) fn shares_blocks(file: &File, dir: BorrowedFd<'_>) -> bool {
     let trial = create_unnamed(dir, Mode::RUSR | Mode::WUSR);
     trial.is_ok_and(|trial| ioctl_ficlone(&trial, file).is_ok())
@@ -172,9 +191,13 @@ pub(super) fn link_through_proc(file: &File, to: Place<'_>) -> io::Result<()> {
 }
 
 pub(crate) fn is_network_fs(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(NETWORK_FS_MAGICS.contains(&magic_of(fd)?))
+}
+
+/// The number of a kind of file system.
+fn magic_of(fd: BorrowedFd<'_>) -> io::Result<u64> {
     // Only the low 32 bits are the number; on some machines the field is a sign-extended 64-bit one.
-    let magic = fstatfs(fd)?.f_type as u64 & 0xFFFF_FFFF;
-    Ok(NETWORK_FS_MAGICS.contains(&magic))
+    Ok(fstatfs(fd)?.f_type as u64 & 0xFFFF_FFFF)
 }
 
 fn unsupported(error: Errno) -> bool {

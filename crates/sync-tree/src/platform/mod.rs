@@ -94,6 +94,12 @@ pub(crate) fn copy_range(from: (&File, u64), to: (&File, u64), size: u64) -> io:
     system::copy_range(from, to, size)
 }
 
+/// Reads at a place in a file what of it is in memory already, without waiting for a disk: `WouldBlock` if nothing is, or if that
+/// cannot be told. It may be less than there is, but is nothing only at the file's end, and even there some systems are mistaken.
+pub(crate) fn read_cached(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+    system::read_cached(file, bytes, at)
+}
+
 /// Makes a file that has no name yet on the file system of `dir`; `Unsupported` where there is no such thing.
 pub(crate) fn create_unnamed(dir: BorrowedFd<'_>, mode: Mode) -> io::Result<File> {
     system::create_unnamed(dir, mode)

@@ -34,6 +34,12 @@ pub(crate) fn rename_noreplace(from: Place<'_>, to: Place<'_>) -> io::Result<()>
     Ok(renameat(from.dir, from.name, to.dir, to.name)?)
 }
 
+/// It cannot be told.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn read_cached(_file: &File, _bytes: &mut [u8], _at: u64) -> io::Result<usize> {
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
 /// It is not known, so nothing is made elsewhere.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn hands_down(_dir: BorrowedFd<'_>) -> bool {

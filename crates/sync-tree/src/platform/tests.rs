@@ -110,3 +110,22 @@ fn a_file_without_a_name_gets_one_only_where_nothing_is() {
         assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), number + 1);
     }
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_in_memory_is_read_at_once() {
+    let memory = Path::new("/dev/shm");
+    let tmp = tempfile::tempdir_in(if memory.is_dir() { memory } else { Path::new("/tmp") }).unwrap();
+    let path = tmp.path().join("f");
+    fs::write(&path, b"some bytes").unwrap();
+    let file = fs::File::open(&path).unwrap();
+    let mut bytes = [0; 10];
+    match super::read_cached(&file, &mut bytes, 5) {
+        Ok(count) => assert_eq!(&bytes[..count], b"bytes"),
+        // Only a disk may need some time.
+        Err(error) => assert!(error.kind() == ErrorKind::WouldBlock && !memory.is_dir(), "{error}"),
+    }
+    // Nothing can be read from a directory, now or later.
+    let error = super::read_cached(&fs::File::open(tmp.path()).unwrap(), &mut bytes, 0).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::IsADirectory);
+}

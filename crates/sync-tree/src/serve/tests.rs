@@ -257,6 +257,53 @@ fn a_large_file_is_read_piece_by_piece() {
     assert!(matches!(scene.tree.open_file(id, Some(&Digest::of(b""))), Err(ServeError::Changed)));
 }
 
+/// All that either way of reading gives, in turns, in pieces of these sizes.
+fn read_both_ways(file: &mut ServedFile, sizes: &[usize]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for (turn, size) in sizes.iter().cycle().enumerate() {
+        let (at, mut part) = (all.len() as u64, vec![0; *size]);
+        let cached = (turn % 3 < 2).then(|| file.read_cached_at(at, &mut part));
+        let count = match cached {
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => file.read_at(at, &mut part),
+            Some(cached) => cached,
+            None => file.read_at(at, &mut part),
+        };
+        match count.unwrap() {
+            0 => break,
+            count => all.extend(&part[..count]),
+        }
+    }
+    all
+}
+
+#[test]
+fn what_is_in_memory_is_read_without_waiting_and_is_the_same() {
+    let scene = Scene::start();
+    fs::write(scene.root.join("f"), large(1)).unwrap();
+    scene.barrier().unwrap();
+    let (id, digest) = digest_of(&scene, "f");
+    for settled in [false, true] {
+        if settled {
+            settle(&scene, "f");
+        }
+        for sizes in [&[4096][..], &[1 << 20], &[100_000, 1, 4095, 70_000]] {
+            let mut file = scene.tree.open_file(id, Some(&digest)).unwrap();
+            assert!(read_both_ways(&mut file, sizes) == large(1), "{sizes:?}");
+            file.finish().unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_file_that_was_cut_short_is_not_told_from_memory() {
+    let scene = unwatched(|root| fs::write(root.join("f"), "content").unwrap());
+    let (id, _) = digest_of(&scene, "f");
+    let mut file = scene.tree.open_file(id, None).unwrap();
+    fs::write(scene.root.join("f"), "").unwrap();
+    assert_eq!(file.read_cached_at(0, &mut [0; 10]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    assert_eq!(file.read_at(0, &mut [0; 10]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+}
+
 #[test]
 fn what_is_appended_does_no_harm_and_what_is_overwritten_does() {
     let scene = unwatched(|root| fs::write(root.join("log"), "first line\n").unwrap());
