@@ -12,7 +12,7 @@ use sync_core::{
     name::STATE_DIR,
     plan::{Clear, Guard, Plan, Policy, Put, Record, Scope, Slot, gather, gather_all, plan, take_wholes},
 };
-use sync_locations::{Location, LocationError};
+use sync_locations::{ChangeStream as _, Location, LocationError};
 use sync_tree::{
     apply::{ApplyError, Durability},
     index::IndexError,
@@ -37,6 +37,7 @@ use super::{
     outcome::{Outcome, describe},
     part::Puts,
     phases::Phases,
+    queue::Queue,
     sent_for::SentFor,
     store::Verified,
     threads::in_place,
@@ -53,6 +54,9 @@ const MANY_FILES: u64 = 256;
 /// The pause before the second round; it doubles from there.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// For so long commit points that have come are taken before they are settled together.
+const MOST_TOGETHER: Duration = Duration::from_millis(20);
 
 /// What a run has with it.
 pub(super) struct Run<'a> {
@@ -132,12 +136,14 @@ impl Engine {
         self.adopt_unrecorded(run)?;
         let cursor = self.store().cursor()?;
         reporter.phase(Phase::Listing);
-        let mut feed = remote.changes(cursor.as_ref(), true).await?;
+        let mut feed = Queue::of(remote.changes(cursor.as_ref(), true).await?);
         let (mut scanned, mut settled) = (Instant::now(), Instant::now());
         let mut pause = FIRST_PAUSE;
         let mut caught_up = false;
         // Part of what leads to the next commit point is here: what is between two must not be planned with.
         let mut between = false;
+        // Since when a commit point was taken that is not settled.
+        let mut unsettled = None;
         loop {
             let retry = caught_up && self.store().pending_count()? > 0;
             // Signs of life come in between, so what is waited for is a time and not a silence.
@@ -158,7 +164,14 @@ impl Engine {
                     between |= matches!(event, FeedEvent::Reset { .. } | FeedEvent::Nodes { .. });
                     match self.take(event)? {
                         Taken::More => continue,
-                        Taken::Commit => (pause, between) = (FIRST_PAUSE, false),
+                        Taken::Commit => {
+                            (pause, between) = (FIRST_PAUSE, false);
+                            let since: &mut Instant = unsettled.get_or_insert_with(Instant::now);
+                            if since.elapsed() < MOST_TOGETHER && feed.has_commit().await {
+                                continue;
+                            }
+                            unsettled = None;
+                        }
                         Taken::Mismatch => return Err(cut()),
                         Taken::Halted(reason) => {
                             reporter.halted(&Halt::Share { reason });

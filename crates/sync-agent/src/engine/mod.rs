@@ -27,6 +27,7 @@ mod material;
 mod outcome;
 mod part;
 mod phases;
+mod queue;
 mod record;
 pub mod reporter;
 mod sent_for;
