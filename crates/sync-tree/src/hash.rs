@@ -13,7 +13,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::unix::fs::FileExt,
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
@@ -29,6 +29,9 @@ pub const SETTLED_MS: u32 = 100;
 
 /// How much is read at once.
 const BUFFER_BYTES: usize = 256 * 1024;
+
+/// The largest file of which [`hash_and_keep`] can keep the bytes.
+pub(crate) const LARGEST_KEPT: u64 = BUFFER_BYTES as u64;
 
 /// The file in the state directory whose change tells the time.
 pub(crate) const CLOCK_FILE: &str = "clock";
@@ -54,6 +57,26 @@ pub fn hash_file(file: &File, size: u64) -> io::Result<Hashed> {
             at += count as u64;
             Ok(count)
         })
+    })
+}
+
+/// Hashes the first `size` bytes of a file of at most [`LARGEST_KEPT`], and keeps them; fewer if the file is shorter.
+pub(crate) fn hash_and_keep(file: &File, size: u64) -> io::Result<(Digest, Arc<[u8]>)> {
+    with_buffer(|buffer| {
+        debug_assert!(size <= LARGEST_KEPT);
+        let want = usize::try_from(size).map_err(io::Error::other)?;
+        let mut end = 0;
+        while end < want {
+            match probed!(Read { file: file, at: end as u64 } => file.read_at(&mut buffer[end..want], end as u64))
+            {
+                Ok(0) => break,
+                Ok(count) => end += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let bytes = &buffer[..end];
+        Ok((Digest::of(bytes), Arc::from(bytes)))
     })
 }
 

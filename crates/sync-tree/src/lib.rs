@@ -11,6 +11,7 @@ pub mod chunks;
 pub mod described;
 pub mod durable;
 pub mod feed;
+mod fresh;
 pub mod hash;
 pub mod index;
 pub mod live;

@@ -213,6 +213,9 @@ impl Packer<'_> {
             return Err(ServeError::TooLarge);
         }
         let start = out.len();
+        if self.site.fresh.append(digest, out) {
+            return Ok(known.size);
+        }
         // A held directory may be one that was replaced meanwhile: then the tree is asked again, from its root.
         if let Some(dir) = self.held(known.node.parent) {
             if let Ok(true) = append(dir, &known, out) {

@@ -62,3 +62,105 @@ impl ChangeStream for Queue {
         Box::pin(self.piece())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sync_core::{CommitPoint, Cursor, Digest, NodeChange, NodeId};
+    use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+
+    use super::*;
+
+    struct Sent(UnboundedReceiver<Piece>);
+
+    impl ChangeStream for Sent {
+        fn next(&mut self) -> BoxFuture<'_, Option<Piece>> {
+            Box::pin(self.0.recv())
+        }
+    }
+
+    fn queue() -> (UnboundedSender<Piece>, Queue) {
+        let (sender, sent) = mpsc::unbounded_channel();
+        (sender, Queue::of(Box::new(Sent(sent))))
+    }
+
+    fn cursor() -> Cursor {
+        Cursor(Box::new([1]))
+    }
+
+    fn nodes(count: usize) -> FeedEvent {
+        let changes = (1..=count as u64).map(|id| NodeChange::Gone(NodeId(id))).collect();
+        FeedEvent::Nodes { changes, resume: cursor() }
+    }
+
+    fn commit(files: u64) -> FeedEvent {
+        FeedEvent::Commit(CommitPoint { cursor: cursor(), root_digest: Digest([0; 32]), files, bytes: 0 })
+    }
+
+    fn silent() -> LocationError {
+        LocationError::Silent { after: std::time::Duration::from_secs(1) }
+    }
+
+    async fn taken(queue: &mut Queue, events: &[FeedEvent]) {
+        for event in events {
+            assert_eq!(queue.next().await.unwrap().unwrap(), *event);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_commit_point_is_known_when_all_that_leads_to_it_has_come() {
+        let (sender, mut queue) = queue();
+        let events = [nodes(1), FeedEvent::Heartbeat, nodes(2), commit(1), nodes(3), commit(2), nodes(4)];
+        assert!(!queue.has_commit().await);
+        for (event, has) in events.iter().zip([false, false, false, true, true, true, true]) {
+            sender.send(Ok(event.clone())).unwrap();
+            assert_eq!(queue.has_commit().await, has, "{event:?}");
+        }
+        taken(&mut queue, &events[..4]).await;
+        assert!(queue.has_commit().await, "the second one");
+        taken(&mut queue, &events[4..6]).await;
+        assert!(!queue.has_commit().await);
+        taken(&mut queue, &events[6..]).await;
+        assert!(!queue.has_commit().await);
+    }
+
+    #[tokio::test]
+    async fn what_ends_a_feed_comes_after_what_came_before_and_is_waited_for_by_nobody() {
+        for breaks in [true, false] {
+            let (sender, mut queue) = queue();
+            for event in [nodes(1), commit(1), nodes(2)] {
+                sender.send(Ok(event)).unwrap();
+            }
+            if breaks {
+                sender.send(Err(silent())).unwrap();
+            }
+            drop(sender);
+            assert!(queue.has_commit().await);
+            taken(&mut queue, &[nodes(1), commit(1)]).await;
+            assert!(!queue.has_commit().await, "it ends before the next one");
+            taken(&mut queue, &[nodes(2)]).await;
+            assert!(!queue.has_commit().await);
+            if breaks {
+                assert!(matches!(queue.next().await, Some(Err(LocationError::Silent { .. }))));
+            }
+            assert!(queue.next().await.is_none() && !queue.has_commit().await);
+            assert!(queue.next().await.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_than_a_bound_waits() {
+        let (sender, mut queue) = queue();
+        let events: Vec<_> = (0..20).map(|_| nodes(MOST_NODES / 8)).chain([commit(1)]).collect();
+        for event in &events {
+            sender.send(Ok(event.clone())).unwrap();
+        }
+        assert!(!queue.has_commit().await);
+        assert_eq!(queue.came.len(), 8);
+        taken(&mut queue, &events[..10]).await;
+        assert!(!queue.has_commit().await);
+        assert_eq!(queue.came.len(), 8);
+        taken(&mut queue, &events[10..14]).await;
+        assert!(queue.has_commit().await, "what is left of it is small enough");
+        taken(&mut queue, &events[14..]).await;
+    }
+}

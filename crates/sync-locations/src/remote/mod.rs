@@ -130,7 +130,8 @@ impl Windows {
         let useful = u32::try_from(useful).unwrap_or(u32::MAX).max(LEAST_WINDOW);
         let stream = self.stream.min(useful);
         // The same room for other streams.
-        let connection = self.connection.saturating_sub(self.stream - stream).max(stream.min(self.connection));
+        let connection =
+            self.connection.saturating_sub(self.stream - stream).max(stream.min(self.connection));
         Self { stream, connection, ..self }
     }
 }

@@ -452,6 +452,18 @@ impl Index {
         self.read(|db| self.0.table.child(db, parent, name))
     }
 
+    /// The nodes with these names in a directory, in their order: one moment's.
+    pub(crate) fn children_named<'n>(
+        &self,
+        dir: NodeId,
+        names: impl IntoIterator<Item = &'n str>,
+    ) -> Result<Vec<Option<IndexedNode>>, IndexError> {
+        self.read(|db| {
+            let db = db.unchecked_transaction()?;
+            names.into_iter().map(|name| self.0.table.child(&db, dir, name)).collect()
+        })
+    }
+
     /// All nodes in a directory, in no order.
     ///
     /// # Errors

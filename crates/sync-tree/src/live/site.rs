@@ -9,6 +9,7 @@ use std::{
 use super::{LiveOptions, TreeError};
 use crate::{
     durable,
+    fresh::Fresh,
     index::Index,
     lock::Lock,
     look::{Looker, RulePolicy, SHARE_ID, small_text},
@@ -36,6 +37,7 @@ pub(crate) struct Site {
     pub(crate) cookies: Dir,
     pub(crate) cookies_path: PathBuf,
     pub(crate) handles: Handles,
+    pub(crate) fresh: Arc<Fresh>,
 }
 
 impl Site {
@@ -59,11 +61,14 @@ impl Site {
         }
         // The clock must be the one of the tree's own file system.
         let clock_dir = state.work.as_ref().map_or(&state.dir, |work| &work.dir);
+        let fresh = Arc::new(Fresh::default());
         let looker = Looker::new(root.clone(), clock_dir, index.clone(), policy)?
-            .keeping(Arc::clone(&options.described));
+            .keeping(Arc::clone(&options.described))
+            .keeping_contents(Arc::clone(&fresh));
         let (cookies, cookies_path) = cookies(&root, &state)
             .map_err(|source| TreeError::StateFile { path: state.path.clone(), source })?;
-        Ok((Self { root, state, index, looker, cookies, cookies_path, handles: Handles::default() }, lock))
+        let handles = Handles::default();
+        Ok((Self { root, state, index, looker, cookies, cookies_path, handles, fresh }, lock))
     }
 
     /// The held root, unless its path names something else now; then what to tell people.

@@ -298,6 +298,7 @@ impl Worker {
             self.barrier.as_ref().map(Barrier::deadline),
             self.awaits_accept().then_some(self.accept_check_at),
             self.has_mounts.then_some(self.mounts_check_at),
+            self.shared.site().fresh.forget_old(now),
         ];
         candidates.into_iter().flatten().fold(self.rescan_at, Instant::min)
     }

@@ -1,12 +1,13 @@
 //! Looks at one file or link: believes its identity or reads it.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc, time::Instant};
 
 use sync_core::{Content, Digest, Entry, Time, chunk::is_taken_apart};
 
 use crate::{
     chunks::{Parts, hash_and_take_apart},
     described::Described,
+    fresh::{self, Fresh},
     hash::{self, Identity},
     index::{IndexedNode, Sketch},
     probe::probed,
@@ -62,6 +63,17 @@ pub(super) fn sketch(stat: &Stat) -> Sketch {
 pub(super) struct Reader<'a> {
     pub trust: &'a Trust,
     pub described: Option<&'a Described>,
+    /// Where the contents of small files are kept.
+    pub fresh: Option<&'a Fresh>,
+}
+
+/// What reading a file gave.
+struct Read {
+    digest: Digest,
+    /// What it is made of, if that was asked for before.
+    parts: Option<Parts>,
+    /// Its bytes, if they are to be kept.
+    bytes: Option<Arc<[u8]>>,
 }
 
 impl Reader<'_> {
@@ -89,7 +101,7 @@ impl Reader<'_> {
                 return Ok(Seen::Moved);
             }
             let identity = Identity::of(&before);
-            let Some((digest, parts)) = self.hash(&file, &identity, old)? else { continue };
+            let Some(Read { digest, parts, bytes }) = self.hash(&file, &identity, old)? else { continue };
             let after = stat_file(&file)?;
             let still = identity == Identity::of(&after);
             // A file that only grew is taken as the bytes it had: an entry of size n is its first n bytes. Whether those
@@ -97,6 +109,9 @@ impl Reader<'_> {
             if still || after.size > before.size {
                 if let (true, Some(described), Some(parts)) = (still, self.described, parts) {
                     described.put(digest, parts);
+                }
+                if let (Some(fresh), Some(bytes)) = (self.fresh, bytes) {
+                    fresh.put(digest, bytes, Instant::now());
                 }
                 let content = Content::File { size: before.size, digest };
                 let entry = Entry { content, mtime: before.mtime, mode: carried_mode(&before) };
@@ -109,21 +124,23 @@ impl Reader<'_> {
 
     /// Hashes a file, and finds out its parts at the same time if those of its old version are kept. `None` if it is shorter
     /// than it was.
-    fn hash(
-        &self,
-        file: &File,
-        identity: &Identity,
-        old: Option<&IndexedNode>,
-    ) -> io::Result<Option<(Digest, Option<Parts>)>> {
+    fn hash(&self, file: &File, identity: &Identity, old: Option<&IndexedNode>) -> io::Result<Option<Read>> {
         let size = identity.size;
         if let Some(known) = old.and_then(|old| self.parts_of(old, identity)) {
             let read = |offset, part: &mut [u8]| probed!(Read { file: file, at: offset } => file.read_at(part, offset));
             if let Some((digest, parts)) = hash_and_take_apart(&read, size, &known)? {
-                return Ok(Some((digest, Some(parts))));
+                return Ok(Some(Read { digest, parts: Some(parts), bytes: None }));
             }
         }
+        // What is only read to be vouched for was kept before.
+        let is_news = old.is_none_or(|old| old.identity != *identity);
+        if self.fresh.is_some() && is_news && size <= fresh::LARGEST {
+            let (digest, bytes) = hash::hash_and_keep(file, size)?;
+            let is_whole = bytes.len() as u64 == size;
+            return Ok(is_whole.then_some(Read { digest, parts: None, bytes: Some(bytes) }));
+        }
         let hashed = hash::hash_file(file, size)?;
-        Ok((hashed.read == size).then_some((hashed.digest, None)))
+        Ok((hashed.read == size).then_some(Read { digest: hashed.digest, parts: None, bytes: None }))
     }
 
     /// The parts of the old version of a file that has changed.

@@ -37,6 +37,7 @@ use sync_core::{Hint, Kind, NodeId, Problem, RuleSet, TreePath, name::STATE_DIR}
 
 use crate::{
     described::Described,
+    fresh::Fresh,
     hash::{CLOCK_FILE, FsClock},
     index::{Head, Index, IndexError, IndexedNode},
     rooted::{Dir, Root},
@@ -262,6 +263,8 @@ pub struct Looker {
     memory: Mutex<Memory>,
     /// Where the parts of large files are kept, if anybody may ask for them.
     described: Option<Arc<Described>>,
+    /// Where contents are kept that are about to be asked for.
+    fresh: Option<Arc<Fresh>>,
 }
 
 /// What one look leaves for the next within a run.
@@ -300,7 +303,7 @@ impl Looker {
         let clock = FsClock::open(state).map_err(|source| clock_error(&root, source))?;
         let memory = Mutex::new(Memory { restless: HashMap::new(), mounts });
         let target_of = small_text(state, TARGET_OF);
-        Ok(Self { root, clock, index, policy, target_of, memory, described: None })
+        Ok(Self { root, clock, index, policy, target_of, memory, described: None, fresh: None })
     }
 
     /// Where a file has changed of which the parts are kept there, those of the new version are found out while it is read.
@@ -308,6 +311,11 @@ impl Looker {
     #[must_use]
     pub fn keeping(self, described: Arc<Described>) -> Self {
         Self { described: Some(described), ..self }
+    }
+
+    /// Contents of small files that are read because they have changed are kept there.
+    pub(crate) fn keeping_contents(self, fresh: Arc<Fresh>) -> Self {
+        Self { fresh: Some(fresh), ..self }
     }
 
     /// Compares and commits.

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     described::Described,
+    fresh::Fresh,
     hash::Identity,
     index::{Index, IndexedNode, MOST_ON_SHEET},
     rooted::{Dir, RawDirEntry, Root, Stat, StatKind},
@@ -66,6 +67,8 @@ pub(super) fn look(
         rules: &rules,
         target_of: looker.target_of.clone(),
         described: looker.described.as_deref(),
+        // A look at everything reads what nobody is about to ask for.
+        fresh: looker.fresh.as_deref().filter(|_| matches!(scope, Scope::Places(_))),
         is_troubled: matches!(scope, Scope::Places(_)) && looker.index.has_problems()?,
         stop: AtomicBool::new(false),
         claimed: Mutex::new(HashSet::new()),
@@ -96,6 +99,7 @@ pub(super) struct Walker<'a> {
     /// Whether there are places that could not be read. If all are looked at, that does not matter.
     is_troubled: bool,
     described: Option<&'a Described>,
+    fresh: Option<&'a Fresh>,
     stop: AtomicBool,
     /// Nodes that were found in a new place: each can be found only once.
     pub(super) claimed: Mutex<HashSet<NodeId>>,
@@ -323,7 +327,7 @@ impl<'a> Walker<'a> {
     fn place_file(&self, visit: &Visit, place: Known, stat: &Stat, batch: &mut Batch<'_, '_>) {
         let Known { place, known } = place;
         let seen = if stat.kind == StatKind::File {
-            let reader = Reader { trust: &self.trust, described: self.described };
+            let reader = Reader { trust: &self.trust, described: self.described, fresh: self.fresh };
             reader.look_at_file(&visit.dir, &place.name, stat, known.as_ref())
         } else {
             look_at_link(&visit.dir, &place.name, stat, known.as_ref(), &self.trust)
@@ -619,9 +623,10 @@ impl<'a> Walker<'a> {
             return Ok(());
         }
         let mut below = Vec::new();
-        for (name, deep) in names {
-            let Ok(name) = Name::new(&name) else { continue };
-            let known = self.index.child(visit.here.id, &name)?;
+        let names: Vec<_> =
+            names.into_iter().filter_map(|(name, deep)| Some((Name::new(&name).ok()?, deep))).collect();
+        let known = self.index.children_named(visit.here.id, names.iter().map(|(name, _)| &**name))?;
+        for ((name, deep), known) in names.into_iter().zip(known) {
             let path = visit.here.path.join(&name);
             let known_dir = known.clone().filter(|known| known.node.entry.content.is_dir());
             let place = Place { path: path.clone(), parent: visit.here.id, name };

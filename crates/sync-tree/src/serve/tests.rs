@@ -1,4 +1,9 @@
-use std::{fs, io::Write as _, path::Path};
+use std::{
+    fs,
+    io::Write as _,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use super::*;
 use crate::live::tests::Scene;
@@ -30,6 +35,11 @@ fn read_all(file: &mut ServedFile) -> Vec<u8> {
     }
 }
 
+/// From now on what was read by a look has to be read again.
+fn forget_contents(scene: &Scene) {
+    scene.tree.site().fresh.forget_old(Instant::now() + Duration::from_secs(10));
+}
+
 fn settle(scene: &Scene, path: &str) {
     let path = TreePath::new(path).unwrap();
     scene.until("it is vouched for", || scene.tree.index().find(&path).unwrap().unwrap().vouched);
@@ -52,6 +62,7 @@ fn small_files_are_packed_one_after_the_other() {
     }
     scene.write("empty", "");
     scene.barrier().unwrap();
+    forget_contents(&scene);
     let mut out = b"before".to_vec();
     let mut want = out.clone();
     let fetching = scene.tree.fetching();
@@ -87,6 +98,34 @@ fn packed(
 }
 
 #[test]
+fn what_a_look_has_just_read_is_packed_without_reading_it_again() {
+    let meddler = crate::watch::fake::Meddler::with_limit(usize::MAX);
+    let scene = Scene::meddled(&meddler, |root| fs::write(root.join("old"), "as it was").unwrap());
+    scene.barrier().unwrap();
+    scene.write("d/new", "content");
+    scene.write("large", &"x".repeat(70_000));
+    scene.barrier().unwrap();
+    let known = ["d/new", "old", "large"].map(|path| digest_of(&scene, path));
+    meddler.mute(true);
+    for path in ["d/new", "old", "large"] {
+        fs::remove_file(scene.root.join(path)).unwrap();
+    }
+    let mut out = Vec::new();
+    let mut pack = |at: usize, max| read_packed(&scene, known[at].0, &known[at].1, max, &mut out);
+    assert!(matches!(pack(0, 6), Err(ServeError::TooLarge)));
+    assert_eq!(pack(0, 100).unwrap(), 7);
+    // They were there before anybody followed, or are too large to be kept.
+    for at in [1, 2] {
+        assert!(matches!(pack(at, 100_000), Err(ServeError::Changed | ServeError::NoSuchNode)));
+    }
+    assert_eq!(out, b"content");
+    forget_contents(&scene);
+    let gone = read_packed(&scene, known[0].0, &known[0].1, 100, &mut out);
+    assert!(matches!(gone, Err(ServeError::Changed | ServeError::NoSuchNode)), "{gone:?}");
+    assert_eq!(out, b"content");
+}
+
+#[test]
 fn files_that_are_expected_are_packed_like_any_other() {
     let scene = Scene::start();
     for number in 0..120 {
@@ -98,6 +137,7 @@ fn files_that_are_expected_are_packed_like_any_other() {
     scene.barrier().unwrap();
     let mut asked: Vec<_> = (0..120).map(|at| digest_of(&scene, &format!("d{}/f{at}", at / 25))).collect();
     asked.extend(["d1/large", "d1/larger", "d2/gone"].map(|path| digest_of(&scene, path)));
+    forget_contents(&scene);
     asked.sort_by_key(|(id, _)| *id);
     fs::remove_file(scene.root.join("d2/gone")).unwrap();
     scene.barrier().unwrap();
@@ -151,6 +191,7 @@ fn no_directory_is_held_when_nobody_fetches() {
     scene.write("d/f", "content");
     scene.write("e/f", "content");
     scene.barrier().unwrap();
+    forget_contents(&scene);
     let ((one, digest), (other, _)) = (digest_of(&scene, "d/f"), digest_of(&scene, "e/f"));
     let held = || scene.tree.site().handles.lock().dirs.len();
     read_packed(&scene, one, &digest, 100, &mut Vec::new()).unwrap();
@@ -220,6 +261,7 @@ fn a_replaced_directory_is_found_again() {
     let scene = Scene::start();
     scene.write("d/f", "content");
     scene.barrier().unwrap();
+    forget_contents(&scene);
     let mut out = Vec::new();
     let (id, digest) = digest_of(&scene, "d/f");
     read_packed(&scene, id, &digest, 100, &mut out).unwrap();
@@ -227,6 +269,7 @@ fn a_replaced_directory_is_found_again() {
     fs::rename(scene.root.join("d"), scene.root.with_extension("aside")).unwrap();
     scene.write("d/f", "another content");
     scene.barrier().unwrap();
+    forget_contents(&scene);
     let (id, digest) = digest_of(&scene, "d/f");
     out.clear();
     read_packed(&scene, id, &digest, 100, &mut out).unwrap();
