@@ -2,14 +2,18 @@
 
 mod common;
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use common::{DEADLINE, Daemon, all, by_path, fetch, nodes_of, serve, serve_with, watch};
 use sync_core::Digest;
+use sync_testkit::{eventually, tree::Tree};
 use sync_wire::{
     Decompressor,
     v1::{
-        Compression, FetchErrorReason, FetchFileRequest, FetchFilesRequest, FetchFilesResponse,
+        ByteRange, Compression, FetchErrorReason, FetchFileRequest, FetchFilesRequest, FetchFilesResponse,
         ListSharesRequest, Node, Want, fetch_file_request::File, fetch_file_response::Part,
     },
 };
@@ -58,12 +62,31 @@ async fn a_file_comes_by_id_by_path_and_in_parts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_comes_whole_if_parts_of_it_are_in_memory_and_others_on_the_disk() {
-    let mut daemon = serve(|tree| drop(tree.bytes("big", 5_000_001, 7))).await;
+    // Only what is vouched for is sent from memory, and that is what was left alone for a while before it was looked at.
+    let left_alone = |tree: &Tree| {
+        tree.bytes("big", 5_000_001, 7);
+        let written = Instant::now();
+        eventually(DEADLINE, || match written.elapsed() {
+            age if age > Duration::from_millis(300) => Ok(()),
+            age => Err(format!("it is {age:?} old")),
+        });
+    };
+    let mut daemon = serve(left_alone).await;
     let contents = daemon.tree.read("big");
     let page = 4096;
     for (step, len) in [(0, 5_000_001), (16 * page, 8 * page), (3 * page, page), (200 * page, 100 * page)] {
         let parts = (0..).map(|turn| (turn * step, len)).take_while(|(at, _)| *at < 5_000_001);
         daemon.tree.forget("big", parts.take(if step == 0 { 1 } else { usize::MAX }));
+        let ranges = [(1, 999_999), (2_000_000, 1), (2_500_000, 2_000_000)];
+        let range = |(offset, length)| ByteRange { offset, length };
+        let parts = FetchFileRequest { ranges: ranges.map(range).to_vec(), ..by_path("big") };
+        let (_, data) = fetch(&mut daemon.client, parts).await.unwrap();
+        let wanted: Vec<u8> = ranges
+            .iter()
+            .flat_map(|(at, len)| &contents[*at as usize..(at + len) as usize])
+            .copied()
+            .collect();
+        assert!(data == wanted, "parts, every {step} bytes {len} were not in memory");
         let (_, data) = fetch(&mut daemon.client, by_path("big")).await.unwrap();
         assert!(data == contents, "every {step} bytes {len} were not in memory");
     }

@@ -3,11 +3,15 @@
 //! Whoever follows a share asks at once for what a look has found. Each of them would have it opened and read once more, and hashed too, as
 //! no identity vouches for what has changed so recently.
 //!
-//! What is kept has its digest, so it is never wrong; it has a bound, and goes after a while.
+//! What is kept has its digest, so it is never wrong. It has a bound for each share and goes after a while, and nothing is kept
+//! while nobody reads the feed.
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -23,42 +27,85 @@ const _: () = assert!(LARGEST <= LARGEST_KEPT);
 const MOST_BYTES: usize = 16 << 20;
 
 /// What a content takes beside its bytes, generously.
-const ENTRY_BYTES: usize = 200;
+const ENTRY_BYTES: usize = 300;
 
 /// A follower asks within a fraction of a second; one that is busy with more than it gets in this time has the files read again.
 const KEPT_FOR: Duration = Duration::from_secs(3);
 
+/// What is old is forgotten in steps of this.
+const FORGOTTEN_EVERY: Duration = Duration::from_millis(250);
+
 /// The contents by their digests.
 #[derive(Debug, Default)]
-pub(crate) struct Fresh(Mutex<Kept>);
+pub(crate) struct Fresh {
+    kept: Mutex<Kept>,
+    followers: AtomicUsize,
+}
 
 #[derive(Debug, Default)]
 struct Kept {
     bytes: usize,
-    by_digest: HashMap<Digest, Arc<[u8]>>,
+    by_digest: HashMap<Digest, (Instant, Arc<[u8]>)>,
     /// Those that came first in front.
-    by_age: VecDeque<(Instant, Digest)>,
+    by_age: VecDeque<Digest>,
+}
+
+/// Somebody reads the feed: until the last who does is gone, contents are kept.
+#[derive(Debug)]
+pub struct Following(Arc<Fresh>);
+
+impl Following {
+    pub(crate) fn new(fresh: Arc<Fresh>) -> Self {
+        fresh.followers.fetch_add(1, Ordering::Relaxed);
+        Self(fresh)
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        // What is kept stays for its time: who reads a feed once asks for what it told when it has ended.
+        self.0.followers.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Fresh {
-    /// Keeps a content. One that is there already does not get older than it would have.
+    /// Whether anybody is about to ask.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.followers.load(Ordering::Relaxed) > 0
+    }
+
+    /// Keeps a content. One that is there already stays as old as it is.
     pub(crate) fn put(&self, digest: Digest, bytes: Arc<[u8]>, now: Instant) {
         self.lock().put(digest, bytes, now);
     }
 
-    /// Appends this content to `out`, and answers whether it is here.
-    pub(crate) fn append(&self, digest: &Digest, out: &mut Vec<u8>) -> bool {
+    /// Appends the content of this digest and size to `out`, and answers whether it is here.
+    pub(crate) fn append(&self, (digest, size): (&Digest, u64), out: &mut Vec<u8>, now: Instant) -> bool {
         let found = self.lock().by_digest.get(digest).cloned();
-        found.inspect(|bytes| out.extend_from_slice(bytes)).is_some()
+        match found {
+            Some((since, bytes)) if since + KEPT_FOR > now && bytes.len() as u64 == size => {
+                out.extend_from_slice(&bytes);
+                true
+            }
+            _ => false,
+        }
     }
 
-    /// Forgets what is old, and says when there will be more of that.
+    /// Forgets what is old, and says when to ask again, if anything is left.
     pub(crate) fn forget_old(&self, now: Instant) -> Option<Instant> {
-        self.lock().forget_old(now)
+        let until = self.lock().forget_old(now)?;
+        Some(until.max(now + FORGOTTEN_EVERY))
+    }
+
+    /// Forgets all.
+    pub(crate) fn clear(&self) {
+        let gone = std::mem::take(&mut *self.lock());
+        // Freeing takes a while, and nobody has to wait for it.
+        drop(gone);
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -72,15 +119,15 @@ impl Kept {
             self.forget_first();
         }
         self.bytes += size;
-        self.by_digest.insert(digest, bytes);
-        self.by_age.push_back((now, digest));
+        self.by_digest.insert(digest, (now, bytes));
+        self.by_age.push_back(digest);
     }
 
     fn forget_old(&mut self, now: Instant) -> Option<Instant> {
-        while let Some((since, _)) = self.by_age.front() {
-            let until = *since + KEPT_FOR;
-            if until > now {
-                return Some(until);
+        while let Some(first) = self.by_age.front() {
+            let until = self.by_digest.get(first).map(|(since, _)| *since + KEPT_FOR);
+            if until.is_some_and(|until| until > now) {
+                return until;
             }
             self.forget_first();
         }
@@ -90,8 +137,8 @@ impl Kept {
     }
 
     fn forget_first(&mut self) {
-        let Some((_, digest)) = self.by_age.pop_front() else { return };
-        if let Some(gone) = self.by_digest.remove(&digest) {
+        let Some(digest) = self.by_age.pop_front() else { return };
+        if let Some((_, gone)) = self.by_digest.remove(&digest) {
             self.bytes -= size_of_entry(&gone);
         }
     }
@@ -113,9 +160,12 @@ mod tests {
         digest
     }
 
-    fn has(fresh: &Fresh, digest: &Digest) -> bool {
+    fn has(fresh: &Fresh, digest: &Digest, now: Instant) -> bool {
+        let found = fresh.lock().by_digest.get(digest).map(|(_, bytes)| bytes.len() as u64);
         let mut out = b"before".to_vec();
-        let has = fresh.append(digest, &mut out);
+        let size = found.unwrap_or(5);
+        assert!(!fresh.append((digest, size + 1), &mut out, now), "of another size");
+        let has = fresh.append((digest, size), &mut out, now);
         assert!(out.starts_with(b"before") && (has || out.len() == 6));
         assert!(!has || Digest::of(&out[6..]) == *digest);
         has
@@ -129,15 +179,29 @@ mod tests {
         let later = began + Duration::from_secs(1);
         let (second, empty) = (put(&fresh, b"second", later), put(&fresh, b"", later));
         assert_eq!(put(&fresh, b"first", later), first, "once more");
-        assert!(has(&fresh, &first) && has(&fresh, &second) && has(&fresh, &empty));
-        assert!(!has(&fresh, &Digest::of(b"third")));
+        assert!([first, second, empty].iter().all(|one| has(&fresh, one, later)));
+        assert!(!has(&fresh, &Digest::of(b"third"), later));
         assert_eq!(fresh.forget_old(later), Some(began + KEPT_FOR));
+        let just_before = began + KEPT_FOR - Duration::from_nanos(1);
+        assert_eq!(fresh.forget_old(just_before), Some(just_before + FORGOTTEN_EVERY));
+        assert!(has(&fresh, &first, just_before) && !has(&fresh, &first, began + KEPT_FOR), "it is old");
         assert_eq!(fresh.forget_old(began + KEPT_FOR), Some(later + KEPT_FOR));
-        assert!(!has(&fresh, &first) && has(&fresh, &second));
+        assert!(!has(&fresh, &first, later) && has(&fresh, &second, later));
         assert_eq!(fresh.forget_old(later + KEPT_FOR), None);
-        assert!(!has(&fresh, &second) && !has(&fresh, &empty));
+        assert!(!has(&fresh, &second, later) && !has(&fresh, &empty, later));
         let kept = fresh.lock();
         assert_eq!((kept.bytes, kept.by_digest.capacity()), (0, 0));
+    }
+
+    #[test]
+    fn it_is_wanted_while_anybody_reads_the_feed() {
+        let fresh = Arc::new(Fresh::default());
+        assert!(!fresh.is_wanted());
+        let (one, other) = (Following::new(fresh.clone()), Following::new(fresh.clone()));
+        drop(one);
+        assert!(fresh.is_wanted());
+        drop(other);
+        assert!(!fresh.is_wanted());
     }
 
     #[test]
@@ -153,10 +217,10 @@ mod tests {
                 fresh.forget_old(now);
             }
             let kept = fresh.lock();
-            let sum: usize = kept.by_digest.values().map(|bytes| size_of_entry(bytes)).sum();
+            let sum: usize = kept.by_digest.values().map(|(_, bytes)| size_of_entry(bytes)).sum();
             assert!(kept.bytes == sum && sum <= MOST_BYTES && kept.by_age.len() == kept.by_digest.len());
         }
-        assert!(has(&fresh, &last.unwrap()), "the newest stay");
+        assert!(has(&fresh, &last.unwrap(), now), "the newest stay");
         assert!(fresh.lock().bytes > MOST_BYTES - 2 * LARGEST as usize);
     }
 }

@@ -219,6 +219,17 @@ mod tests {
     }
 
     #[test]
+    fn of_a_file_that_is_shorter_what_there_is_is_kept() {
+        let tmp = tempfile::tempdir().unwrap();
+        fs::write(tmp.path().join("f"), "short").unwrap();
+        let file = fs::File::open(tmp.path().join("f")).unwrap();
+        for size in [6, 100_000, LARGEST_KEPT] {
+            let (digest, kept) = hash_and_keep(&file, size).unwrap();
+            assert_eq!((digest, &*kept), (Digest::of(b"short"), b"short".as_slice()));
+        }
+    }
+
+    #[test]
     fn exactly_the_first_bytes_count() {
         let bytes: Vec<u8> = (0..600_000u32).map(|i| (i % 253) as u8).collect();
         let tmp = tempfile::tempdir().unwrap();
@@ -228,6 +239,10 @@ mod tests {
             let expected = &bytes[..size.min(bytes.len())];
             let hashed = Hashed { digest: Digest::of(expected), read: expected.len() as u64 };
             assert_eq!(hash_file(&file, size as u64).unwrap(), hashed);
+            if size as u64 <= LARGEST_KEPT {
+                let (digest, kept) = hash_and_keep(&file, size as u64).unwrap();
+                assert_eq!((digest, &*kept), (hashed.digest, expected));
+            }
             let mut reader = bytes.as_slice();
             assert_eq!(hash_reader(&mut reader, size as u64, &mut [0; 777]).unwrap(), hashed);
             assert_eq!(reader.len(), bytes.len() - expected.len(), "nothing more is taken from the reader");

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * Bytes are handed out as good only if they are those of the digest that was asked for: either the file still has the
-//!   identity that vouches for the indexed digest, or what was read was hashed.
+//!   identity that vouches for the indexed digest, or what was read was hashed, now or by the look that found it ([`crate::fresh`]).
 //! * An entry of size n is its first n bytes, so what is appended meanwhile does no harm.
 //! * Every file is opened from a held directory of the tree, never by a path.
 //!
@@ -14,6 +14,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use rustix::{buffer::spare_capacity, io::pread};
@@ -21,6 +22,7 @@ use sync_core::{Content, Digest, Hint, Node, NodeId, TreePath, chunk::is_taken_a
 
 use crate::{
     chunks::{Apart, Parts, take_apart},
+    fresh::Following,
     hash::{Identity, hash_file},
     index::{IndexError, IndexedNode, Lookup},
     live::{LiveTree, Site, Suspects},
@@ -195,7 +197,7 @@ impl Packer<'_> {
         self.lookup.expect(ids);
     }
 
-    /// Appends a small file's bytes to `out`, if they are those of `digest`. Answers how many they are. Leaves `out` as
+    /// Appends a small file's bytes to `out`, if they are those of `digest`. The file itself is not read if a look has just done so. Answers how many they are. Leaves `out` as
     /// it was if there is an error. Blocks.
     ///
     /// # Errors
@@ -213,7 +215,7 @@ impl Packer<'_> {
             return Err(ServeError::TooLarge);
         }
         let start = out.len();
-        if self.site.fresh.append(digest, out) {
+        if self.site.fresh.append((digest, known.size), out, Instant::now()) {
             return Ok(known.size);
         }
         // A held directory may be one that was replaced meanwhile: then the tree is asked again, from its root.
@@ -253,6 +255,12 @@ impl LiveTree {
         Fetching::new(self.site())
     }
 
+    /// Says that somebody reads the feed, and is about to ask for what it tells, until what is answered is dropped.
+    #[must_use]
+    pub fn following(&self) -> Following {
+        Following::new(Arc::clone(&self.site().fresh))
+    }
+
     /// Lets `work` read small files. It should not take long: what is read from the index stays as it was when it began.
     ///
     /// # Errors
@@ -286,7 +294,8 @@ impl LiveTree {
         // Where nothing vouches for the bytes they are hashed as they are read.
         let reading = if vouched { Reading::Vouched } else { Reading::Hashed(Box::default()) };
         let path = site.index.path_of(id)?.ok_or(ServeError::NoSuchNode)?;
-        Ok(ServedFile { node: known.node.clone(), known, file, reading, path, suspects: self.suspects() })
+        let (is_in_memory, suspects) = (platform::is_in_memory(&file), self.suspects());
+        Ok(ServedFile { node: known.node.clone(), known, file, is_in_memory, reading, path, suspects })
     }
 
     /// What to answer for a file that could not be read as it is known, and has it looked at again.
@@ -368,6 +377,8 @@ pub struct ServedFile {
     pub node: Node,
     known: Known,
     file: File,
+    /// Whether reading it waits for no disk.
+    is_in_memory: bool,
     reading: Reading,
     path: TreePath,
     suspects: Suspects,
@@ -411,39 +422,14 @@ impl ServedFile {
     /// # Errors
     /// Reading failed, or the file is shorter than its entry (`UnexpectedEof`).
     pub fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.read_by(File::read_at, offset, buf)
-    }
-
-    /// The same without waiting for a disk: `WouldBlock` if what comes next is not in memory, or that cannot be told. Then
-    /// [`ServedFile::read_at`] goes on.
-    ///
-    /// # Errors
-    /// The same.
-    pub fn read_cached_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let read = |file: &File, part: &mut [u8], at| match platform::read_cached(file, part, at) {
-            // Whether that is the end is for the other to say.
-            Ok(0) if !part.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
-            other => other,
-        };
-        self.read_by(read, offset, buf)
-    }
-
-    fn read_by(
-        &mut self,
-        read: impl Fn(&File, &mut [u8], u64) -> io::Result<usize>,
-        offset: u64,
-        buf: &mut [u8],
-    ) -> io::Result<usize> {
-        let left = usize::try_from(self.known.size.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let want = left.min(buf.len());
-        let part = &mut buf[..want];
+        let part = self.part_of(offset, buf);
         let count = loop {
-            match probed!(Read { file: &self.file, at: offset } => read(&self.file, part, offset)) {
+            match probed!(Read { file: &self.file, at: offset } => self.file.read_at(part, offset)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => break other?,
             }
         };
-        if count == 0 && want > 0 {
+        if count == 0 && !part.is_empty() {
             self.suspects.add(self.path.clone());
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -456,6 +442,31 @@ impl ServedFile {
             }
         }
         Ok(count)
+    }
+
+    /// The same of what is in memory, if it need not be hashed: no more than a copy. Any error says that [`ServedFile::read_at`]
+    /// is to go on.
+    ///
+    /// # Errors
+    /// What comes next is not in memory, or that cannot be told.
+    pub fn read_cached_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        if !matches!(self.reading, Reading::Vouched) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let part = self.part_of(offset, buf);
+        let read = if self.is_in_memory { FileExt::read_at } else { platform::read_cached };
+        match probed!(Read { file: &self.file, at: offset } => read(&self.file, part, offset))? {
+            // Some systems tell the end too early.
+            0 if !part.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
+            count => Ok(count),
+        }
+    }
+
+    /// The part of a buffer that what is left of the entry from an offset on fills.
+    fn part_of<'b>(&self, offset: u64, buf: &'b mut [u8]) -> &'b mut [u8] {
+        let left = usize::try_from(self.known.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let want = left.min(buf.len());
+        &mut buf[..want]
     }
 
     /// The parts that the entry's bytes are made of: like [`ServedFile::finish_parts`], for a reader who will check the whole.

@@ -55,7 +55,8 @@ const MANY_FILES: u64 = 256;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// For so long commit points that have come are taken before they are settled together.
+/// For so long, from the first of them on, one more commit point is taken that has come, and they are settled together. If its tree is wrong
+/// the one before is not settled either: what is here is neither's then.
 const MOST_TOGETHER: Duration = Duration::from_millis(20);
 
 /// What a run has with it.

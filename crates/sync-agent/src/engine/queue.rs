@@ -8,8 +8,9 @@ use std::{collections::VecDeque, future::ready};
 use sync_core::FeedEvent;
 use sync_locations::{BoxFuture, ChangeStream, LocationError};
 
-/// So many nodes wait here at most, and one piece more.
-const MOST_NODES: usize = 16_384;
+/// So many nodes and pieces wait here at most, and one piece more.
+const MOST_NODES: usize = 8192;
+const MOST_PIECES: usize = 256;
 
 type Piece = Result<FeedEvent, LocationError>;
 
@@ -25,8 +26,8 @@ impl Queue {
         Self { feed, came: VecDeque::new() }
     }
 
-    /// Whether the next commit point has come with all that leads to it. Waits for nothing. What is too large for that is not known
-    /// to be complete.
+    /// Whether the next commit point has come with all that leads to it, which is nothing but nodes. Waits for nothing. It answers no
+    /// as well if that is more than may wait.
     pub(super) async fn has_commit(&mut self) -> bool {
         while !self.is_known() {
             let piece = tokio::select! {
@@ -36,7 +37,8 @@ impl Queue {
             };
             self.came.push_back(piece);
         }
-        self.came.iter().any(|piece| matches!(piece, Some(Ok(FeedEvent::Commit(_)))))
+        let end = self.came.iter().find(|piece| !leads_on(piece));
+        matches!(end, Some(Some(Ok(FeedEvent::Commit(_)))))
     }
 
     /// Whether there is a commit point, or none that could be waited for.
@@ -45,8 +47,9 @@ impl Queue {
             Some(Ok(FeedEvent::Nodes { changes, .. })) => changes.len(),
             _ => 0,
         };
-        let ends = |piece: &Option<Piece>| matches!(piece, None | Some(Ok(FeedEvent::Commit(_)) | Err(_)));
-        self.came.iter().any(ends) || self.came.iter().map(nodes).sum::<usize>() >= MOST_NODES
+        self.came.len() >= MOST_PIECES
+            || !self.came.iter().all(leads_on)
+            || self.came.iter().map(nodes).sum::<usize>() >= MOST_NODES
     }
 
     async fn piece(&mut self) -> Option<Piece> {
@@ -55,6 +58,11 @@ impl Queue {
             None => self.feed.next().await,
         }
     }
+}
+
+/// Whether this may come before a commit point with which nothing but nodes change.
+fn leads_on(piece: &Option<Piece>) -> bool {
+    matches!(piece, Some(Ok(FeedEvent::Nodes { .. } | FeedEvent::Heartbeat)))
 }
 
 impl ChangeStream for Queue {
@@ -144,6 +152,31 @@ mod tests {
             }
             assert!(queue.next().await.is_none() && !queue.has_commit().await);
             assert!(queue.next().await.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_node_is_not_taken_together_with_anything() {
+        let (sender, mut queue) = queue();
+        let halted = FeedEvent::Halted { reason: "emptied".into() };
+        let events = [nodes(1), halted, nodes(1), commit(1)];
+        for event in &events {
+            sender.send(Ok(event.clone())).unwrap();
+        }
+        assert!(!queue.has_commit().await);
+        taken(&mut queue, &events[..2]).await;
+        assert!(queue.has_commit().await);
+    }
+
+    #[tokio::test]
+    async fn signs_of_life_without_end_are_not_gathered() {
+        let (sender, mut queue) = queue();
+        for _ in 0..10_000 {
+            sender.send(Ok(FeedEvent::Heartbeat)).unwrap();
+        }
+        for _ in 0..200 {
+            assert!(!queue.has_commit().await);
+            assert!(queue.came.len() <= MOST_PIECES);
         }
     }
 

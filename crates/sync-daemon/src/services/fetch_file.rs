@@ -164,12 +164,9 @@ impl Sending {
     /// while the client takes its time.
     async fn next(mut self, count: usize) -> Result<(Self, Frame), RequestError> {
         let mut buffer = self.buffers.take(count);
-        if !self.squeeze.is_wanted() {
-            match self.read(&mut buffer, count, ServedFile::read_cached_at) {
-                Ok(()) => return Ok((self, plain(buffer))),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(self.not_read(error)),
-            }
+        // Whatever is wrong, the thread finds out what.
+        if !self.squeeze.is_wanted() && self.read(&mut buffer, count, ServedFile::read_cached_at).is_ok() {
+            return Ok((self, plain(buffer)));
         }
         blocking(move || {
             self.read(&mut buffer, count, ServedFile::read_at).map_err(|error| self.not_read(error))?;

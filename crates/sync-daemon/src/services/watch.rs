@@ -82,6 +82,7 @@ fn same(has: &Option<Arc<Told>>, new: &Arc<Told>) -> bool {
 /// Feeds a subscriber until it is gone, everything is said, or something fails.
 pub(super) async fn watch_task(share: Arc<Share>, wish: Wish, out: Sender<Frame>) {
     let status = share.tree.status();
+    let _following = share.tree.following();
     let subscription = Subscription {
         share,
         wish,

@@ -54,7 +54,7 @@ pub struct ConnectOptions {
     pub connect_timeout: Duration,
     /// How long a stream may be silent before it counts as lost. Above twice the daemon's heartbeat.
     pub idle_timeout: Duration,
-    /// How much may be on its way.
+    /// How much may be on its way; for bytes no more than the line can use.
     pub windows: Windows,
     /// Connections for bytes, at most.
     pub bulk_connections: usize,
@@ -117,10 +117,11 @@ impl Default for Windows {
     }
 }
 
-/// From a round trip on that makes this the larger one a window is what a line of 8 Gbit/s can use, which is twice what it carries
-/// meanwhile, as a window is opened again when half of it is used.
-const LEAST_WINDOW: u32 = 8 << 20;
+/// How large a window is for each second of the round trip. A line of 8 Gbit/s carries 1 GiB in a second; it is twice that, as a window is
+/// opened again when half of it is used.
 const WINDOW_FOR_A_SECOND: u128 = 2 << 30;
+/// And never smaller than this, which is enough up to 4 ms.
+const LEAST_WINDOW: u32 = 8 << 20;
 
 impl Windows {
     /// These, but no larger than a line with this round trip can make use of. More would only be what waits in memory for its turn,

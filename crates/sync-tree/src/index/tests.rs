@@ -132,6 +132,11 @@ pub(super) fn put_sums_back(db: &Connection, table: &str) {
 /// One file in the directory of a [filled] index changes. Answers the head after that.
 fn change_one(index: &Index) -> Head {
     let dir = index.child(NodeId::ROOT, "dir").unwrap().unwrap();
+    let names = ["file 7", "no file", "file 1", "file 7", ""];
+    let singly = names.map(|name| index.child(dir.node.id, name).unwrap());
+    assert_eq!(index.children_named(dir.node.id, &names).unwrap(), singly);
+    assert_eq!(index.children_named(dir.node.id, &[]).unwrap(), []);
+    assert_eq!(index.children_named(NodeId(1 << 40), &names).unwrap(), [const { None }; 5]);
     let old = index.child(dir.node.id, "file 7").unwrap().unwrap();
     let mut new = old.clone();
     new.node.entry.mode = 0o600;

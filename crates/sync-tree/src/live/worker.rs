@@ -143,6 +143,8 @@ impl Worker {
                 BarrierError::Halted { reason }
             }
         };
+        // Nobody forgets what is old any more.
+        shared.site().fresh.clear();
         // Waiters that the loop held are dropped with it, and what it watched is let go, before anybody is told.
         if let Some(barrier) = self.barrier.take() {
             barrier.fail(&end);
@@ -190,7 +192,8 @@ impl Worker {
                     if halted.recheck_at <= now {
                         return Next::Recheck;
                     }
-                    halted.recheck_at
+                    let until = shared.site().fresh.forget_old(now);
+                    until.map_or(halted.recheck_at, |until| until.min(halted.recheck_at))
                 }
                 None => {
                     if let Some(next) = self.next_running(&mut mail, now) {

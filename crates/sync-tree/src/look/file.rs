@@ -132,7 +132,7 @@ impl Reader<'_> {
                 return Ok(Some(Read { digest, parts: Some(parts), bytes: None }));
             }
         }
-        // What is only read to be vouched for was kept before.
+        // What is only read to be vouched for was kept before, or nobody wanted it.
         let is_news = old.is_none_or(|old| old.identity != *identity);
         if self.fresh.is_some() && is_news && size <= fresh::LARGEST {
             let (digest, bytes) = hash::hash_and_keep(file, size)?;

@@ -40,6 +40,9 @@ const BATCHES_AHEAD: usize = 64;
 pub(super) const SHARED_FROM: usize = MOST_ON_SHEET;
 const PART: usize = 256;
 
+/// Names of one directory that are looked up in one transaction.
+const NAMES_AT_ONCE: usize = 512;
+
 /// The file in a target's state directory that says which share it is a target of.
 pub const TARGET_OF: &str = "target-of";
 
@@ -68,7 +71,7 @@ pub(super) fn look(
         target_of: looker.target_of.clone(),
         described: looker.described.as_deref(),
         // A look at everything reads what nobody is about to ask for.
-        fresh: looker.fresh.as_deref().filter(|_| matches!(scope, Scope::Places(_))),
+        fresh: looker.fresh.as_deref().filter(|fresh| matches!(scope, Scope::Places(_)) && fresh.is_wanted()),
         is_troubled: matches!(scope, Scope::Places(_)) && looker.index.has_problems()?,
         stop: AtomicBool::new(false),
         claimed: Mutex::new(HashSet::new()),
@@ -625,19 +628,12 @@ impl<'a> Walker<'a> {
         let mut below = Vec::new();
         let names: Vec<_> =
             names.into_iter().filter_map(|(name, deep)| Some((Name::new(&name).ok()?, deep))).collect();
-        let known = self.index.children_named(visit.here.id, names.iter().map(|(name, _)| &**name))?;
-        for ((name, deep), known) in names.into_iter().zip(known) {
-            let path = visit.here.path.join(&name);
-            let known_dir = known.clone().filter(|known| known.node.entry.content.is_dir());
-            let place = Place { path: path.clone(), parent: visit.here.id, name };
-            let seen = visit.dir.stat(&place.name);
-            let found_dir = self.place(&visit, Known { place, known }, seen, &mut batch);
-            // A directory that was there before and is the same one holds what it held, unless somebody said otherwise.
-            // One that could not be read has to be.
-            let deep = deep || self.was_unreadable(&path)?;
-            let enter = found_dir.filter(|dir| deep || !self.is_same_dir(known_dir.as_ref(), &dir.dir));
-            batch.push(Found::Covered { path, deep: deep || enter.is_some() || known_dir.is_none() });
-            below.extend(enter);
+        for some in names.chunks(NAMES_AT_ONCE) {
+            let asked: Vec<&str> = some.iter().map(|(name, _)| &**name).collect();
+            let known = self.index.children_named(visit.here.id, &asked)?;
+            for ((name, deep), known) in some.iter().zip(known) {
+                below.extend(self.look_at_name(&visit, (name, *deep), known, &mut batch)?);
+            }
         }
         self.put_dir_itself(&visit.here, &own_stat, &mut batch)?;
         batch.flush();
@@ -645,6 +641,27 @@ impl<'a> Walker<'a> {
             tasks.spawn(move |tasks| self.visit(tasks, dir));
         }
         Ok(())
+    }
+
+    /// Looks at one name. Answers the directory to walk, if it is one and what is in it may have changed.
+    fn look_at_name(
+        &self,
+        visit: &Visit,
+        (name, deep): (&Name, bool),
+        known: Option<IndexedNode>,
+        batch: &mut Batch<'_, '_>,
+    ) -> Result<Option<Visit>, LookError> {
+        let path = visit.here.path.join(name);
+        let known_dir = known.clone().filter(|known| known.node.entry.content.is_dir());
+        let place = Place { path: path.clone(), parent: visit.here.id, name: name.clone() };
+        let seen = visit.dir.stat(&place.name);
+        let found_dir = self.place(visit, Known { place, known }, seen, batch);
+        // A directory that was there before and is the same one holds what it held, unless somebody said otherwise.
+        // One that could not be read has to be.
+        let deep = deep || self.was_unreadable(&path)?;
+        let enter = found_dir.filter(|dir| deep || !self.is_same_dir(known_dir.as_ref(), &dir.dir));
+        batch.push(Found::Covered { path, deep: deep || enter.is_some() || known_dir.is_none() });
+        Ok(enter)
     }
 
     fn was_unreadable(&self, path: &TreePath) -> Result<bool, LookError> {

@@ -4,10 +4,7 @@ use std::{
     fs::File,
     io,
     mem::MaybeUninit,
-    os::{
-        fd::{AsFd, AsRawFd, BorrowedFd},
-        unix::fs::FileExt,
-    },
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
 use rustix::{
@@ -131,18 +128,12 @@ fn keep_first(to: &File, size: u64) -> io::Result<u64> {
     Ok(cloned.min(size))
 }
 
-pub(crate) fn read_cached(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
-    match preadv2(file, &mut [io::IoSliceMut::new(bytes)], at, ReadWriteFlags::NOWAIT) {
-        // It does not know how to say what is in memory, because all of it is.
-        Err(error) if unsupported(error) && is_in_memory(file) => file.read_at(bytes, at),
-        Err(error) if unsupported(error) => Err(io::ErrorKind::WouldBlock.into()),
-        other => Ok(other?),
-    }
+pub(crate) fn is_in_memory(file: &File) -> bool {
+    magic_of(file.as_fd()).is_ok_and(|magic| magic == TMPFS_MAGIC)
 }
 
-/// Whether a file's file system has no disk. What it has in the swap is as slow as any other memory is then.
-fn is_in_memory(file: &File) -> bool {
-    magic_of(file.as_fd()).is_ok_and(|magic| magic == TMPFS_MAGIC)
+pub(crate) fn read_cached(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+    Ok(preadv2(file, &mut [io::IoSliceMut::new(bytes)], at, ReadWriteFlags::NOWAIT)?)
 }
 
 pub(crate) fn shares_blocks(file: &File, dir: BorrowedFd<'_>) -> bool {

@@ -94,8 +94,14 @@ pub(crate) fn copy_range(from: (&File, u64), to: (&File, u64), size: u64) -> io:
     system::copy_range(from, to, size)
 }
 
-/// Reads at a place in a file what of it is in memory already, without waiting for a disk: `WouldBlock` if nothing is, or if that
-/// cannot be told. It may be less than there is, but is nothing only at the file's end, and even there some systems are mistaken.
+/// Whether a file's file system has no disk, so that reading never waits for one. What it has in the swap is as slow as any other
+/// memory is then. On a network this asks the server.
+pub(crate) fn is_in_memory(file: &File) -> bool {
+    system::is_in_memory(file)
+}
+
+/// Reads at a place in a file what of it is in memory already; as a rule without waiting for a disk, though the system may begin to read
+/// what comes next. It may be less than there is. An error if nothing is in memory, or that cannot be told.
 pub(crate) fn read_cached(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
     system::read_cached(file, bytes, at)
 }

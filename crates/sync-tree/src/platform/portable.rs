@@ -36,8 +36,13 @@ pub(crate) fn rename_noreplace(from: Place<'_>, to: Place<'_>) -> io::Result<()>
 
 /// It cannot be told.
 #[cfg(not(target_os = "linux"))]
+pub(crate) fn is_in_memory(_file: &File) -> bool {
+    false
+}
+
+#[cfg(not(target_os = "linux"))]
 pub(crate) fn read_cached(_file: &File, _bytes: &mut [u8], _at: u64) -> io::Result<usize> {
-    Err(io::ErrorKind::WouldBlock.into())
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// It is not known, so nothing is made elsewhere.
