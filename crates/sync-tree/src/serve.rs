@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * Bytes are handed out as good only if they are those of the digest that was asked for: either the file still has the
-//!   identity that vouches for the indexed digest, or what was read was hashed, now or by the look that found it ([`crate::fresh`]).
+//!   identity that vouches for the indexed digest, or what was read was hashed, now or by the look that found it.
 //! * An entry of size n is its first n bytes, so what is appended meanwhile does no harm.
 //! * Every file is opened from a held directory of the tree, never by a path.
 //!
