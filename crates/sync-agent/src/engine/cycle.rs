@@ -167,8 +167,10 @@ impl Engine {
                         Taken::More => continue,
                         Taken::Commit => {
                             (pause, between) = (FIRST_PAUSE, false);
-                            let since: &mut Instant = unsettled.get_or_insert_with(Instant::now);
-                            if since.elapsed() < MOST_TOGETHER && feed.has_commit().await {
+                            let late =
+                                unsettled.is_some_and(|since: Instant| since.elapsed() >= MOST_TOGETHER);
+                            unsettled.get_or_insert_with(Instant::now);
+                            if !late && feed.has_commit().await {
                                 continue;
                             }
                             unsettled = None;
