@@ -251,8 +251,9 @@ struct LateCommit {
 impl Script for LateCommit {
     fn meets(&self, moment: Moment) -> Turn {
         let follows = moment.call == Call::Changes && self.share.node("new").is_some();
-        // First the node, then the commit point.
-        if !follows || self.asked.fetch_add(1, Ordering::SeqCst) != 1 {
+        // Whatever follows the last commit point was asked for before there was anything, so this is the second piece: first came the
+        // node, then comes the commit point.
+        if !follows || self.asked.fetch_add(1, Ordering::SeqCst) != 0 {
             return Turn::Pass;
         }
         let is_due = self.is_due.clone();

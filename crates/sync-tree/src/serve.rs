@@ -197,8 +197,8 @@ impl Packer<'_> {
         self.lookup.expect(ids);
     }
 
-    /// Appends a small file's bytes to `out`, if they are those of `digest`. The file itself is not read if a look has just done so. Answers how many they are. Leaves `out` as
-    /// it was if there is an error. Blocks.
+    /// Appends a small file's bytes to `out`, if they are those of `digest`. Answers how many they are. Leaves `out` as
+    /// it was if there is an error. Blocks. If a look has just read the file it is not touched: what it holds by now the feed tells.
     ///
     /// # Errors
     /// See [`ServeError`].
