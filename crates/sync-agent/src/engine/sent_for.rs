@@ -4,7 +4,10 @@
 //! wants the contents that are not what was agreed on and that nothing in the target has. They wait in memory; the plan's items
 //! take them, and they are verified like all others. What no item wants is dropped. Nothing in the target changes before there is a plan.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use sync_core::{
@@ -120,8 +123,8 @@ pub(super) struct SentFor {
     nodes: Vec<NodeId>,
     /// What is on its way, and no item wants it yet.
     asked: HashMap<NodeId, Digest>,
-    /// The items that wait for what is on its way.
-    waiting: HashMap<NodeId, Item>,
+    /// The items that wait for what is on its way, in the order in which they are asked for once more if nobody answers.
+    waiting: BTreeMap<NodeId, Item>,
     /// What is here, and no item wanted it yet.
     came: HashMap<NodeId, (Digest, Bytes)>,
     answers: mpsc::UnboundedReceiver<Vec<Answer>>,
@@ -140,7 +143,7 @@ impl SentFor {
             room: MOST_BYTES,
             nodes: Vec::new(),
             asked: HashMap::new(),
-            waiting: HashMap::new(),
+            waiting: BTreeMap::new(),
             came: HashMap::new(),
             answers,
             _fetching: fetching,
@@ -191,7 +194,8 @@ impl SentFor {
             Some(answers) => Some(answers.into_iter().filter_map(|answer| self.take(answer)).collect()),
             None => {
                 self.asked.clear();
-                let in_vain: Vec<_> = self.waiting.drain().map(|(_, item)| Found::Nowhere(item)).collect();
+                let in_vain: Vec<_> =
+                    std::mem::take(&mut self.waiting).into_values().map(Found::Nowhere).collect();
                 (!in_vain.is_empty()).then_some(in_vain)
             }
         }
