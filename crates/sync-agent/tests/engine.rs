@@ -14,7 +14,7 @@ use std::{
 
 use common::{Pair, Scripted, options_for};
 use sync_agent::engine::{AppliedOp, Engine, EngineError, Phase, PullMode, Reporter, Silent, Summary};
-use sync_core::{Halt, Time, TreePath};
+use sync_core::{FeedEvent, Halt, Time, TreePath};
 use sync_locations::{
     Faulty, Location, Memory,
     faulty::{Call, Moment, Script, Turn},
@@ -278,6 +278,83 @@ impl Reporter for LateCommit {
             self.share.edit(|edit| edit.file("new", "content"));
         }
     }
+}
+
+/// A share that changes once more before its follower has settled the first change.
+struct Again {
+    share: Memory,
+    /// The message after the first change's commit point.
+    next: u64,
+    caught_up: AtomicU32,
+    /// How often that was before the last file came.
+    rounds: AtomicU32,
+    done: CancellationToken,
+}
+
+impl Script for Again {
+    fn meets(&self, moment: Moment) -> Turn {
+        if moment.call == Call::Changes && moment.message == self.next {
+            self.share.edit(|edit| {
+                edit.file("dir/changed", "second");
+                edit.rename("dir/moved", "moved");
+                edit.remove("dir/removed");
+                edit.file("last", "content");
+            });
+        }
+        Turn::Pass
+    }
+}
+
+impl Reporter for Again {
+    fn applied(&self, _op: AppliedOp, path: &TreePath, _from: Option<&TreePath>) {
+        if path.as_str() == "last" {
+            self.rounds.store(self.caught_up.load(Ordering::SeqCst), Ordering::SeqCst);
+            self.done.cancel();
+        }
+    }
+
+    fn caught_up(&self, summary: &Summary) {
+        assert!(summary.equal && summary.problems.is_empty(), "{summary:?}");
+        if self.caught_up.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.share.edit(|edit| {
+                edit.file("dir/changed", "first");
+                edit.file("dir/moved", "moves");
+                edit.file("dir/removed", "goes");
+            });
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn commit_points_that_have_come_are_settled_by_one_round() {
+    let pair = Scripted::new();
+    pair.share.edit(|edit| edit.file("before", "old"));
+    let mut feed = pair.share.changes(None, true).await.unwrap();
+    let mut first_commit = 1;
+    while !matches!(feed.next().await, Some(Ok(FeedEvent::Commit(_)))) {
+        first_commit += 1;
+    }
+    let again = Arc::new(Again {
+        share: pair.share.clone(),
+        // Nodes and a commit point come before it.
+        next: first_commit + 3,
+        caught_up: AtomicU32::new(0),
+        rounds: AtomicU32::new(0),
+        done: CancellationToken::new(),
+    });
+    let remote: Arc<dyn Location> = Arc::new(Faulty::new(Arc::new(pair.share.clone()), again.clone()));
+    let mut engine = Engine::open(options_for(pair.target.root(), pair.share.share_id())).unwrap();
+    let reporter: Arc<dyn Reporter> = again.clone();
+    let followed = engine.follow(&remote, &reporter, &again.done).await;
+    assert!(matches!(followed, Err(EngineError::Cancelled)), "{followed:?}");
+    assert_eq!(again.rounds.load(Ordering::SeqCst), 1, "each had a round of its own");
+    let fetched = pair.share.fetched();
+    assert!(fetched.iter().all(|path| path.as_str() != "dir/removed"), "nobody wanted it any more");
+    drop(engine);
+    pair.pull().await;
+    let read = |path| pair.target.read(path);
+    assert_eq!((read("dir/changed"), read("moved")), (b"second".to_vec(), b"moves".to_vec()));
+    assert!(!pair.target.has("dir/removed") && !pair.target.has("dir/moved"));
 }
 
 #[tokio::test(start_paused = true)]

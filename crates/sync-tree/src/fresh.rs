@@ -17,11 +17,8 @@ use std::{
 
 use sync_core::Digest;
 
-use crate::hash::LARGEST_KEPT;
-
 /// Files of this size and smaller are kept.
 pub(crate) const LARGEST: u64 = 64 << 10;
-const _: () = assert!(LARGEST <= LARGEST_KEPT);
 
 /// How much memory is spent.
 const MOST_BYTES: usize = 16 << 20;
@@ -45,7 +42,7 @@ pub(crate) struct Fresh {
 #[derive(Debug, Default)]
 struct Kept {
     bytes: usize,
-    by_digest: HashMap<Digest, (Instant, Arc<[u8]>)>,
+    by_digest: HashMap<Digest, (Instant, Arc<Vec<u8>>)>,
     /// Those that came first in front.
     by_age: VecDeque<Digest>,
 }
@@ -75,7 +72,7 @@ impl Fresh {
     }
 
     /// Keeps a content. One that is there already stays as old as it is.
-    pub(crate) fn put(&self, digest: Digest, bytes: Arc<[u8]>, now: Instant) {
+    pub(crate) fn put(&self, digest: Digest, bytes: Vec<u8>, now: Instant) {
         self.lock().put(digest, bytes, now);
     }
 
@@ -110,7 +107,7 @@ impl Fresh {
 }
 
 impl Kept {
-    fn put(&mut self, digest: Digest, bytes: Arc<[u8]>, now: Instant) {
+    fn put(&mut self, digest: Digest, bytes: Vec<u8>, now: Instant) {
         let size = size_of_entry(&bytes);
         if size > MOST_BYTES || self.by_digest.contains_key(&digest) {
             return;
@@ -119,7 +116,7 @@ impl Kept {
             self.forget_first();
         }
         self.bytes += size;
-        self.by_digest.insert(digest, (now, bytes));
+        self.by_digest.insert(digest, (now, Arc::new(bytes)));
         self.by_age.push_back(digest);
     }
 

@@ -13,7 +13,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::unix::fs::FileExt,
-    sync::{Arc, Mutex},
+    sync::Mutex,
 };
 
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
@@ -29,9 +29,6 @@ pub const SETTLED_MS: u32 = 100;
 
 /// How much is read at once.
 const BUFFER_BYTES: usize = 256 * 1024;
-
-/// The largest file of which [`hash_and_keep`] can keep the bytes.
-pub(crate) const LARGEST_KEPT: u64 = BUFFER_BYTES as u64;
 
 /// The file in the state directory whose change tells the time.
 pub(crate) const CLOCK_FILE: &str = "clock";
@@ -57,26 +54,6 @@ pub fn hash_file(file: &File, size: u64) -> io::Result<Hashed> {
             at += count as u64;
             Ok(count)
         })
-    })
-}
-
-/// Hashes the first `size` bytes of a file of at most [`LARGEST_KEPT`], and keeps them; fewer if the file is shorter.
-pub(crate) fn hash_and_keep(file: &File, size: u64) -> io::Result<(Digest, Arc<[u8]>)> {
-    with_buffer(|buffer| {
-        debug_assert!(size <= LARGEST_KEPT);
-        let want = usize::try_from(size).map_err(io::Error::other)?;
-        let mut end = 0;
-        while end < want {
-            match probed!(Read { file: file, at: end as u64 } => file.read_at(&mut buffer[end..want], end as u64))
-            {
-                Ok(0) => break,
-                Ok(count) => end += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let bytes = &buffer[..end];
-        Ok((Digest::of(bytes), Arc::from(bytes)))
     })
 }
 
@@ -219,17 +196,6 @@ mod tests {
     }
 
     #[test]
-    fn of_a_file_that_is_shorter_what_there_is_is_kept() {
-        let tmp = tempfile::tempdir().unwrap();
-        fs::write(tmp.path().join("f"), "short").unwrap();
-        let file = fs::File::open(tmp.path().join("f")).unwrap();
-        for size in [6, 100_000, LARGEST_KEPT] {
-            let (digest, kept) = hash_and_keep(&file, size).unwrap();
-            assert_eq!((digest, &*kept), (Digest::of(b"short"), b"short".as_slice()));
-        }
-    }
-
-    #[test]
     fn exactly_the_first_bytes_count() {
         let bytes: Vec<u8> = (0..600_000u32).map(|i| (i % 253) as u8).collect();
         let tmp = tempfile::tempdir().unwrap();
@@ -239,10 +205,6 @@ mod tests {
             let expected = &bytes[..size.min(bytes.len())];
             let hashed = Hashed { digest: Digest::of(expected), read: expected.len() as u64 };
             assert_eq!(hash_file(&file, size as u64).unwrap(), hashed);
-            if size as u64 <= LARGEST_KEPT {
-                let (digest, kept) = hash_and_keep(&file, size as u64).unwrap();
-                assert_eq!((digest, &*kept), (hashed.digest, expected));
-            }
             let mut reader = bytes.as_slice();
             assert_eq!(hash_reader(&mut reader, size as u64, &mut [0; 777]).unwrap(), hashed);
             assert_eq!(reader.len(), bytes.len() - expected.len(), "nothing more is taken from the reader");

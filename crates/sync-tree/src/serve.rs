@@ -17,7 +17,6 @@ use std::{
     time::Instant,
 };
 
-use rustix::{buffer::spare_capacity, io::pread};
 use sync_core::{Content, Digest, Hint, Node, NodeId, TreePath, chunk::is_taken_apart};
 
 use crate::{
@@ -28,7 +27,7 @@ use crate::{
     live::{LiveTree, Site, Suspects},
     platform::{self, files_to_hold},
     probe::probed,
-    rooted::{Dir, Stat, StatKind, stat_file},
+    rooted::{Dir, Stat, StatKind, append_first, stat_file},
     trouble,
 };
 
@@ -342,26 +341,6 @@ fn append(dir: &Dir, known: &Known, out: &mut Vec<u8>) -> io::Result<bool> {
         return Ok(false);
     }
     Ok(known.is_vouched_by(&stat) || Digest::of(&out[start..]) == known.digest)
-}
-
-/// Appends the first `size` bytes of a file. Answers whether it has so many.
-fn append_first(file: &File, size: u64, out: &mut Vec<u8>) -> io::Result<bool> {
-    let size = usize::try_from(size).map_err(io::Error::other)?;
-    let end = out.len() + size;
-    out.reserve(size);
-    let mut at = 0;
-    while out.len() < end {
-        let mut read = || pread(file, spare_capacity(out), at).map_err(io::Error::from);
-        match probed!(Read { file: file, at: at } => read()) {
-            Ok(0) => return Ok(false),
-            Ok(count) => at += count as u64,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    // There was room for more, and it may have grown.
-    out.truncate(end);
-    Ok(true)
 }
 
 /// Whether an error only says that something else is there now.

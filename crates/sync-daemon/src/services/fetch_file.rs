@@ -131,11 +131,9 @@ async fn send(opened: Opened, squeeze: Squeeze, out: &Sender<Frame>) -> Option<R
     while left > 0 {
         let want = usize::try_from(left).map_or(most, |left| left.min(most));
         most = (2 * most).min(BYTES_IN_A_MESSAGE);
-        let part = match sending.next(want).await {
-            Ok((returned, part)) => {
-                sending = returned;
-                part
-            }
+        let part;
+        (sending, part) = match sending.next(want).await {
+            Ok(made) => made,
             Err(error) => return Some(Err(error)),
         };
         left -= want as u64;

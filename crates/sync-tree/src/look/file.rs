@@ -1,6 +1,6 @@
 //! Looks at one file or link: believes its identity or reads it.
 
-use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc, time::Instant};
+use std::{fs::File, io, os::unix::fs::FileExt, time::Instant};
 
 use sync_core::{Content, Digest, Entry, Time, chunk::is_taken_apart};
 
@@ -11,7 +11,7 @@ use crate::{
     hash::{self, Identity},
     index::{IndexedNode, Sketch},
     probe::probed,
-    rooted::{Dir, Stat, StatKind, stat_file},
+    rooted::{Dir, Stat, StatKind, append_first, stat_file},
 };
 
 /// How often one look reads a file that changes meanwhile.
@@ -73,7 +73,7 @@ struct Read {
     /// What it is made of, if that was asked for before.
     parts: Option<Parts>,
     /// Its bytes, if they are to be kept.
-    bytes: Option<Arc<[u8]>>,
+    bytes: Option<Vec<u8>>,
 }
 
 impl Reader<'_> {
@@ -135,8 +135,9 @@ impl Reader<'_> {
         // What is only read to be vouched for was kept before, or nobody wanted it.
         let is_news = old.is_none_or(|old| old.identity != *identity);
         if self.fresh.is_some() && is_news && size <= fresh::LARGEST {
-            let (digest, bytes) = hash::hash_and_keep(file, size)?;
-            let is_whole = bytes.len() as u64 == size;
+            let mut bytes = Vec::new();
+            let is_whole = append_first(file, size, &mut bytes)?;
+            let digest = Digest::of(&bytes);
             return Ok(is_whole.then_some(Read { digest, parts: None, bytes: Some(bytes) }));
         }
         let hashed = hash::hash_file(file, size)?;

@@ -18,7 +18,11 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::{Mode, OFlags, fchmod, fstat, futimens, open, stat};
+use rustix::{
+    buffer::spare_capacity,
+    fs::{Mode, OFlags, fchmod, fstat, futimens, open, stat},
+    io::pread,
+};
 use sync_core::{Name, Time, TreePath};
 
 use crate::probe::probed;
@@ -150,6 +154,26 @@ pub fn set_file_len(file: &File, len: u64) -> io::Result<()> {
 /// The disk failed; `UnexpectedEof` if there are not as many.
 pub fn read_file_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
     probed!(Read { file: file, at: at } => file.read_exact_at(bytes, at))
+}
+
+/// Appends the first `size` bytes of a file. Answers whether it has so many.
+pub(crate) fn append_first(file: &File, size: u64, out: &mut Vec<u8>) -> io::Result<bool> {
+    let size = usize::try_from(size).map_err(io::Error::other)?;
+    let end = out.len() + size;
+    out.reserve(size);
+    let mut at = 0;
+    while out.len() < end {
+        let mut read = || pread(file, spare_capacity(out), at).map_err(io::Error::from);
+        match probed!(Read { file: file, at: at } => read()) {
+            Ok(0) => return Ok(false),
+            Ok(count) => at += count as u64,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // There was room for more, and it may have grown.
+    out.truncate(end);
+    Ok(true)
 }
 
 /// Flushes an open file: its content, mode and times survive a power cut.
