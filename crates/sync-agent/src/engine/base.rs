@@ -60,7 +60,9 @@ impl Row<COLUMNS> for BaseRow<'_> {
     }
 }
 
-static ADDITIONS: LazyLock<Additions> = LazyLock::new(|| Additions::to::<COLUMNS>("base"));
+static ADDITIONS: LazyLock<Additions> = LazyLock::new(|| {
+    Additions::with_ids::<COLUMNS>("base", "id", "local, kind, size, mtime_s, mtime_ns, mode, content")
+});
 
 /// Writes what is agreed on about local nodes about which nothing is, as those that were just made.
 pub(super) struct NewBase<'db> {

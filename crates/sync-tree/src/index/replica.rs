@@ -20,6 +20,9 @@ pub struct Replica {
     table: NodeTable,
 }
 
+/// New nodes that are added together, if there are so many.
+const TOGETHER: usize = 8 * AT_ONCE;
+
 impl Replica {
     /// The replica in the table of this name.
     #[must_use]
@@ -59,14 +62,14 @@ impl Replica {
         let mut inserter = self.table.inserter(db)?;
         let mut rest = changes;
         // What is known already mostly comes after more of that, and the first of many would be tried in vain each time.
-        let mut together = AT_ONCE;
+        let mut together = TOGETHER;
         loop {
             let new: Vec<IndexedNode> = rest.iter().map_while(file_or_link).take(together).collect();
             let added = self.add(db, &mut inserter, &mut sums, &new)?;
             rest = &rest[added..];
             let goes_on = added == together;
             if !new.is_empty() {
-                together = if added == new.len() { AT_ONCE } else { 1 };
+                together = if added == new.len() { TOGETHER } else { 1 };
             }
             if goes_on {
                 continue;

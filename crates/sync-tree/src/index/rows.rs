@@ -3,8 +3,12 @@
 //! What SQLite does around a row costs as much as the row: it begins and ends the statement, and opens the table and its indexes, after
 //! which it knows nothing of where the row before went. A statement that adds several rows does that once.
 //!
+//! A statement that says which ids its rows get notes each page that it changes, for the case that it fails midway, and looks for each id
+//! first. One that leaves the ids to SQLite does neither, and gets those behind the highest. So where the ids that rows have are these,
+//! as they are in most of a new tree, they are not said.
+//!
 //! If a row collides with what is there, those before it are added and neither it nor those behind it (`OR FAIL`). If something else
-//! goes wrong, none of a statement's rows is added.
+//! goes wrong, some may be added: their transaction has to be dropped.
 
 use rusqlite::{
     CachedStatement, Connection, Statement, ffi,
@@ -25,16 +29,34 @@ pub trait Row<const N: usize> {
 pub struct Additions {
     one: String,
     many: String,
+    next: Option<Next>,
+}
+
+/// For a table with ids.
+#[derive(Debug, Clone)]
+struct Next {
+    /// Adds rows that get the ids behind the highest.
+    many: String,
+    /// Which one that is.
+    highest: String,
 }
 
 impl Additions {
-    /// Those that add rows with `N` columns to `table`. If the columns are not all in their order, their names follow its name.
+    /// Those that add rows with `N` columns to a table.
     #[must_use]
     pub fn to<const N: usize>(table: &str) -> Self {
-        let row = format!("({})", ["?"; N].join(","));
-        let into =
-            |rows: usize| format!("INSERT OR FAIL INTO {table} VALUES {}", vec![&*row; rows].join(","));
-        Self { one: into(1), many: into(AT_ONCE) }
+        Self { one: insert(table, N, 1), many: insert(table, N, AT_ONCE), next: None }
+    }
+
+    /// The same for a table with ids (`INTEGER PRIMARY KEY`), which rows have in their first column; `others` are the columns behind
+    /// it.
+    #[must_use]
+    pub fn with_ids<const N: usize>(table: &str, id: &str, others: &str) -> Self {
+        let next = Next {
+            many: insert(&format!("{table} ({others})"), N - 1, AT_ONCE),
+            highest: format!("SELECT max({id}) FROM {table}"),
+        };
+        Self { next: Some(next), ..Self::to::<N>(&format!("{table} ({id}, {others})")) }
     }
 
     /// Has them at hand for many rows: to find a statement each time is a tenth of what adding a row costs.
@@ -42,8 +64,13 @@ impl Additions {
     /// # Errors
     /// The database failed.
     pub fn on<'a, const N: usize>(&'a self, db: &'a Connection) -> rusqlite::Result<Adder<'a, N>> {
-        Ok(Adder { db, one: db.prepare_cached(&self.one)?, many: None, text: self })
+        Ok(Adder { db, one: db.prepare_cached(&self.one)?, many: None, next: None, text: self })
     }
+}
+
+fn insert(into: &str, columns: usize, rows: usize) -> String {
+    let row = format!("({})", vec!["?"; columns].join(","));
+    format!("INSERT OR FAIL INTO {into} VALUES {}", vec![&*row; rows].join(","))
 }
 
 /// Adds rows to a table.
@@ -52,6 +79,7 @@ pub struct Adder<'a, const N: usize> {
     one: CachedStatement<'a>,
     /// Once there were enough rows for it.
     many: Option<CachedStatement<'a>>,
+    next: Option<CachedStatement<'a>>,
     text: &'a Additions,
 }
 
@@ -61,7 +89,7 @@ impl<const N: usize> std::fmt::Debug for Adder<'_, N> {
     }
 }
 
-impl<const N: usize> Adder<'_, N> {
+impl<'a, const N: usize> Adder<'a, N> {
     /// Adds a row. Answers false, and adds nothing, if it collides with what is there.
     ///
     /// # Errors
@@ -73,36 +101,109 @@ impl<const N: usize> Adder<'_, N> {
     /// Adds rows up to the first that collides with what is there. Answers how many were added.
     ///
     /// # Errors
-    /// The database failed.
+    /// The database failed. Some of the rows may be there.
     pub fn add_each(&mut self, rows: &[impl Row<N>]) -> rusqlite::Result<usize> {
-        let (parts, rest) = rows.as_chunks::<AT_ONCE>();
-        let mut count = 0;
-        for part in parts {
-            let of_part = self.add_part(part)?;
-            count += of_part;
-            if of_part < part.len() {
-                return Ok(count);
+        let mut rest = rows;
+        let mut highest = None;
+        while !rest.is_empty() {
+            let step = match &self.text.next {
+                Some(next) if rest.len() >= AT_ONCE => {
+                    let highest = match &mut highest {
+                        Some(highest) => highest,
+                        none => none.insert(highest_id(self.db, next)?),
+                    };
+                    step_behind(highest, rest)
+                }
+                _ if rest.len() >= AT_ONCE => Step::Many,
+                _ => Step::One,
+            };
+            let (of, count) = match step {
+                Step::One => (1, usize::from(self.add(&rest[0])?)),
+                Step::Many => (AT_ONCE, self.add_many(&rest[..AT_ONCE])?),
+                Step::Next => (AT_ONCE, self.add_next(&rest[..AT_ONCE])?),
+            };
+            rest = &rest[count..];
+            if count < of {
+                break;
             }
         }
-        for row in rest {
-            if !self.add(row)? {
-                return Ok(count);
-            }
-            count += 1;
-        }
-        Ok(count)
+        Ok(rows.len() - rest.len())
     }
 
-    fn add_part(&mut self, rows: &[impl Row<N>; AT_ONCE]) -> rusqlite::Result<usize> {
-        let many = match &mut self.many {
-            Some(many) => many,
-            none => none.insert(self.db.prepare_cached(&self.text.many)?),
-        };
-        bind(many, rows)?;
+    fn add_many(&mut self, rows: &[impl Row<N>]) -> rusqlite::Result<usize> {
+        let many = at_hand(self.db, &mut self.many, &self.text.many)?;
+        bind(many, rows, 0)?;
         let all = added(many.raw_execute())?;
-        // Those that came before it are said to be changes of the statement that failed.
-        Ok(if all { rows.len() } else { usize::try_from(self.db.changes()).unwrap_or(usize::MAX) })
+        Ok(self.count_of(rows, all))
     }
+
+    /// Adds rows whose ids come behind the highest, which is what they get.
+    fn add_next(&mut self, rows: &[impl Row<N>]) -> rusqlite::Result<usize> {
+        let Some(text) = &self.text.next else { return self.add_many(rows) };
+        let next = at_hand(self.db, &mut self.next, &text.many)?;
+        bind(next, rows, 1)?;
+        let all = added(next.raw_execute())?;
+        let got = self.db.last_insert_rowid();
+        if all && rows.last().map(id_of) != Some(got) {
+            return Err(rusqlite::Error::IntegralValueOutOfRange(0, got));
+        }
+        Ok(self.count_of(rows, all))
+    }
+
+    /// How many of these rows are there, if not all.
+    fn count_of(&self, rows: &[impl Row<N>], all: bool) -> usize {
+        // Those that came before a collision are said to be changes of the statement that failed.
+        if all { rows.len() } else { usize::try_from(self.db.changes()).unwrap_or(usize::MAX) }
+    }
+}
+
+/// How the next rows are added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// One of them.
+    One,
+    /// As many as are added at once.
+    Many,
+    /// The same, with the ids behind the highest.
+    Next,
+}
+
+/// How to add the first of many rows, and what the highest id will be.
+fn step_behind<const N: usize>(highest: &mut i64, rows: &[impl Row<N>]) -> Step {
+    let first = id_of(&rows[0]);
+    let are_in_a_row = (first..).zip(&rows[..AT_ONCE]).all(|(id, row)| id_of(row) == id);
+    let (step, last) = match (are_in_a_row, first.checked_sub(*highest)) {
+        (true, Some(1)) => (Step::Next, id_of(&rows[AT_ONCE - 1])),
+        // Those behind it come behind the highest then.
+        (true, Some(2..)) => (Step::One, first),
+        _ => (Step::Many, rows[..AT_ONCE].iter().map(id_of).max().unwrap_or(first)),
+    };
+    *highest = last.max(*highest);
+    step
+}
+
+fn highest_id(db: &Connection, next: &Next) -> rusqlite::Result<i64> {
+    let highest: Option<i64> = db.prepare_cached(&next.highest)?.query_row([], |row| row.get(0))?;
+    Ok(highest.unwrap_or(0))
+}
+
+/// What a row has in its first column; it is a number.
+fn id_of<const N: usize>(row: &impl Row<N>) -> i64 {
+    match row.values()[0] {
+        ValueRef::Integer(id) => id,
+        _ => i64::MIN,
+    }
+}
+
+fn at_hand<'s, 'a>(
+    db: &'a Connection,
+    place: &'s mut Option<CachedStatement<'a>>,
+    text: &str,
+) -> rusqlite::Result<&'s mut CachedStatement<'a>> {
+    Ok(match place {
+        Some(statement) => statement,
+        none => none.insert(db.prepare_cached(text)?),
+    })
 }
 
 /// Runs a statement with what a row has in its columns.
@@ -110,15 +211,20 @@ impl<const N: usize> Adder<'_, N> {
 /// # Errors
 /// The database failed.
 pub fn execute<const N: usize>(statement: &mut Statement<'_>, row: &impl Row<N>) -> rusqlite::Result<()> {
-    bind(statement, std::slice::from_ref(row))?;
+    bind(statement, std::slice::from_ref(row), 0)?;
     statement.raw_execute()?;
     Ok(())
 }
 
-fn bind<const N: usize>(statement: &mut Statement<'_>, rows: &[impl Row<N>]) -> rusqlite::Result<()> {
+/// Binds what rows have in their columns, but for so many of the first.
+fn bind<const N: usize>(
+    statement: &mut Statement<'_>,
+    rows: &[impl Row<N>],
+    without: usize,
+) -> rusqlite::Result<()> {
     let mut number = 0;
     for row in rows {
-        for value in row.values() {
+        for value in row.values().into_iter().skip(without) {
             number += 1;
             statement.raw_bind_parameter(number, ToSqlOutput::Borrowed(value))?;
         }
@@ -143,6 +249,8 @@ fn added<T>(result: rusqlite::Result<T>) -> rusqlite::Result<bool> {
 mod tests {
     use std::collections::{HashMap, HashSet};
 
+    use sync_testkit::rng::Rng;
+
     use super::*;
 
     struct Pair(i64, String);
@@ -160,7 +268,7 @@ mod tests {
              CREATE UNIQUE INDEX pairs_name ON pairs (name);",
         )
         .unwrap();
-        (db, Additions::to::<2>("pairs (id, name)"))
+        (db, Additions::with_ids::<2>("pairs", "id", "name"))
     }
 
     fn rows(db: &Connection) -> HashMap<i64, String> {
@@ -196,7 +304,16 @@ mod tests {
     }
 
     fn collides(count: usize, at: usize, there: Option<(i64, &str)>) {
-        let (db, additions) = table();
+        collides_with(table(), count, at, there);
+        collides_with((table().0, Additions::to::<2>("pairs (id, name)")), count, at, there);
+    }
+
+    fn collides_with(
+        (db, additions): (Connection, Additions),
+        count: usize,
+        at: usize,
+        there: Option<(i64, &str)>,
+    ) {
         let mut new: Vec<Pair> = (0..count).map(|id| Pair(id as i64, format!("{id}"))).collect();
         match there {
             Some(there) => assert_eq!(db.execute("INSERT INTO pairs VALUES (?, ?, 7)", there).unwrap(), 1),
@@ -210,6 +327,58 @@ mod tests {
         assert_eq!(rows(&db), expected, "{there:?}, {at} of {count}");
         // What is left goes on behind it.
         assert_eq!(adder.add_each(&new[1..]).unwrap(), count - at - 1, "{there:?}, {at} of {count}");
+    }
+
+    /// In a row or with numbers left out, behind the highest or before it, with others there or none: each row has the id that was
+    /// said.
+    #[test]
+    fn rows_have_their_ids_whatever_they_are() {
+        let mut behind = 0;
+        for seed in 0..400 {
+            let mut rng = Rng::new(seed);
+            let (db, additions) = table();
+            let mut adder = additions.on(&db).unwrap();
+            let mut expected = HashMap::new();
+            if rng.chance(33) {
+                let there = [-7, -1, 0, 5, 1_000][rng.below(5)];
+                assert!(adder.add(&Pair(there, "there".to_owned())).unwrap());
+                expected.insert(there, "there".to_owned());
+            }
+            for batch in 0..4 {
+                let mut id = [-3, 0, 1, 2, 100, expected.keys().max().map_or(1, |id| id + 1)][rng.below(6)];
+                let mut new = Vec::new();
+                for at in 0..rng.below(100) {
+                    new.push(Pair(id, format!("{batch} {at}")));
+                    id += if rng.chance(2) { [-9, 0, 2, 50][rng.below(4)] } else { 1 };
+                }
+                let mut all = expected.clone();
+                let fit = |row: &&Pair| all.insert(row.0, row.1.clone()).is_none();
+                let count = new.iter().take_while(fit).count();
+                expected.extend(new[..count].iter().map(|row| (row.0, row.1.clone())));
+                assert_eq!(adder.add_each(&new).unwrap(), count, "seed {seed}");
+                assert_eq!(rows(&db), expected, "seed {seed}");
+            }
+            behind += usize::from(adder.next.is_some());
+        }
+        assert!((100..400).contains(&behind), "{behind} had ids behind the highest");
+    }
+
+    #[test]
+    fn most_of_what_is_new_is_added_without_saying_its_ids() {
+        let (db, additions) = table();
+        let mut adder = additions.on(&db).unwrap();
+        let new: Vec<Pair> = (500..600).map(|id| Pair(id, format!("{id}"))).collect();
+        let mut highest = 40;
+        let steps = [
+            step_behind(&mut highest, &new),
+            step_behind(&mut highest, &new[1..]),
+            step_behind(&mut highest, &new[17..]),
+        ];
+        assert_eq!((steps, highest), ([Step::One, Step::Next, Step::Next], 532));
+        assert_eq!(step_behind(&mut highest, &new), Step::Many);
+        assert_eq!(highest, 532);
+        assert_eq!(adder.add_each(&new).unwrap(), 100);
+        assert!(adder.next.is_some() && adder.many.is_none());
     }
 
     #[test]

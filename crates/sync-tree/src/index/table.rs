@@ -87,6 +87,8 @@ pub struct NodeTable {
 
 const COLUMNS: &str =
     "id, kind, parent, name, size, mtime_s, mtime_ns, mode, content, ino, ctime_s, ctime_ns, vouched";
+/// What is written of these behind the id.
+const BEHIND_THE_ID: &str = "kind, parent, name, size, mtime_s, mtime_ns, mode, content, ino, ctime_s, ctime_ns, vouched, seq, moved";
 /// So many names before and behind another are near to it.
 const MOST_NEAR: usize = 4;
 const GONE: i64 = 0;
@@ -121,7 +123,7 @@ impl NodeTable {
                  UNION SELECT n.id FROM {name} n JOIN below b ON n.parent = b.id) \
                  SELECT n.id, n.kind, n.size, n.moved FROM below b JOIN {name} n ON n.id = b.id"
             ),
-            additions: Additions::to::<WRITTEN>(&format!("{name} ({COLUMNS}, seq, moved)")),
+            additions: Additions::with_ids::<WRITTEN>(name, "id", BEHIND_THE_ID),
             upsert: format!(
                 "INSERT INTO {name} ({COLUMNS}, seq, moved) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15) \
                  ON CONFLICT (id) DO UPDATE SET kind=?2, parent=?3, name=?4, size=?5, mtime_s=?6, mtime_ns=?7, mode=?8, \
