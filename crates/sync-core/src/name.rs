@@ -60,6 +60,16 @@ impl Name {
     }
 }
 
+/// Validates a name as a message has it.
+impl TryFrom<String> for Name {
+    type Error = NameError;
+
+    fn try_from(name: String) -> Result<Self, NameError> {
+        check(&name)?;
+        Ok(Self(name.into()))
+    }
+}
+
 fn check(name: &str) -> Result<(), NameError> {
     match name {
         "" => Err(NameError::Empty),

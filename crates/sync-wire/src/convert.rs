@@ -1,6 +1,5 @@
 //! Messages to values and back.
 
-use bytes::Bytes;
 use sync_core::{
     CommitPoint, Content, Cursor, Digest, Entry, FeedEvent, Name, NameError, Node, NodeChange, NodeId,
     Problem, RuleFile, RuleSet, ShareId, Time, TreePath, Watching,
@@ -43,15 +42,15 @@ pub fn feed_event(message: v1::WatchChangesResponse) -> Result<Option<FeedEvent>
     Ok(Some(match event {
         Event::Reset(reset) => FeedEvent::Reset {
             share: ShareId::from_slice(&reset.share_id).ok_or(WireError::Field { field: "share id" })?,
-            epoch: reset.epoch.as_ref().try_into().map_err(|_| WireError::Field { field: "epoch" })?,
+            epoch: reset.epoch.as_slice().try_into().map_err(|_| WireError::Field { field: "epoch" })?,
             reason: reset.reason,
         },
         Event::Nodes(batch) => FeedEvent::Nodes {
-            changes: batch.nodes.iter().map(node_change).collect::<Result<_, _>>()?,
-            resume: cursor(&batch.resume),
+            changes: batch.nodes.into_iter().map(node_change).collect::<Result<_, _>>()?,
+            resume: cursor(batch.resume),
         },
         Event::Commit(commit) => FeedEvent::Commit(CommitPoint {
-            cursor: cursor(&commit.cursor),
+            cursor: cursor(commit.cursor),
             root_digest: digest(&commit.root_digest)?,
             files: commit.files,
             bytes: commit.bytes,
@@ -75,11 +74,11 @@ pub fn feed_event(message: v1::WatchChangesResponse) -> Result<Option<FeedEvent>
     }))
 }
 
-fn cursor(bytes: &Bytes) -> Cursor {
-    Cursor(bytes.as_ref().into())
+fn cursor(bytes: Vec<u8>) -> Cursor {
+    Cursor(bytes.into())
 }
 
-fn digest(bytes: &Bytes) -> Result<Digest, WireError> {
+fn digest(bytes: &[u8]) -> Result<Digest, WireError> {
     Digest::from_slice(bytes).ok_or(WireError::Field { field: "digest" })
 }
 
@@ -94,13 +93,13 @@ fn rule_file(file: v1::RuleFile) -> Result<RuleFile, WireError> {
 fn problem(problem: v1::PathProblem) -> Result<Problem, WireError> {
     Ok(Problem {
         path: path(&problem.path)?,
-        raw_name: problem.raw_name.as_ref().into(),
+        raw_name: problem.raw_name.into(),
         error: problem.error,
         unknown: problem.unknown,
     })
 }
 
-fn node_change(node: &v1::Node) -> Result<NodeChange, WireError> {
+fn node_change(node: v1::Node) -> Result<NodeChange, WireError> {
     // Ids are stored as signed numbers, and the negative ones are ours.
     if node.id == NodeId::ROOT.0 || node.id > i64::MAX as u64 || node.parent_id > i64::MAX as u64 {
         return Err(WireError::Field { field: "node id" });
@@ -115,15 +114,16 @@ fn node_change(node: &v1::Node) -> Result<NodeChange, WireError> {
 ///
 /// # Errors
 /// The message breaks the contract.
-pub fn node_from_wire(node: &v1::Node) -> Result<Node, WireError> {
-    let name = Name::new(&node.name).map_err(|source| WireError::Name { id: node.id, source })?;
+pub fn node_from_wire(node: v1::Node) -> Result<Node, WireError> {
+    let kind = node.kind();
+    let name = Name::try_from(node.name).map_err(|source| WireError::Name { id: node.id, source })?;
     if node.mtime_nanos >= 1_000_000_000 {
         return Err(WireError::Field { field: "time" });
     }
-    let content = match node.kind() {
+    let content = match kind {
         v1::NodeKind::File => Content::File { size: node.size, digest: digest(&node.digest)? },
         v1::NodeKind::Directory => Content::Directory,
-        v1::NodeKind::Symlink => Content::Symlink { target: link_target(&node.link_target)? },
+        v1::NodeKind::Symlink => Content::Symlink { target: link_target(node.link_target)? },
         v1::NodeKind::Unspecified => return Err(WireError::Field { field: "node kind" }),
     };
     // Only permission bits are carried, whatever a peer sends: set-id bits must never appear on a target.
@@ -133,12 +133,12 @@ pub fn node_from_wire(node: &v1::Node) -> Result<Node, WireError> {
     Ok(Node { id: NodeId(node.id), parent: NodeId(node.parent_id), name, entry })
 }
 
-fn link_target(target: &Bytes) -> Result<Box<[u8]>, WireError> {
+fn link_target(target: Vec<u8>) -> Result<Box<[u8]>, WireError> {
     // PATH_MAX: a longer target cannot exist on any file system, and NUL ends it.
     if target.is_empty() || target.len() > 4096 || target.contains(&0) {
         return Err(WireError::Field { field: "link target" });
     }
-    Ok(target.as_ref().into())
+    Ok(target.into())
 }
 
 /// Writes a node that exists. The path is left out.
@@ -157,12 +157,12 @@ pub fn node_to_wire(node: &Node) -> v1::Node {
         Content::File { size, digest } => {
             wire.set_kind(v1::NodeKind::File);
             wire.size = *size;
-            wire.digest = Bytes::copy_from_slice(&digest.0);
+            wire.digest = digest.0.to_vec();
         }
         Content::Directory => wire.set_kind(v1::NodeKind::Directory),
         Content::Symlink { target } => {
             wire.set_kind(v1::NodeKind::Symlink);
-            wire.link_target = Bytes::copy_from_slice(target);
+            wire.link_target = target.to_vec();
         }
     }
     wire
@@ -182,8 +182,8 @@ pub fn response(event: &FeedEvent) -> v1::WatchChangesResponse {
     use v1::watch_changes_response::Event;
     let event = match event {
         FeedEvent::Reset { share, epoch, reason } => Event::Reset(v1::Reset {
-            share_id: Bytes::copy_from_slice(&share.0),
-            epoch: Bytes::copy_from_slice(epoch),
+            share_id: share.0.to_vec(),
+            epoch: epoch.to_vec(),
             reason: reason.clone(),
         }),
         FeedEvent::Nodes { changes, resume } => Event::Nodes(v1::NodeBatch {
@@ -192,7 +192,7 @@ pub fn response(event: &FeedEvent) -> v1::WatchChangesResponse {
         }),
         FeedEvent::Commit(commit) => Event::Commit(v1::CommitPoint {
             cursor: cursor_to_wire(&commit.cursor),
-            root_digest: Bytes::copy_from_slice(&commit.root_digest.0),
+            root_digest: commit.root_digest.0.to_vec(),
             files: commit.files,
             bytes: commit.bytes,
         }),
@@ -221,8 +221,8 @@ pub fn watching_to_wire(watching: &Watching) -> v1::Watching {
     }
 }
 
-fn cursor_to_wire(cursor: &Cursor) -> Bytes {
-    Bytes::copy_from_slice(&cursor.0)
+fn cursor_to_wire(cursor: &Cursor) -> Vec<u8> {
+    cursor.0.to_vec()
 }
 
 fn change_to_wire(change: &NodeChange) -> v1::Node {
@@ -235,7 +235,7 @@ fn change_to_wire(change: &NodeChange) -> v1::Node {
 fn problem_to_wire(problem: &Problem) -> v1::PathProblem {
     v1::PathProblem {
         path: problem.path.as_str().to_owned(),
-        raw_name: Bytes::copy_from_slice(&problem.raw_name),
+        raw_name: problem.raw_name.to_vec(),
         error: problem.error.clone(),
         unknown: problem.unknown,
     }
@@ -306,14 +306,14 @@ mod tests {
     fn hostile_nodes_are_refused() {
         let good =
             v1::Node { id: 1, name: "a".into(), kind: v1::NodeKind::Directory.into(), ..v1::Node::default() };
-        assert!(node_from_wire(&good).is_ok());
+        assert!(node_from_wire(good.clone()).is_ok());
         for name in ["", "..", "a/b", "a\0", ".SYNCD"] {
-            assert!(node_from_wire(&v1::Node { name: name.into(), ..good.clone() }).is_err(), "{name:?}");
+            assert!(node_from_wire(v1::Node { name: name.into(), ..good.clone() }).is_err(), "{name:?}");
         }
         let file = v1::Node { kind: v1::NodeKind::File.into(), ..good.clone() };
-        assert!(node_from_wire(&file).is_err(), "a file without a digest");
-        assert!(node_from_wire(&v1::Node { mtime_nanos: 1_000_000_000, ..good.clone() }).is_err());
-        assert!(node_from_wire(&v1::Node { kind: 77, ..good.clone() }).is_err());
-        assert_eq!(node_from_wire(&v1::Node { mode: 0o104_755, ..good }).unwrap().entry.mode, 0o755);
+        assert!(node_from_wire(file).is_err(), "a file without a digest");
+        assert!(node_from_wire(v1::Node { mtime_nanos: 1_000_000_000, ..good.clone() }).is_err());
+        assert!(node_from_wire(v1::Node { kind: 77, ..good.clone() }).is_err());
+        assert_eq!(node_from_wire(v1::Node { mode: 0o104_755, ..good }).unwrap().entry.mode, 0o755);
     }
 }

@@ -38,7 +38,7 @@ pub(super) struct Opened {
 
 /// Finds and opens what a request wants. Blocks.
 pub(super) fn open(share: &Share, request: &v1::FetchFileRequest) -> Result<Opened, RequestError> {
-    let digest = match request.digest.as_ref() {
+    let digest = match request.digest.as_slice() {
         [] => None,
         bytes => Some(
             Digest::from_slice(bytes)

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use sync_tree::live::TreeState;
 use sync_wire::{v1, watching_to_wire};
 use tonic::{Request, Response, Status, Streaming};
@@ -136,12 +135,12 @@ fn describe(share: &Share) -> v1::Share {
         TreeState::Halted { reason } => (v1::ShareState::Halted, reason),
     };
     let root_digest = match state {
-        v1::ShareState::Scanning => Bytes::new(),
-        _ => Bytes::copy_from_slice(&status.head.root_digest.0),
+        v1::ShareState::Scanning => Vec::new(),
+        _ => status.head.root_digest.0.to_vec(),
     };
     v1::Share {
         name: share.name.clone(),
-        id: Bytes::copy_from_slice(&share.tree.index().share_id().0),
+        id: share.tree.index().share_id().0.to_vec(),
         state: state.into(),
         root_digest,
         files: status.head.files,

@@ -72,7 +72,7 @@ struct Has {
     problems: Option<Arc<Told>>,
     watching: Option<Watching>,
     /// The cursor of the last commit point.
-    commit: Option<Bytes>,
+    commit: Option<Vec<u8>>,
 }
 
 fn same(has: &Option<Arc<Told>>, new: &Arc<Told>) -> bool {

@@ -27,7 +27,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use prost::Message;
 use sync_core::{Chunk, Cursor, Digest, NodeId, ShareId, name::escape};
 use sync_wire::{MAX_MESSAGE_BYTES, v1};
@@ -257,7 +256,7 @@ impl RemoteSyncd {
         v1::FetchFileRequest {
             share: self.share.clone(),
             file: Some(File::NodeId(node.0)),
-            digest: Bytes::copy_from_slice(&digest.0),
+            digest: digest.0.to_vec(),
             compression: self.compression.into(),
             ..v1::FetchFileRequest::default()
         }
@@ -314,7 +313,7 @@ impl Location for RemoteSyncd {
         cursor: Option<&'a Cursor>,
         live: bool,
     ) -> BoxFuture<'a, Result<Box<dyn ChangeStream>, LocationError>> {
-        let cursor = cursor.map_or_else(Bytes::new, |cursor| Bytes::copy_from_slice(&cursor.0));
+        let cursor = cursor.map(|cursor| cursor.0.to_vec()).unwrap_or_default();
         let request = v1::WatchChangesRequest { share: self.share.clone(), cursor, live, paths: false };
         Box::pin(async move {
             let mut feed = self.feed.clone();
@@ -363,9 +362,9 @@ impl Location for RemoteSyncd {
             if !self.describes {
                 return Ok(None);
             }
-            let (share, digest) = (self.share.clone(), Bytes::copy_from_slice(&digest.0));
+            let (share, digest) = (self.share.clone(), digest.0.to_vec());
             let (known_digest, known) = match known {
-                Some(known) => (Bytes::copy_from_slice(&known.digest.0), known.chunks),
+                Some(known) => (known.digest.0.to_vec(), known.chunks),
                 None => Default::default(),
             };
             let request = v1::DescribeFileRequest { share, node_id: node.0, digest, known_digest };

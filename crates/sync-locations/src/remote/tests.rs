@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use sync_wire::response;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
@@ -86,7 +87,7 @@ impl SyncService for Served {
     ) -> Result<Response<v1::ListSharesResponse>, Status> {
         let share = |name: &&str| v1::Share {
             name: (*name).to_owned(),
-            id: Bytes::copy_from_slice(&self.share.share_id().0),
+            id: self.share.share_id().0.to_vec(),
             ..v1::Share::default()
         };
         let limits =
@@ -109,7 +110,7 @@ impl SyncService for Served {
         if request.share != "docs" {
             return Err(Status::not_found("no such share"));
         }
-        let cursor = (!request.cursor.is_empty()).then(|| Cursor(request.cursor.as_ref().into()));
+        let cursor = (!request.cursor.is_empty()).then(|| Cursor(request.cursor.into()));
         let mut feed =
             self.share.changes(cursor.as_ref(), request.live).await.map_err(|error| status(&error))?;
         let mute = Arc::clone(&self.mute);

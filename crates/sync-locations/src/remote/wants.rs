@@ -6,7 +6,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use sync_wire::v1;
 use tokio::{
     sync::{mpsc::Receiver, oneshot},
@@ -109,7 +108,7 @@ impl Stream for WantMessages {
 }
 
 fn to_wire(want: &Want) -> v1::Want {
-    let digest = Bytes::copy_from_slice(&want.digest.0);
+    let digest = want.digest.0.to_vec();
     v1::Want { number: want.number, node_id: want.node.0, digest }
 }
 

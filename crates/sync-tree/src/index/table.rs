@@ -88,7 +88,8 @@ pub struct NodeTable {
 const COLUMNS: &str =
     "id, kind, parent, name, size, mtime_s, mtime_ns, mode, content, ino, ctime_s, ctime_ns, vouched";
 /// What is written of these behind the id.
-const BEHIND_THE_ID: &str = "kind, parent, name, size, mtime_s, mtime_ns, mode, content, ino, ctime_s, ctime_ns, vouched, seq, moved";
+const BEHIND_THE_ID: &str =
+    "kind, parent, name, size, mtime_s, mtime_ns, mode, content, ino, ctime_s, ctime_ns, vouched, seq, moved";
 /// So many names before and behind another are near to it.
 const MOST_NEAR: usize = 4;
 const GONE: i64 = 0;
