@@ -7,9 +7,9 @@ use prost::Message as _;
 
 const FILES: [&str; 1] = ["sync/v1/sync.proto"];
 
-/// What carries contents of files has them as `Bytes`, which are parted without a copy. To encode such a field costs memory of its own,
-/// which is more than the field where there are 32 bytes in it.
-const WITH_CONTENTS: [&str; 4] = [
+/// What carries much has it as `Bytes`, which are parted without a copy. To encode such a field allocates once more, which costs more
+/// than to copy the 32 bytes of a digest.
+const WITH_MUCH: [&str; 4] = [
     ".sync.v1.ChunkBatch",
     ".sync.v1.Compressed",
     ".sync.v1.FetchFileResponse",
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("sync.v1.bin"), set.encode_to_vec())?;
     let configured =
-        WITH_CONTENTS.into_iter().fold(tonic_prost_build::configure(), |all, path| all.bytes(path));
+        WITH_MUCH.into_iter().fold(tonic_prost_build::configure(), tonic_prost_build::Builder::bytes);
     configured.compile_fds(set)?;
     Ok(())
 }

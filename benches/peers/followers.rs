@@ -162,8 +162,8 @@ async fn forward(mut stream: Streaming<WatchChangesResponse>, tell: &UnboundedSe
         };
         match message.event {
             Some(Event::Nodes(batch)) => {
-                let large = batch.nodes.iter().map(|node| node.size).filter(|size| *size > FIRST_SIZE);
-                last_size = large.last().unwrap_or(last_size);
+                let mut large = batch.nodes.iter().map(|node| node.size).filter(|size| *size > FIRST_SIZE);
+                last_size = large.next_back().unwrap_or(last_size);
             }
             Some(Event::Commit(_)) if tell.send((last_size, Instant::now())).is_err() => return,
             _ => {}

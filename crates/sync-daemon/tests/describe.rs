@@ -108,11 +108,9 @@ async fn chunks_of_a_version_that_both_know_are_not_sent_again() {
     let after = node_of(&mut daemon, "large").await;
     let want = chunk_bytes(&contents);
     let request = description_of(&after);
-    for (digest, knows, most) in [
-        (before.digest, true, 10),
-        (vec![1; 32].into(), true, want.len()),
-        (Vec::new().into(), false, want.len()),
-    ] {
+    for (digest, knows, most) in
+        [(before.digest, true, 10), (vec![1; 32], true, want.len()), (Vec::new(), false, want.len())]
+    {
         let request = DescribeFileRequest { known_digest: digest, ..request.clone() };
         let known = if knows { known.as_slice() } else { &[] };
         let (_, chunks, sent) = describe_knowing(&mut daemon.client, request, known).await.unwrap();
@@ -171,10 +169,10 @@ async fn what_cannot_be_described_is_told_by_its_code() {
         (DescribeFileRequest { share: "x".to_owned(), ..large.clone() }, Code::NotFound),
         (DescribeFileRequest { node_id: u64::MAX, ..large.clone() }, Code::NotFound),
         (DescribeFileRequest { node_id: dir.id, ..large.clone() }, Code::InvalidArgument),
-        (DescribeFileRequest { digest: vec![1; 31].into(), ..large.clone() }, Code::InvalidArgument),
-        (DescribeFileRequest { digest: Vec::new().into(), ..large.clone() }, Code::InvalidArgument),
-        (DescribeFileRequest { digest: vec![1; 32].into(), ..large.clone() }, Code::FailedPrecondition),
-        (DescribeFileRequest { known_digest: vec![1; 31].into(), ..large.clone() }, Code::InvalidArgument),
+        (DescribeFileRequest { digest: vec![1; 31], ..large.clone() }, Code::InvalidArgument),
+        (DescribeFileRequest { digest: Vec::new(), ..large.clone() }, Code::InvalidArgument),
+        (DescribeFileRequest { digest: vec![1; 32], ..large.clone() }, Code::FailedPrecondition),
+        (DescribeFileRequest { known_digest: vec![1; 31], ..large.clone() }, Code::InvalidArgument),
     ] {
         let status = describe(&mut daemon.client, request.clone()).await.unwrap_err();
         assert_eq!(status.code(), code, "{request:?}: {status}");

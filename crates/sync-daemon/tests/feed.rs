@@ -59,7 +59,7 @@ async fn a_watch_from_nothing_is_the_whole_tree_and_ends() {
 async fn a_cursor_brings_only_what_changed_even_just_before() {
     let mut daemon = small_tree().await;
     let cursor = cursor_of(&all(&mut daemon.client, watch(false)).await.unwrap());
-    let resume = |cursor: &[u8]| WatchChangesRequest { cursor: cursor.to_vec().into(), ..watch(false) };
+    let resume = |cursor: &[u8]| WatchChangesRequest { cursor: cursor.to_vec(), ..watch(false) };
 
     let events = all(&mut daemon.client, resume(&cursor)).await.unwrap();
     assert_eq!(kinds(&events), ["rules", "problems", "watching", "commit"]);
@@ -86,7 +86,7 @@ async fn cursors_that_mean_nothing_here_are_answered_by_a_reset() {
     let mut other = small_tree().await;
     let foreign = cursor_of(&all(&mut other.client, watch(false)).await.unwrap());
     for cursor in [foreign, b"garbage".to_vec(), vec![0xff; 5000]] {
-        let request = WatchChangesRequest { cursor: cursor.into(), ..watch(false) };
+        let request = WatchChangesRequest { cursor, ..watch(false) };
         let events = all(&mut daemon.client, request).await.unwrap();
         assert_eq!(kinds(&events)[0], "reset");
         assert_eq!(nodes_of(&events).len(), 4);

@@ -96,7 +96,7 @@ async fn a_file_comes_whole_if_parts_of_it_are_in_memory_and_others_on_the_disk(
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_fetched_is_told_by_its_code() {
     let mut daemon = serve(|tree| drop(tree.file("dir/a", "abc"))).await;
-    let other = |request: FetchFileRequest| FetchFileRequest { digest: vec![1; 32].into(), ..request };
+    let other = |request: FetchFileRequest| FetchFileRequest { digest: vec![1; 32], ..request };
     for (request, code) in [
         (FetchFileRequest { share: "x".into(), ..by_path("dir/a") }, Code::NotFound),
         (by_path("dir/missing"), Code::NotFound),
@@ -105,7 +105,7 @@ async fn what_cannot_be_fetched_is_told_by_its_code() {
         (by_path("dir"), Code::InvalidArgument),
         (FetchFileRequest { file: None, ..by_path("") }, Code::InvalidArgument),
         (FetchFileRequest { file: Some(File::NodeId(u64::MAX)), ..by_path("") }, Code::NotFound),
-        (FetchFileRequest { digest: vec![1; 31].into(), ..by_path("dir/a") }, Code::InvalidArgument),
+        (FetchFileRequest { digest: vec![1; 31], ..by_path("dir/a") }, Code::InvalidArgument),
         (FetchFileRequest { offset: 4, ..by_path("dir/a") }, Code::InvalidArgument),
         (FetchFileRequest { offset: u64::MAX, length: 2, ..by_path("dir/a") }, Code::InvalidArgument),
         (other(by_path("dir/a")), Code::FailedPrecondition),
@@ -174,9 +174,7 @@ async fn two_thousand_wants_are_answered_each_by_its_number() {
     let want_of = |number: u64, node: &Node| Want { number, node_id: node.id, digest: node.digest.clone() };
     let mut wants: Vec<Want> = (0..1800).map(|i| want_of(i, &nodes[&format!("f{i}")])).collect();
     wants.extend((1800..1900).map(|number| Want { node_id: 1 << 60, ..want_of(number, &nodes["f1"]) }));
-    wants.extend(
-        (1900..1999).map(|number| Want { digest: vec![9; 32].into(), ..want_of(number, &nodes["f1"]) }),
-    );
+    wants.extend((1900..1999).map(|number| Want { digest: vec![9; 32], ..want_of(number, &nodes["f1"]) }));
     wants.push(want_of(1999, &nodes["large"]));
 
     let (sender, requests) = mpsc::channel(1);
@@ -257,7 +255,7 @@ async fn a_lone_want_is_answered_while_the_stream_stays_open() {
 #[tokio::test(flavor = "multi_thread")]
 async fn malformed_wants_end_the_stream() {
     let mut daemon = serve(|tree| drop(tree.file("a", "abc"))).await;
-    let want = |digest: &[u8]| Want { number: 1, node_id: 1, digest: digest.to_vec().into() };
+    let want = |digest: &[u8]| Want { number: 1, node_id: 1, digest: digest.to_vec() };
     let message = |share: &str, want: Want| message(share, vec![want]);
     for (requests, code) in [
         (vec![message("nothing", want(&[0; 32]))], Code::NotFound),

@@ -62,7 +62,7 @@ async fn a_share_can_be_served_again_and_keeps_its_cursor() {
     let app = App::start(settings).await.unwrap();
     let mut client = connect(&app).await;
     // Not waiting for the first scan: the feed does.
-    let request = WatchChangesRequest { cursor: cursor.into(), ..watch(false) };
+    let request = WatchChangesRequest { cursor, ..watch(false) };
     let events = all(&mut client, request).await.unwrap();
     assert_eq!(common::nodes_of(&events).iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["b"]);
     app.stop().await;
@@ -185,7 +185,7 @@ async fn a_request_beyond_the_limit_is_refused() {
     let small =
         |settings: &mut sync_daemon::DaemonSettings| settings.limits.max_message_bytes = ByteSize::kib(256);
     let mut daemon = serve_with(|_| {}, small).await;
-    let request = WatchChangesRequest { cursor: vec![1; 300_000].into(), ..watch(false) };
+    let request = WatchChangesRequest { cursor: vec![1; 300_000], ..watch(false) };
     let status = daemon.client.watch_changes(request).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status}");
     assert!(all(&mut daemon.client, watch(false)).await.is_ok());

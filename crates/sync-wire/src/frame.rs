@@ -2,8 +2,8 @@
 //!
 //! A codec copies each message into a buffer, and each that comes out of one. For what is sent to many, and for what consists
 //! of a file's bytes, that is a good part of all work. So a sender encodes what is around the bytes and sends the bytes from
-//! where they are ([`Frame`]); a receiver's messages refer to what was received ([`Unframe`]). On the wire there is no
-//! difference.
+//! where they are ([`Frame`]); a receiver's messages refer to what was received, where they carry contents ([`Unframe`]). On the wire
+//! there is no difference.
 
 use std::{collections::VecDeque, marker::PhantomData};
 
@@ -107,7 +107,7 @@ pub enum UnframeError {
     Malformed(#[from] prost::DecodeError),
 }
 
-/// Takes what was received apart into messages. Their fields of bytes are not copied, unless they were received in pieces.
+/// Takes what was received apart into messages. Contents of files in them are not copied, unless they were received in pieces.
 #[derive(Debug)]
 pub struct Unframe<M> {
     received: Pieces,

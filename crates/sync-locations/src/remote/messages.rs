@@ -1,4 +1,4 @@
-//! The messages of a response, which refer to what was received instead of being copied from it.
+//! The messages of a response. The contents in them refer to what was received instead of being copied from it.
 //!
 //! The generated client knows no other stream than tonic's, which copies all that comes into a buffer of its own. So
 //! [`WithBodies`] takes the bodies of good responses away from it, and [`Messages::of`] finds them beside the stream, which has

@@ -20,8 +20,8 @@ pub struct Replica {
     table: NodeTable,
 }
 
-/// New nodes that are added together, if there are so many.
-const TOGETHER: usize = 8 * AT_ONCE;
+/// New nodes that are added together, once there were many.
+const MOST_TOGETHER: usize = 8 * AT_ONCE;
 
 impl Replica {
     /// The replica in the table of this name.
@@ -62,14 +62,14 @@ impl Replica {
         let mut inserter = self.table.inserter(db)?;
         let mut rest = changes;
         // What is known already mostly comes after more of that, and the first of many would be tried in vain each time.
-        let mut together = TOGETHER;
+        let mut together = AT_ONCE;
         loop {
             let new: Vec<IndexedNode> = rest.iter().map_while(file_or_link).take(together).collect();
             let added = self.add(db, &mut inserter, &mut sums, &new)?;
             rest = &rest[added..];
             let goes_on = added == together;
             if !new.is_empty() {
-                together = if added == new.len() { TOGETHER } else { 1 };
+                together = if added < new.len() { 1 } else { (AT_ONCE * together).min(MOST_TOGETHER) };
             }
             if goes_on {
                 continue;
@@ -233,6 +233,37 @@ mod tests {
             let singly = rows_after(&mut changes.chunks(1));
             for size in [3, 16, 17, 50, 1000] {
                 assert_eq!(rows_after(&mut changes.chunks(size)), singly, "seed {seed}, {size} at a time");
+            }
+        }
+    }
+
+    /// As a first piece of a feed is: directories, each with its files, and ids in a row; some of them are known.
+    #[test]
+    fn what_comes_with_ids_in_a_row_is_the_same_as_one_by_one() {
+        for known in [None, Some(2), Some(30), Some(41), Some(42), Some(200), Some(500)] {
+            let mut changes = Vec::new();
+            for files in [40, 300, 16, 17, 1, 150] {
+                let dir = changes.len() as u64 + 1;
+                changes.push(node(dir, 0, &format!("d{dir}"), Content::Directory));
+                changes.extend((dir + 1..=dir + files).map(|id| file(id, dir, &format!("{id}"))));
+            }
+            let there = known.map(|id| file(id, 0, "there"));
+            let after = |size: usize| {
+                let db = Connection::open_in_memory().unwrap();
+                let replica = Replica::new("remote_a");
+                replica.reset(&db).unwrap();
+                let there: Vec<_> = there.iter().cloned().map(NodeChange::Present).collect();
+                replica.apply(&db, &there).unwrap();
+                let changes: Vec<_> = changes.iter().cloned().map(NodeChange::Present).collect();
+                changes.chunks(size).for_each(|batch| replica.apply(&db, batch).unwrap());
+                let rows = replica.table().page(&db, NodeId::ROOT, usize::MAX >> 1).unwrap();
+                (rows, replica.root_digest(&db).unwrap())
+            };
+            let singly = after(1);
+            let nodes: Vec<_> = singly.0.iter().map(|row| &row.node).collect();
+            assert!(nodes.into_iter().eq(&changes), "{known:?}");
+            for size in [50, 100, 10_000] {
+                assert_eq!(after(size), singly, "{known:?} known, {size} at a time");
             }
         }
     }

@@ -8,7 +8,7 @@
 //! as they are in most of a new tree, they are not said.
 //!
 //! If a row collides with what is there, those before it are added and neither it nor those behind it (`OR FAIL`). If something else
-//! goes wrong, some may be added: their transaction has to be dropped.
+//! goes wrong, some may be added, or SQLite has ended the whole transaction (a full disk): nobody goes on in it.
 
 use rusqlite::{
     CachedStatement, Connection, Statement, ffi,
@@ -101,7 +101,7 @@ impl<'a, const N: usize> Adder<'a, N> {
     /// Adds rows up to the first that collides with what is there. Answers how many were added.
     ///
     /// # Errors
-    /// The database failed. Some of the rows may be there.
+    /// The database failed. Some of the rows may be there, and the transaction is of no use any more.
     pub fn add_each(&mut self, rows: &[impl Row<N>]) -> rusqlite::Result<usize> {
         let mut rest = rows;
         let mut highest = None;
@@ -143,17 +143,19 @@ impl<'a, const N: usize> Adder<'a, N> {
         let next = at_hand(self.db, &mut self.next, &text.many)?;
         bind(next, rows, 1)?;
         let all = added(next.raw_execute())?;
+        let count = self.count_of(rows, all);
         let got = self.db.last_insert_rowid();
-        if all && rows.last().map(id_of) != Some(got) {
-            return Err(rusqlite::Error::IntegralValueOutOfRange(0, got));
+        match rows[..count].last() {
+            Some(last) if id_of(last) != got => Err(rusqlite::Error::IntegralValueOutOfRange(0, got)),
+            _ => Ok(count),
         }
-        Ok(self.count_of(rows, all))
     }
 
-    /// How many of these rows are there, if not all.
+    /// How many of the rows of the last statement are there.
     fn count_of(&self, rows: &[impl Row<N>], all: bool) -> usize {
         // Those that came before a collision are said to be changes of the statement that failed.
-        if all { rows.len() } else { usize::try_from(self.db.changes()).unwrap_or(usize::MAX) }
+        let changes = || usize::try_from(self.db.changes()).unwrap_or(usize::MAX);
+        if all { rows.len() } else { changes().min(rows.len()) }
     }
 }
 
@@ -171,11 +173,12 @@ enum Step {
 /// How to add the first of many rows, and what the highest id will be.
 fn step_behind<const N: usize>(highest: &mut i64, rows: &[impl Row<N>]) -> Step {
     let first = id_of(&rows[0]);
-    let are_in_a_row = (first..).zip(&rows[..AT_ONCE]).all(|(id, row)| id_of(row) == id);
+    let follows = |pair: &[_]| id_of(&pair[0]).checked_add(1) == Some(id_of(&pair[1]));
+    let are_in_a_row = rows[..AT_ONCE].windows(2).all(follows);
     let (step, last) = match (are_in_a_row, first.checked_sub(*highest)) {
         (true, Some(1)) => (Step::Next, id_of(&rows[AT_ONCE - 1])),
-        // Those behind it come behind the highest then.
-        (true, Some(2..)) => (Step::One, first),
+        // Those behind it come behind the highest then, if they are enough.
+        (true, Some(2..)) if rows.len() > AT_ONCE => (Step::One, first),
         _ => (Step::Many, rows[..AT_ONCE].iter().map(id_of).max().unwrap_or(first)),
     };
     *highest = last.max(*highest);
@@ -345,11 +348,12 @@ mod tests {
                 expected.insert(there, "there".to_owned());
             }
             for batch in 0..4 {
-                let mut id = [-3, 0, 1, 2, 100, expected.keys().max().map_or(1, |id| id + 1)][rng.below(6)];
+                let next = expected.keys().max().map_or(1, |id| id.saturating_add(1));
+                let mut id = [-3, 0, 1, 2, 100, i64::MAX - 20, next][rng.below(7)];
                 let mut new = Vec::new();
                 for at in 0..rng.below(100) {
                     new.push(Pair(id, format!("{batch} {at}")));
-                    id += if rng.chance(2) { [-9, 0, 2, 50][rng.below(4)] } else { 1 };
+                    id = id.saturating_add(if rng.chance(2) { [-9, 0, 2, 50][rng.below(4)] } else { 1 });
                 }
                 let mut all = expected.clone();
                 let fit = |row: &&Pair| all.insert(row.0, row.1.clone()).is_none();
@@ -376,7 +380,8 @@ mod tests {
         ];
         assert_eq!((steps, highest), ([Step::One, Step::Next, Step::Next], 532));
         assert_eq!(step_behind(&mut highest, &new), Step::Many);
-        assert_eq!(highest, 532);
+        assert_eq!(step_behind(&mut highest, &new[100 - AT_ONCE..]), Step::Many, "behind a gap, and no more");
+        assert_eq!(highest, 599);
         assert_eq!(adder.add_each(&new).unwrap(), 100);
         assert!(adder.next.is_some() && adder.many.is_none());
     }
@@ -395,30 +400,44 @@ mod tests {
 
     #[test]
     fn what_does_not_belong_into_a_column_is_no_collision() {
-        struct Wrong;
-        impl Row<2> for Wrong {
+        struct Row2(i64, bool);
+        impl Row<2> for Row2 {
             fn values(&self) -> [ValueRef<'_>; 2] {
-                [ValueRef::Integer(1), ValueRef::Null]
+                let value = if self.1 { ValueRef::Integer(self.0) } else { ValueRef::Null };
+                [ValueRef::Integer(self.0), value]
             }
         }
-        let (db, additions) = table();
-        let mut adder = additions.on(&db).unwrap();
-        assert!(adder.add(&Wrong).is_err());
-        assert!(adder.add_each(&[const { Wrong }; AT_ONCE]).is_err());
+        for first in [1, 5] {
+            let (db, additions) = table();
+            let mut adder = additions.on(&db).unwrap();
+            let tx = db.unchecked_transaction().unwrap();
+            assert!(adder.add(&Row2(first, false)).is_err());
+            let rows_with = |wrong| (first..first + 40).map(|id| Row2(id, id != wrong)).collect::<Vec<_>>();
+            assert!(adder.add_each(&rows_with(first + 20)).is_err());
+            drop(tx);
+            assert!(rows(&db).is_empty());
+            assert_eq!(adder.add_each(&rows_with(-1)).unwrap(), 40);
+        }
     }
 
-    /// The disk is full somewhere among the rows of one statement.
+    /// The disk is full somewhere among the rows of one statement, which says ids or does not.
     #[test]
-    fn what_fails_midway_fails_as_a_whole() {
+    fn nothing_is_left_of_what_fails_midway() {
+        fails_midway(0);
+        fails_midway(7);
+    }
+
+    fn fails_midway(step: i64) {
         let (db, additions) = table();
         let pages: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
         db.query_row(&format!("PRAGMA max_page_count = {}", pages + 5), [], |_| Ok(())).unwrap();
-        let long: Vec<Pair> = (0..64).map(|id| Pair(id, format!("{id} {}", "x".repeat(1000)))).collect();
+        let long: Vec<Pair> =
+            (0..64).map(|at| Pair(1 + at * (1 + step), format!("{at} {}", "x".repeat(1000)))).collect();
         let mut adder = additions.on(&db).unwrap();
         let tx = db.unchecked_transaction().unwrap();
         assert!(adder.add(&long[0]).unwrap());
         assert!(adder.add_each(&long[1..]).is_err());
-        assert!(rows(&db).len() <= 1, "some rows of the statement are there");
+        assert_eq!(adder.next.is_some(), step == 0);
         drop(tx);
         assert!(rows(&db).is_empty());
         assert_eq!(adder.add_each(&long[..3]).unwrap(), 3);
