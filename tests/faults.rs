@@ -160,11 +160,24 @@ fn judge(scene: &Scene, case: &Case) -> Result<(), String> {
 #[test]
 fn refused_at_every_call() {
     let scene = Scene::new();
-    let calls = trace(&scene, "batch");
-    let reached: BTreeSet<_> = calls.keys().filter_map(|site| site.split(' ').next()).collect();
-    // How a batch is flushed depends on its size; of `set-len` and `copy` there is one each.
-    let missed: Vec<_> =
-        Op::ALL.iter().filter(|op| op.kind() != OpKind::Moment && !reached.contains(op.name())).collect();
+    let mut calls = BTreeMap::<String, usize>::new();
+    let missed = |calls: &BTreeMap<String, usize>| {
+        let reached: BTreeSet<_> = calls.keys().filter_map(|site| site.split(' ').next()).collect();
+        let is_missed = |op: &&Op| op.kind() != OpKind::Moment && !reached.contains(op.name());
+        Op::ALL.iter().filter(is_missed).collect::<Vec<_>>()
+    };
+    // How a batch is flushed depends on how many files have come together, so one pull may not do all; of `set-len` and `copy` there
+    // is one each.
+    for _ in 0..20 {
+        for (site, count) in trace(&scene, "batch") {
+            let most = calls.entry(site).or_default();
+            *most = count.max(*most);
+        }
+        if missed(&calls).is_empty() {
+            break;
+        }
+    }
+    let missed = missed(&calls);
     assert!(
         missed.is_empty(),
         "no run makes these calls, so nobody knows what their failure does: {missed:?}"
@@ -179,6 +192,7 @@ fn own_names(target: &Tree) -> usize {
 
 #[test]
 fn trouble_that_lasts_leaves_nothing_that_grows() {
+    const RUNS: usize = 30;
     let scene = Scene::new();
     let rules = [
         "ENOSPC write lane from 5",
@@ -194,13 +208,14 @@ fn trouble_that_lasts_leaves_nothing_that_grows() {
     let judge = |rule: &&str| {
         let target = scene.target();
         let mut names = Vec::new();
-        for _ in 0..10 {
+        // Many: where one call in three fails it may be the eighth run that is the first to get anywhere.
+        for _ in 0..RUNS {
             let outcome = scene.agent(&target, "batch").env(FAULT, rule).pull();
             check_said(&scene, rule.split(' ').next().unwrap(), &target, &outcome)?;
             names.push(own_names(&target));
         }
         // What one run leaves the next sorts out, and a database may have its log beside it or not.
-        if names[9] > names[..5].iter().max().unwrap() + 2 {
+        if names[RUNS - 1] > names[..RUNS / 2].iter().max().unwrap() + 2 {
             return Err(format!("more names in .syncd after each run: {names:?}"));
         }
         scene.go_on(&target, "batch")?;
