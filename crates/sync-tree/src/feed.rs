@@ -7,12 +7,12 @@
 //! * The rules that belong to a commit point are sent before it: a path that became ignored must not look deleted.
 //! * Nothing is skipped between a full tree and the feed: the feed goes on from the head *before* the first page.
 
-use std::{borrow::Borrow, mem};
+use std::{borrow::Borrow, mem, time::Instant};
 
 use sync_core::{CommitPoint, Content, Cursor, FeedEvent, Node, NodeChange, NodeId, RuleSet, Seq};
 
 use crate::{
-    index::{FeedPage, Head, Index, IndexError},
+    index::{Edition, FeedPage, Head, Index, IndexError, IndexedNode},
     live::{LiveTree, problems},
     rules::bounded,
 };
@@ -48,6 +48,9 @@ pub struct FeedReader {
     rules: Option<RuleSet>,
     problems_version: Option<u64>,
 }
+
+/// Takes rows that are told, for those who ask for them next.
+type Keep<'a> = &'a dyn Fn(Edition, Vec<IndexedNode>);
 
 /// Where a reader stands; what a cursor holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,10 +90,22 @@ impl FeedReader {
     pub fn step(&mut self, tree: &LiveTree) -> Result<Step, IndexError> {
         // The version is read before the index, so a change in between is told again rather than missed.
         let problems_version = tree.status().borrow().problems_version;
-        self.step_index(&tree.index(), problems_version)
+        let site = tree.site();
+        let keep = |edition, rows| {
+            if site.told.put(edition, rows, Instant::now()) {
+                tree.remind();
+            }
+        };
+        let keep: Option<Keep<'_>> = if site.fresh.is_wanted() { Some(&keep) } else { None };
+        self.step_index(&site.index, problems_version, keep)
     }
 
-    fn step_index(&mut self, index: &Index, problems_version: u64) -> Result<Step, IndexError> {
+    fn step_index(
+        &mut self,
+        index: &Index,
+        problems_version: u64,
+        keep: Option<Keep<'_>>,
+    ) -> Result<Step, IndexError> {
         if let Some(reason) = self.lost(index)? {
             self.begin_anew(index, reason)?;
         }
@@ -98,7 +113,7 @@ impl FeedReader {
         self.introduce(index, &mut events)?;
         while events.is_empty() || matches!(events.last(), Some(FeedEvent::Rules(_))) {
             let more = match self.position {
-                Position::Tree { after, head } => self.step_tree(index, after, head, &mut events)?,
+                Position::Tree { after, head } => self.step_tree(index, keep, (after, head), &mut events)?,
                 Position::Feed { seq } => self.step_feed(index, seq, problems_version, &mut events)?,
             };
             if !more {
@@ -143,18 +158,25 @@ impl FeedReader {
     fn step_tree(
         &mut self,
         index: &Index,
-        after: NodeId,
-        head: Seq,
+        keep: Option<Keep<'_>>,
+        (after, head): (NodeId, Seq),
         events: &mut Vec<FeedEvent>,
     ) -> Result<bool, IndexError> {
-        let mut nodes = index.tree_page(after, PAGE_NODES)?;
-        nodes.truncate(how_many_fit(nodes.iter().map(node_bytes)));
-        let Some(last) = nodes.last() else {
+        let (mut rows, edition) = index.tree_rows(after, PAGE_NODES)?;
+        rows.truncate(how_many_fit(rows.iter().map(|row| node_bytes(&row.node))));
+        let Some(last) = rows.last() else {
             self.position = Position::Feed { seq: head };
             return Ok(true);
         };
-        self.position = Position::Tree { after: last.id, head };
-        let changes = nodes.into_iter().map(NodeChange::Present).collect();
+        self.position = Position::Tree { after: last.node.id, head };
+        let changes = match keep.zip(edition) {
+            Some((keep, edition)) => {
+                let changes = rows.iter().map(|row| NodeChange::Present(row.node.clone())).collect();
+                keep(edition, rows);
+                changes
+            }
+            None => rows.into_iter().map(|row| NodeChange::Present(row.node)).collect(),
+        };
         events.push(FeedEvent::Nodes { changes, resume: self.cursor() });
         Ok(true)
     }

@@ -27,5 +27,6 @@ pub mod rules;
 pub mod serve;
 pub mod shelf;
 pub mod state;
+mod told;
 pub mod trouble;
 mod watch;

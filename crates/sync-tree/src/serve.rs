@@ -8,6 +8,8 @@
 //!
 //! A file that turns out to be different is looked at again at once, so that the feed tells its new state.
 
+mod search;
+
 use std::{
     collections::HashMap,
     fs::File,
@@ -23,13 +25,15 @@ use crate::{
     chunks::{Apart, Parts, take_apart},
     fresh::Following,
     hash::{Identity, hash_file},
-    index::{IndexError, IndexedNode, Lookup},
+    index::{IndexError, IndexedNode},
     live::{LiveTree, Site, Suspects},
     platform::{self, files_to_hold},
     probe::probed,
     rooted::{Dir, Stat, StatKind, append_first, stat_file},
     trouble,
 };
+
+use search::Search;
 
 /// Directories that are held open for the files in them, while somebody fetches: so many, or this part of the files that the
 /// process may have open.
@@ -178,13 +182,14 @@ impl Known {
     }
 }
 
-/// Reads small files, as one moment's index knows them: a look-up in a transaction that is open costs half of one that opens
-/// its own, and for files that follow one another in the index a fraction of that.
+/// Reads small files, as the index knows them now or at the moment when the first was looked up in it. A feed that has just told of
+/// them spares that; else a look-up in a transaction that is open costs half of one that opens its own, and for files that follow
+/// one another in the index a fraction of that.
 #[derive(Debug)]
 pub struct Packer<'a> {
     tree: &'a LiveTree,
     site: &'a Site,
-    lookup: Lookup<'a>,
+    search: Search<'a>,
     /// The directory of the file before, if it was held: mostly the next one is in it too.
     parent: Option<(NodeId, Dir)>,
 }
@@ -193,7 +198,7 @@ impl Packer<'_> {
     /// Says which files will be asked for next, in this order, instead of those that were named before. To ask for others is
     /// only slower.
     pub fn expect(&mut self, ids: impl IntoIterator<Item = NodeId>) {
-        self.lookup.expect(ids);
+        self.search.expect(ids);
     }
 
     /// Appends a small file's bytes to `out`, if they are those of `digest`. Answers how many they are. Leaves `out` as
@@ -208,7 +213,7 @@ impl Packer<'_> {
         max: u64,
         out: &mut Vec<u8>,
     ) -> Result<u64, ServeError> {
-        let known = self.lookup.get(id).map_err(IndexError::from)?;
+        let known = self.search.get(id).map_err(IndexError::from)?;
         let known = asked_for(known, Some(digest))?;
         if known.size > max {
             return Err(ServeError::TooLarge);
@@ -268,9 +273,8 @@ impl LiveTree {
         let site = self.site();
         let _fetching = Fetching::new(Arc::clone(&site));
         site.index.read(|db| {
-            let db = db.unchecked_transaction()?;
-            let lookup = site.index.table().lookup(&db)?;
-            Ok(work(&mut Packer { tree: self, site: &site, lookup, parent: None }))
+            let search = Search::new(&site, db);
+            Ok(work(&mut Packer { tree: self, site: &site, search, parent: None }))
         })
     }
 

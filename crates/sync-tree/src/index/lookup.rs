@@ -50,12 +50,12 @@ impl Lookup<'_> {
         self.expected.extend(ids);
     }
 
-    /// One node, if it exists: the next that is expected, or any other.
+    /// One node, if it exists: the next that is expected, one that comes soon after it, or any other.
     ///
     /// # Errors
     /// The database failed, or the row cannot be read.
     pub fn get(&mut self, id: NodeId) -> rusqlite::Result<Option<IndexedNode>> {
-        let is_expected = self.expected.front() == Some(&id);
+        let is_expected = self.pass_by(id);
         if is_expected && self.ahead.is_empty() {
             self.read_ahead();
         }
@@ -67,6 +67,16 @@ impl Lookup<'_> {
             }
         }
         self.finder.one(id)
+    }
+
+    /// Drops what is expected before this one, if it is among the next ones. Answers whether it is.
+    fn pass_by(&mut self, id: NodeId) -> bool {
+        let passed = self.expected.iter().take(MOST_TOGETHER).position(|next| *next == id);
+        if let Some(passed) = passed {
+            self.expected.drain(..passed);
+            self.ahead.drain(..passed.min(self.ahead.len()));
+        }
+        passed.is_some()
     }
 
     /// Reads what comes next, if it is a run; not more than was asked for so far, since who asks may have enough before long.

@@ -12,6 +12,7 @@
 
 mod clues;
 mod damage;
+mod editions;
 mod lookup;
 mod replica;
 pub mod rows;
@@ -48,6 +49,7 @@ pub use schema::problems as problems_in;
 pub use table::{IndexedNode, NodeTable};
 pub use write::IndexTx;
 
+pub(crate) use editions::Edition;
 pub(crate) use search::Inodes;
 pub(crate) use sheets::{MOST_ON_SHEET, Marker, Sheet};
 pub(crate) use table::Sketch;
@@ -184,6 +186,7 @@ struct Inner {
     writer: Mutex<Connection>,
     readers: Mutex<Vec<Connection>>,
     seqs: SeqSource,
+    editions: editions::Editions,
     share: ShareId,
     epoch: [u8; 16],
     /// Whether what is searched by is there, see [`Index::make_searchable`].
@@ -241,6 +244,7 @@ impl Index {
             writer: Mutex::new(db),
             readers: Mutex::new(Vec::new()),
             seqs,
+            editions: editions::Editions::default(),
             share: ShareId(share),
             epoch,
             damaged: AtomicBool::new(false),
@@ -299,7 +303,9 @@ impl Index {
         let mut tx =
             IndexTx::begin(&db, &self.0.table, (&self.0.seqs, &self.0.searching), self.marker(), now_secs())?;
         let value = work(&mut tx)?;
+        let next = self.0.editions.next();
         let head = probed!(Commit { database: &self.0.path } => tx.commit())?;
+        drop(next);
         Ok((value, head))
     }
 
@@ -391,8 +397,24 @@ impl Index {
     /// # Errors
     /// The database failed.
     pub fn tree_page(&self, after: NodeId, limit: usize) -> Result<Vec<Node>, IndexError> {
-        let rows = self.read(|db| self.0.table.page(db, after, limit))?;
+        let (rows, _) = self.tree_rows(after, limit)?;
         Ok(rows.into_iter().map(|row| row.node).collect())
+    }
+
+    /// The rows of such a page, and the edition that they are of, if that is known.
+    pub(crate) fn tree_rows(
+        &self,
+        after: NodeId,
+        limit: usize,
+    ) -> Result<(Vec<IndexedNode>, Option<Edition>), IndexError> {
+        let before = self.edition();
+        let rows = self.read(|db| self.0.table.page(db, after, limit))?;
+        Ok((rows, before.filter(|_| self.edition() == before)))
+    }
+
+    /// The edition that is read now, unless another is about to take its place.
+    pub(crate) fn edition(&self) -> Option<Edition> {
+        self.0.editions.present()
     }
 
     /// A cursor below this needs a reset: tombstones after it were forgotten.

@@ -350,6 +350,11 @@ impl LiveTree {
         self.shared.site()
     }
 
+    /// Has somebody see to it that what is kept for a moment is forgotten.
+    pub(crate) fn remind(&self) {
+        self.shared.inbox.ring(|_| ());
+    }
+
     /// Where to say that something on the disk is not what the index says.
     pub(crate) fn suspects(&self) -> Suspects {
         Suspects(Arc::clone(&self.shared))

@@ -4,6 +4,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use super::{LiveOptions, TreeError};
@@ -16,6 +17,7 @@ use crate::{
     rooted::{Dir, Root},
     serve::Handles,
     state::{StateDir, StateOptions, state_home},
+    told::Told,
 };
 
 /// The share's database in its state directory.
@@ -38,6 +40,7 @@ pub(crate) struct Site {
     pub(crate) cookies_path: PathBuf,
     pub(crate) handles: Handles,
     pub(crate) fresh: Arc<Fresh>,
+    pub(crate) told: Told,
 }
 
 impl Site {
@@ -67,8 +70,19 @@ impl Site {
             .keeping_contents(Arc::clone(&fresh));
         let (cookies, cookies_path) = cookies(&root, &state)
             .map_err(|source| TreeError::StateFile { path: state.path.clone(), source })?;
-        let handles = Handles::default();
-        Ok((Self { root, state, index, looker, cookies, cookies_path, handles, fresh }, lock))
+        let (handles, told) = (Handles::default(), Told::default());
+        Ok((Self { root, state, index, looker, cookies, cookies_path, handles, fresh, told }, lock))
+    }
+
+    /// Forgets what was kept for those who would ask for it next and did not, and says when to ask again, if anything is left.
+    pub(super) fn forget_old(&self, now: Instant) -> Option<Instant> {
+        [self.fresh.forget_old(now), self.told.forget_old(now)].into_iter().flatten().min()
+    }
+
+    /// Forgets all of it.
+    pub(super) fn forget_all(&self) {
+        self.fresh.clear();
+        self.told.clear();
     }
 
     /// The held root, unless its path names something else now; then what to tell people.

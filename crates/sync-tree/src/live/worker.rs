@@ -144,7 +144,7 @@ impl Worker {
             }
         };
         // Nobody forgets what is old any more.
-        shared.site().fresh.clear();
+        shared.site().forget_all();
         // Waiters that the loop held are dropped with it, and what it watched is let go, before anybody is told.
         if let Some(barrier) = self.barrier.take() {
             barrier.fail(&end);
@@ -192,7 +192,7 @@ impl Worker {
                     if halted.recheck_at <= now {
                         return Next::Recheck;
                     }
-                    let until = shared.site().fresh.forget_old(now);
+                    let until = shared.site().forget_old(now);
                     until.map_or(halted.recheck_at, |until| until.min(halted.recheck_at))
                 }
                 None => {
@@ -301,7 +301,7 @@ impl Worker {
             self.barrier.as_ref().map(Barrier::deadline),
             self.awaits_accept().then_some(self.accept_check_at),
             self.has_mounts.then_some(self.mounts_check_at),
-            self.shared.site().fresh.forget_old(now),
+            self.shared.site().forget_old(now),
         ];
         candidates.into_iter().flatten().fold(self.rescan_at, Instant::min)
     }

@@ -96,6 +96,58 @@ fn packed(
     (answers.unwrap(), out)
 }
 
+/// Reads the feed from its beginning to its end.
+fn read_feed(scene: &Scene) {
+    use crate::feed::{FeedReader, Step};
+    let mut reader = FeedReader::start(scene.tree.index(), &[]).unwrap();
+    while let Step::Events(_) = reader.step(&scene.tree).unwrap() {}
+}
+
+#[test]
+fn what_a_feed_has_just_told_is_packed_as_it_is_in_the_index() {
+    let scene = unwatched(|root| {
+        for number in 0..100 {
+            fs::write(root.join(format!("f{number}")), format!("content {number}")).unwrap();
+        }
+    });
+    let is_empty = || scene.tree.site().told.is_empty();
+    read_feed(&scene);
+    assert!(is_empty(), "nobody follows");
+    let _following = scene.tree.following();
+    read_feed(&scene);
+    let known: Vec<_> = (0..100).map(|number| digest_of(&scene, &format!("f{number}"))).collect();
+    scene.write("f7", "changed since");
+    scene.tree.site().told.clear();
+    let singly: Vec<_> = known.iter().map(|one| packed(&scene, &[], &[*one])).collect();
+    let answers: Vec<_> = singly.iter().flat_map(|(answers, _)| answers.clone()).collect();
+    let bytes: Vec<_> = singly.into_iter().flat_map(|(_, bytes)| bytes).collect();
+    assert_eq!((&*answers[6], &*answers[7]), ("Ok(9)", "Err(Changed)"));
+    // A commit may come in between.
+    scene.until("all of them are found there", || {
+        read_feed(&scene);
+        assert_eq!(packed(&scene, &known[..50], &known), (answers.clone(), bytes.clone()));
+        is_empty()
+    });
+    // The rest of what was named is looked up.
+    read_feed(&scene);
+    scene.barrier().unwrap();
+    let [old, new] = [known[7], digest_of(&scene, "f7")];
+    let (answers, bytes) = packed(&scene, &known, &[known[5], old, new, known[8]]);
+    assert_eq!(answers, ["Ok(9)", "Err(Changed)", "Ok(13)", "Ok(9)"]);
+    assert_eq!(bytes, b"content 5changed sincecontent 8");
+}
+
+#[test]
+fn what_a_feed_has_told_and_nobody_asks_for_is_forgotten() {
+    let scene = unwatched(|root| fs::write(root.join("f"), "content").unwrap());
+    let _following = scene.tree.following();
+    scene.until("it is kept", || {
+        read_feed(&scene);
+        !scene.tree.site().told.is_empty()
+    });
+    scene.until("it is forgotten", || scene.tree.site().told.is_empty());
+}
+
 #[test]
 fn what_a_look_has_just_read_is_packed_without_reading_it_again() {
     let meddler = crate::watch::fake::Meddler::with_limit(usize::MAX);

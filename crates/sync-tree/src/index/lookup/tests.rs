@@ -97,6 +97,13 @@ fn what_is_read_together_is_what_is_read_singly() {
         assert_eq!(found(&index, &[], &asked), singly, "seed {seed}: nothing is expected");
         let other: Vec<NodeId> = (0..60).map(|_| asked[rng.below(asked.len())]).collect();
         assert_eq!(found(&index, &other, &asked), singly, "seed {seed}: others are expected");
+        let most = [2, 4, 30][rng.below(3)];
+        let some: Vec<NodeId> = asked.iter().copied().filter(|_| rng.below(most) > 0).collect();
+        assert_eq!(
+            found(&index, &asked, &some),
+            found_singly(&index, &some),
+            "seed {seed}: some are passed by"
+        );
     }
 }
 
@@ -125,6 +132,23 @@ fn no_more_is_read_ahead_than_was_asked_for() {
     let ahead = ahead.unwrap();
     assert!((0..40).all(|at| ahead[at] <= at.min(MOST_TOGETHER)), "{ahead:?}");
     assert_eq!(ahead[16], MOST_TOGETHER - 1, "{ahead:?}");
+}
+
+#[test]
+fn what_is_passed_by_was_not_expected_for_nothing() {
+    let known: Vec<u64> = (1..100).collect();
+    let (_tmp, index) = with_files(&known, &[]);
+    let read = index.read(|db| {
+        let mut lookup = index.table().lookup(db)?;
+        lookup.asked = MOST_TOGETHER;
+        lookup.expect(ids(&known));
+        for (id, ahead) in [(4, 15), (5, 14), (9, 10), (19, 0), (20, 15), (21, 14), (60, 14), (22, 13)] {
+            assert_eq!(lookup.get(NodeId(id))?, Some(file(id)));
+            assert_eq!(lookup.ahead.len(), ahead, "{id}");
+        }
+        Ok(())
+    });
+    read.unwrap();
 }
 
 #[test]
