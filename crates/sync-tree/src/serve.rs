@@ -265,7 +265,7 @@ impl LiveTree {
         Following::new(Arc::clone(&self.site().fresh))
     }
 
-    /// Lets `work` read small files. It should not take long: what is read from the index stays as it was when it began.
+    /// Lets `work` read small files. It should not take long: from the first that is looked up in the index on, that stays as it was then.
     ///
     /// # Errors
     /// The database failed.
@@ -317,7 +317,9 @@ impl LiveTree {
 }
 
 fn find(site: &Site, id: NodeId, digest: Option<&Digest>) -> Result<Known, ServeError> {
-    asked_for(site.index.node(id)?, digest)
+    let told = site.told.reader(&site.index, Instant::now()).get(id);
+    let found = if told.is_some() { told } else { site.index.node(id)? };
+    asked_for(found, digest)
 }
 
 fn asked_for(found: Option<IndexedNode>, digest: Option<&Digest>) -> Result<Known, ServeError> {

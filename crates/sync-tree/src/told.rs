@@ -43,6 +43,8 @@ struct Kept {
     bytes: usize,
     /// When the last one came or was asked for.
     used: Option<Instant>,
+    /// Nobody forgets what is old any more.
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -59,6 +61,7 @@ impl Page {
     /// Of rows in the order of their ids those that somebody may ask for.
     fn new(edition: Edition, mut rows: Vec<IndexedNode>) -> Self {
         rows.retain(|row| matches!(row.node.entry.content, Content::File { .. }));
+        rows.shrink_to_fit();
         let bytes = rows.iter().map(|row| FILE_BYTES + row.node.name.as_str().len()).sum();
         let left = AtomicUsize::new(rows.len());
         Self { edition, files: rows, bytes, left }
@@ -81,6 +84,9 @@ impl Told {
     pub(crate) fn put(&self, edition: Edition, rows: Vec<IndexedNode>, now: Instant) -> bool {
         let page = Page::new(edition, rows);
         let mut kept = self.lock();
+        if kept.closed {
+            return false;
+        }
         if kept.edition().is_some_and(|of| of < edition) {
             kept.clear();
         }
@@ -113,17 +119,23 @@ impl Told {
     pub(crate) fn forget_old(&self, now: Instant) -> Option<Instant> {
         let mut kept = self.lock();
         let until = kept.used? + KEPT_FOR;
-        if until <= now {
-            kept.clear();
-            return None;
+        if until > now {
+            return Some(until.max(now + FORGOTTEN_EVERY));
         }
-        Some(until.max(now + FORGOTTEN_EVERY))
+        let gone = kept.clear();
+        // Freeing takes a while, and nobody has to wait for it.
+        drop(kept);
+        drop(gone);
+        None
     }
 
-    /// Forgets all.
-    pub(crate) fn clear(&self) {
-        let gone = mem::take(&mut *self.lock());
-        // Freeing takes a while, and nobody has to wait for it.
+    /// Forgets all, and keeps nothing from now on: nobody is left who would see to it that it is forgotten.
+    pub(crate) fn close(&self) {
+        let gone = {
+            let mut kept = self.lock();
+            kept.closed = true;
+            kept.clear()
+        };
         drop(gone);
     }
 
@@ -155,8 +167,9 @@ impl Kept {
         self.pages.front().map(|page| page.edition)
     }
 
-    fn clear(&mut self) {
-        *self = Self::default();
+    fn clear(&mut self) -> VecDeque<Arc<Page>> {
+        (self.bytes, self.used) = (0, None);
+        mem::take(&mut self.pages)
     }
 }
 

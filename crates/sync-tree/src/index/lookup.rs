@@ -69,7 +69,8 @@ impl Lookup<'_> {
         self.finder.one(id)
     }
 
-    /// Drops what is expected before this one, if it is among the next ones. Answers whether it is.
+    /// Drops what is expected before this one, if it is among the next ones. Answers whether it is. If more were passed by it is looked
+    /// up by itself, and so is what follows until others are named.
     fn pass_by(&mut self, id: NodeId) -> bool {
         let passed = self.expected.iter().take(MOST_TOGETHER).position(|next| *next == id);
         if let Some(passed) = passed {

@@ -7,7 +7,6 @@
 use std::{
     io,
     path::PathBuf,
-    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -154,7 +153,7 @@ impl Worker {
                 tracing::info!(root = %site.root.path().display(), "another directory was accepted");
                 self.lock = Some(lock);
                 self.recent = super::pace::Recent::default();
-                *self.shared.site.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(site);
+                self.shared.replace_site(site);
                 self.resume(Cause::Root, true);
             }
             Err(error) => self.halt(Cause::Root, format!("{reason}, and cannot be taken: {}", chain(&error))),
@@ -167,7 +166,7 @@ impl Worker {
         match Site::open(&self.options) {
             Ok((site, lock)) => {
                 self.lock = Some(lock);
-                *self.shared.site.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(site);
+                self.shared.replace_site(site);
                 // All that is found now is new to the index, but no news.
                 self.scanned = false;
                 self.resume(Cause::Failed, accepted);

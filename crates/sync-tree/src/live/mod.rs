@@ -11,7 +11,7 @@
 //! * If the loop panics, the tree is halted with the message. It is never silently stale.
 
 use std::{
-    io,
+    io, mem,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
@@ -219,6 +219,14 @@ struct Shared {
 impl Shared {
     fn site(&self) -> Arc<Site> {
         Arc::clone(&self.site.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn replace_site(&self, site: Site) {
+        let mut place = self.site.write().unwrap_or_else(PoisonError::into_inner);
+        let former = mem::replace(&mut *place, Arc::new(site));
+        drop(place);
+        // Somebody may hold it for long.
+        former.forget_all();
     }
 }
 

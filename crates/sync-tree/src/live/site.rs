@@ -79,10 +79,10 @@ impl Site {
         [self.fresh.forget_old(now), self.told.forget_old(now)].into_iter().flatten().min()
     }
 
-    /// Forgets all of it.
+    /// Forgets all of it: nobody will see to that any more.
     pub(super) fn forget_all(&self) {
         self.fresh.clear();
-        self.told.clear();
+        self.told.close();
     }
 
     /// The held root, unless its path names something else now; then what to tell people.
