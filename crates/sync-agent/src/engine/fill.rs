@@ -11,7 +11,7 @@ use std::{collections::HashSet, sync::Arc};
 use sync_core::{
     NodeChange, NodeId,
     name::STATE_DIR,
-    plan::{Filling, Finish, Fresh, Guard, Policy, Scope, Slot, plan, take_wholes},
+    plan::{Filling, Finish, Fresh, Policy, Scope, Slot, plan_filling, take_wholes},
 };
 use sync_tree::apply::Durability;
 use tokio::{
@@ -234,8 +234,7 @@ impl Engine {
     async fn bring_late(&mut self, run: &Run<'_>, fresh: &Fresh) -> Result<Outcome, EngineError> {
         let late = in_place(|| self.store().with_trees(&Keeper::of_nothing(), |trees| fresh.late(trees)))?;
         self.announce()?;
-        let plan = plan(late, Policy::LeftWins, &NOTHING_GOES)?;
-        self.carry_out(plan, Policy::LeftWins, None, run).await
+        self.carry_out(plan_filling(late), Policy::LeftWins, None, run).await
     }
 
     /// Ends a filling before its time, as what comes next does not go with it. What is in place is written down.
@@ -296,9 +295,6 @@ fn worst(failures: [Option<EngineError>; 3]) -> Option<EngineError> {
     failed.into_iter().chain(stopped).next()
 }
 
-/// Nothing can be deleted or put aside by what is planned here.
-const NOTHING_GOES: Guard = Guard { allow: true, first_run: false, files_then: 0, deleted_since: 0 };
-
 impl Filler {
     /// Ends early if the transfer does: that says why.
     async fn run(mut self) -> Filled {
@@ -316,7 +312,7 @@ impl Filler {
         finish: &mut Vec<Finish>,
     ) -> Result<(), EngineError> {
         while let Some(slots) = self.next_part().await? {
-            let mut plan = plan(slots, Policy::LeftWins, &NOTHING_GOES)?;
+            let mut plan = plan_filling(slots);
             let wholes = take_wholes(&mut plan, |id| match &self.gaps {
                 Gaps::All(fresh) => fresh.is_leaf(id),
                 Gaps::Rest(filling) => filling.is_leaf(id),

@@ -487,7 +487,7 @@ impl<'a> Phases<'a> {
             return Ok(flushed?);
         }
         let recorded =
-            flushed.map_err(EngineError::from).and_then(|()| Ok(record(&self.context.store, &done)?));
+            flushed.map_err(EngineError::from).and_then(|()| Ok(record(&self.context.store, done)?));
         let touched = recorded.inspect_err(|_| self.context.leave_unrecorded())?;
         self.touched.extend(touched);
         Ok(())

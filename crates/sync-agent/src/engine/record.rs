@@ -42,11 +42,12 @@ impl Done {
 }
 
 /// Records a batch in one transaction. Answers the local directories in which something was changed.
-pub(super) fn record(store: &Store, batch: &[Done]) -> Result<HashSet<NodeId>, IndexError> {
+pub(super) fn record(store: &Store, mut batch: Vec<Done>) -> Result<HashSet<NodeId>, IndexError> {
+    sort_wholes(&mut batch);
     let (touched, _) = store.index().write(|tx| {
         let base = NewBase::of(tx.sql())?;
         let mut recorder = Recorder { tx, base, touched: HashSet::new(), parents: HashMap::new() };
-        for done in batch {
+        for done in &batch {
             recorder.one(done)?;
         }
         let lost = batch.iter().filter(|done| matches!(done, Done::Removed { lost: true, .. })).count();
@@ -54,6 +55,17 @@ pub(super) fn record(store: &Store, batch: &[Done]) -> Result<HashSet<NodeId>, I
         Ok::<_, IndexError>(recorder.touched)
     })?;
     Ok(touched)
+}
+
+/// Several workers fill new directories, and they are done in any order. What is agreed on about their files is in the order of
+/// the remote ids, in which rows are added to the end of it and not put in between. None of these directories is in another.
+fn sort_wholes(batch: &mut [Done]) {
+    let first_file = |done: &Done| match done {
+        Done::Whole(appeared) => appeared.files().next().map(|(remote, _)| remote.id),
+        _ => None,
+    };
+    let are_wholes = |a: &Done, b: &Done| matches!((a, b), (Done::Whole(_), Done::Whole(_)));
+    batch.chunk_by_mut(are_wholes).for_each(|wholes| wholes.sort_by_key(first_file));
 }
 
 /// One batch on its way into the index.

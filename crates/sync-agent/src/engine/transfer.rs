@@ -613,7 +613,7 @@ async fn record_all(shared: Arc<Shared>, mut queue: Receiver<Vec<Done>>) {
             }
         }
         enough = (enough * 2).min(RECORD_ROWS);
-        match record(&shared.context.store, &rows) {
+        match record(&shared.context.store, rows) {
             Ok(dirs) => touched.extend(dirs),
             Err(error) => {
                 // Another failure may have come before this one, and is then what the run ends with.

@@ -28,7 +28,7 @@ pub use fill::Filling;
 pub use fresh::Fresh;
 pub use gather::{Keep, Scope, Trees, gather, gather_all};
 pub use known::MAX_DEPTH;
-pub use phases::plan;
+pub use phases::{plan, plan_filling};
 pub use slot::{Arrival, Base, Copy, Slot};
 pub use whole::{Whole, take_wholes};
 

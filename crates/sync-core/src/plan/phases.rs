@@ -17,6 +17,19 @@ use crate::{
 /// # Errors
 /// The result would look like a disaster, see [`Guard`].
 pub fn plan(slots: Vec<Slot>, policy: Policy, guard: &Guard) -> Result<Plan, Halt> {
+    let mut plan = plan_in_order(slots, policy);
+    plan.files.sort_by(|a, b| a.path().cmp(b.path()));
+    check(&plan, guard)?;
+    Ok(plan)
+}
+
+/// Plans what has to come into a side that has nothing in these slots. Files come in the order of the slots.
+#[must_use]
+pub fn plan_filling(slots: Vec<Slot>) -> Plan {
+    plan_in_order(slots, Policy::LeftWins)
+}
+
+fn plan_in_order(slots: Vec<Slot>, policy: Policy) -> Plan {
     let mut planner = Planner { policy, plan: Plan::default(), moves: Vec::new(), coming: Vec::new() };
     for slot in slots {
         planner.slot(slot);
@@ -28,10 +41,8 @@ pub fn plan(slots: Vec<Slot>, policy: Policy, guard: &Guard) -> Result<Plan, Hal
     // Stable sorts: what is equally deep stays in the order of discovery, and the same slots give the same plan.
     plan.clear.sort_by_key(|clear| std::cmp::Reverse(clear.path().depth()));
     plan.build.sort_by_key(|build| build.path().depth());
-    plan.files.sort_by(|a, b| a.path().cmp(b.path()));
     plan.finish.sort_by_key(|finish| std::cmp::Reverse(finish.path.depth()));
-    check(&plan, guard)?;
-    Ok(plan)
+    plan
 }
 
 /// Something that goes from one place to another, before it is known whether it can go straight there.
