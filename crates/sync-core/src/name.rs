@@ -5,6 +5,8 @@
 
 use std::{borrow::Borrow, cmp::Ordering, fmt, ops::Deref};
 
+use smol_str::SmolStr;
+
 /// The directory that holds the state of a share or target; it is never an entry, in any case and at any depth.
 pub const STATE_DIR: &str = ".syncd";
 
@@ -32,8 +34,10 @@ pub enum NameError {
 }
 
 /// One component of a path: valid UTF-8 that names exactly one place in a directory.
+///
+/// Of each node of a tree the name is in several hands at once. Most are short, and take no memory of their own; the others are shared.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Box<str>);
+pub struct Name(SmolStr);
 
 impl Name {
     /// Validates a name that came from a disk or a peer.
