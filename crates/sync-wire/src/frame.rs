@@ -167,7 +167,9 @@ impl<M: Message + Default> Unframe<M> {
 /// Pieces of bytes that follow each other; none is empty. To be read once it is [`readable`](Self::readable).
 #[derive(Debug, Default)]
 struct Pieces {
-    pieces: VecDeque<Bytes>,
+    /// The first. It is looked at for each field of a message.
+    first: Bytes,
+    others: VecDeque<Bytes>,
     /// Small ones behind all others.
     small: BytesMut,
     remaining: usize,
@@ -179,15 +181,24 @@ impl Pieces {
         if piece.len() < SMALL_PIECE {
             self.small.extend_from_slice(&piece);
         } else {
-            self.readable().pieces.push_back(piece);
+            self.readable().append(piece);
         }
     }
 
     fn readable(&mut self) -> &mut Self {
         if !self.small.is_empty() {
-            self.pieces.push_back(self.small.split().freeze());
+            let small = self.small.split().freeze();
+            self.append(small);
         }
         self
+    }
+
+    fn append(&mut self, piece: Bytes) {
+        if self.first.is_empty() {
+            self.first = piece;
+        } else {
+            self.others.push_back(piece);
+        }
     }
 }
 
@@ -197,29 +208,22 @@ impl Buf for Pieces {
     }
 
     fn chunk(&self) -> &[u8] {
-        self.pieces.front().map_or(&[], |piece| &piece[..])
+        &self.first
     }
 
     fn advance(&mut self, mut count: usize) {
         assert!(count <= self.remaining, "there is no more");
         self.remaining -= count;
-        while let Some(piece) = self.pieces.front_mut()
-            && count > 0
-        {
-            let here = count.min(piece.len());
-            piece.advance(here);
-            count -= here;
-            if piece.is_empty() {
-                self.pieces.pop_front();
-            }
+        while count >= self.first.len() && !self.first.is_empty() {
+            count -= self.first.len();
+            self.first = self.others.pop_front().unwrap_or_default();
         }
+        self.first.advance(count);
     }
 
     fn copy_to_bytes(&mut self, count: usize) -> Bytes {
-        if let Some(piece) = self.pieces.front()
-            && count <= piece.len()
-        {
-            let bytes = piece.slice(..count);
+        if count <= self.first.len() {
+            let bytes = self.first.slice(..count);
             self.advance(count);
             return bytes;
         }
@@ -342,7 +346,8 @@ mod tests {
         for at in 0..wire.len() - 1 {
             unframe.take(wire.slice(at..=at));
             assert!(unframe.message().unwrap().is_none());
-            assert!(unframe.received.pieces.len() <= 2, "{} pieces are kept", unframe.received.pieces.len());
+            let kept = unframe.received.others.len();
+            assert!(kept <= 1, "{kept} pieces are kept beside the first");
         }
         unframe.take(wire.slice(wire.len() - 1..));
         assert_eq!(unframe.message().unwrap(), Some(answers(40_000, false)));

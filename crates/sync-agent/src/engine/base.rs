@@ -61,7 +61,7 @@ impl Row<COLUMNS> for BaseRow<'_> {
 }
 
 static ADDITIONS: LazyLock<Additions> = LazyLock::new(|| {
-    Additions::with_ids::<COLUMNS>("base", "id", "local, kind, size, mtime_s, mtime_ns, mode, content")
+    Additions::with_ids::<COLUMNS>("base", "id", "local, kind, size, mtime_s, mtime_ns, mode, content", &[])
 });
 
 /// Writes what is agreed on about local nodes about which nothing is, as those that were just made.

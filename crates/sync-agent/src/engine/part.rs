@@ -37,15 +37,21 @@ impl Puts {
 #[derive(Debug)]
 pub(super) struct Part {
     puts: Vec<Put>,
-    wholes: HashMap<NodeId, Whole>,
+    wholes: Vec<Whole>,
+    /// The whole that each of the puts comes with, if it does with one. It is asked for several times.
+    whole_of: Vec<Option<usize>>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Part {
     /// Answers its items.
     pub(super) fn begin(puts: Puts, permit: Option<OwnedSemaphorePermit>) -> impl Iterator<Item = Item> {
-        let wholes = puts.wholes.into_iter().map(|whole| (whole.remote.id, Whole::new(whole))).collect();
-        let part = Arc::new(Self { puts: puts.files, wholes, _permit: permit });
+        let Puts { files: puts, wholes } = puts;
+        let numbers: HashMap<NodeId, usize> =
+            wholes.iter().enumerate().map(|(number, whole)| (whole.remote.id, number)).collect();
+        let whole_of = puts.iter().map(|put| numbers.get(&put.remote().parent).copied()).collect();
+        let wholes = wholes.into_iter().map(Whole::new).collect();
+        let part = Arc::new(Self { puts, wholes, whole_of, _permit: permit });
         (0..part.puts.len()).map(move |at| Item { part: part.clone(), at })
     }
 }
@@ -80,7 +86,7 @@ impl Item {
 
     /// The directory that it appears with, if it does.
     pub(super) fn whole(&self) -> Option<&Whole> {
-        self.part.wholes.get(&self.node().parent)
+        self.part.whole_of[self.at].map(|number| &self.part.wholes[number])
     }
 
     /// Its number in the part.

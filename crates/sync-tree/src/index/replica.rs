@@ -10,7 +10,7 @@ use sync_core::{Digest, Node, NodeChange, NodeId, Seq};
 use super::{
     rows::AT_ONCE,
     sums::Sums,
-    table::{IndexedNode, Inserter, NodeTable, Write},
+    table::{IndexedNode, InserterOfOthers, NodeTable, Theirs, Write},
 };
 use crate::hash::Identity;
 
@@ -59,12 +59,12 @@ impl Replica {
     /// The database failed.
     pub fn apply(&self, db: &Connection, changes: &[NodeChange]) -> rusqlite::Result<()> {
         let mut sums = Sums::default();
-        let mut inserter = self.table.inserter(db)?;
+        let mut inserter = self.table.inserter_of_others(db)?;
         let mut rest = changes;
         // What is known already mostly comes after more of that, and the first of many would be tried in vain each time.
         let mut together = AT_ONCE;
         loop {
-            let new: Vec<IndexedNode> = rest.iter().map_while(file_or_link).take(together).collect();
+            let new: Vec<Theirs<'_>> = rest.iter().map_while(file_or_link).take(together).collect();
             let added = self.add(db, &mut inserter, &mut sums, &new)?;
             rest = &rest[added..];
             let goes_on = added == together;
@@ -98,14 +98,13 @@ impl Replica {
     fn add(
         &self,
         db: &Connection,
-        inserter: &mut Inserter<'_>,
+        inserter: &mut InserterOfOthers<'_>,
         sums: &mut Sums,
-        new: &[IndexedNode],
+        new: &[Theirs<'_>],
     ) -> rusqlite::Result<usize> {
-        let rows: Vec<Write<'_>> = new.iter().map(|node| Write { node, seq: Seq(0), moved: false }).collect();
-        let added = inserter.add_each(&rows)?;
-        for new in &new[..added] {
-            sums.enter(db, &self.table, new)?;
+        let added = inserter.add_each(new)?;
+        for Theirs(node) in &new[..added] {
+            sums.enter(db, &self.table, node)?;
         }
         Ok(added)
     }
@@ -116,13 +115,14 @@ impl Replica {
             if old.node == *node {
                 return Ok(());
             }
-            sums.leave(db, &self.table, old)?;
+            sums.leave(db, &self.table, &old.node)?;
             if old.node.entry.content.is_dir() && !node.entry.content.is_dir() {
                 sums.forget(db, &self.table, node.id)?;
             }
         }
-        let new = remote(node);
-        sums.enter(db, &self.table, &new)?;
+        sums.enter(db, &self.table, node)?;
+        // Nothing vouches for what somebody else has.
+        let new = IndexedNode { node: node.clone(), identity: Identity::default(), vouched: false };
         let row = Write { node: &new, seq: Seq(0), moved: false };
         match old {
             Some(old) if (old.node.parent, &old.node.name) == (node.parent, &node.name) => {
@@ -134,7 +134,7 @@ impl Replica {
 
     fn remove(&self, db: &Connection, sums: &mut Sums, id: NodeId) -> rusqlite::Result<()> {
         let Some(old) = self.table.get(db, id)? else { return Ok(()) };
-        sums.leave(db, &self.table, &old)?;
+        sums.leave(db, &self.table, &old.node)?;
         if old.node.entry.content.is_dir() {
             sums.forget(db, &self.table, id)?;
         }
@@ -148,16 +148,11 @@ impl Replica {
     }
 }
 
-fn file_or_link(change: &NodeChange) -> Option<IndexedNode> {
+fn file_or_link(change: &NodeChange) -> Option<Theirs<'_>> {
     match change {
-        NodeChange::Present(node) if !node.entry.content.is_dir() => Some(remote(node)),
+        NodeChange::Present(node) if !node.entry.content.is_dir() => Some(Theirs(node)),
         _ => None,
     }
-}
-
-/// As it is stored: nothing vouches for what somebody else has.
-fn remote(node: &Node) -> IndexedNode {
-    IndexedNode { node: node.clone(), identity: Identity::default(), vouched: false }
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@
 
 use std::collections::{HashMap, hash_map::Entry as MapEntry};
 
+use foldhash::quality::RandomState;
 use rusqlite::Connection;
-use sync_core::{Entry, Name, NodeId, treehash::DirSum};
+use sync_core::{Entry, Name, Node, NodeId, treehash::DirSum};
 
 use super::table::{IndexedNode, NodeTable, Stored};
 
@@ -32,7 +33,7 @@ impl Dir {
 /// The touched directories of one transaction.
 #[derive(Debug, Default)]
 pub(crate) struct Sums {
-    dirs: HashMap<NodeId, Dir>,
+    dirs: HashMap<NodeId, Dir, RandomState>,
 }
 
 impl Sums {
@@ -51,9 +52,8 @@ impl Sums {
         &mut self,
         db: &Connection,
         table: &NodeTable,
-        node: &IndexedNode,
+        node: &Node,
     ) -> rusqlite::Result<()> {
-        let node = &node.node;
         if node.entry.content.is_dir() {
             let sum = match self.dirs.get(&node.id) {
                 Some(dir) => dir.sum,
@@ -98,9 +98,8 @@ impl Sums {
         &mut self,
         db: &Connection,
         table: &NodeTable,
-        node: &IndexedNode,
+        node: &Node,
     ) -> rusqlite::Result<()> {
-        let node = &node.node;
         let record = if node.entry.content.is_dir() {
             let Some(dir) = self.load(db, table, node.id)? else { return Ok(()) };
             let Some(record) = dir.included.take() else { return Ok(()) };
@@ -146,7 +145,7 @@ impl Sums {
     /// Takes the records of all dirty directories, and of everything above them, out of their parents' sums. Answers these
     /// directories, deepest first: the order in which their final records can be put back.
     fn take_out_upwards(&mut self, db: &Connection, table: &NodeTable) -> rusqlite::Result<Vec<NodeId>> {
-        let mut depths: HashMap<NodeId, usize> = HashMap::new();
+        let mut depths: HashMap<NodeId, usize, RandomState> = HashMap::default();
         let dirty: Vec<NodeId> = self.dirs.iter().filter(|(_, dir)| dir.dirty).map(|(id, _)| *id).collect();
         for id in dirty {
             let mut chain = Vec::new();

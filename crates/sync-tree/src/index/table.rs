@@ -75,6 +75,7 @@ pub struct NodeTable {
     select_page: String,
     select_below: String,
     additions: Additions,
+    additions_of_others: Additions,
     upsert: String,
     rewrite: String,
     select_sum: String,
@@ -87,9 +88,11 @@ pub struct NodeTable {
 
 const COLUMNS: &str =
     "id, kind, parent, name, size, mtime_s, mtime_ns, mode, content, ino, ctime_s, ctime_ns, vouched";
-/// What is written of these behind the id.
-const BEHIND_THE_ID: &str =
-    "kind, parent, name, size, mtime_s, mtime_ns, mode, content, ino, ctime_s, ctime_ns, vouched, seq, moved";
+/// What is written behind the id: of the node itself, and of its row.
+const OF_A_NODE: &str = "kind, parent, name, size, mtime_s, mtime_ns, mode, content";
+const OF_A_ROW: &str = "ino, ctime_s, ctime_ns, vouched, seq, moved";
+/// What is not known of a node that somebody else has. It has no inode.
+const ZEROS: &[&str] = &["ctime_s", "ctime_ns", "vouched", "seq", "moved"];
 /// So many names before and behind another are near to it.
 const MOST_NEAR: usize = 4;
 const GONE: i64 = 0;
@@ -124,7 +127,8 @@ impl NodeTable {
                  UNION SELECT n.id FROM {name} n JOIN below b ON n.parent = b.id) \
                  SELECT n.id, n.kind, n.size, n.moved FROM below b JOIN {name} n ON n.id = b.id"
             ),
-            additions: Additions::with_ids::<WRITTEN>(name, "id", BEHIND_THE_ID),
+            additions: Additions::with_ids::<WRITTEN>(name, "id", &format!("{OF_A_NODE}, {OF_A_ROW}"), &[]),
+            additions_of_others: Additions::with_ids::<WRITTEN_OF_A_NODE>(name, "id", OF_A_NODE, ZEROS),
             upsert: format!(
                 "INSERT INTO {name} ({COLUMNS}, seq, moved) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15) \
                  ON CONFLICT (id) DO UPDATE SET kind=?2, parent=?3, name=?4, size=?5, mtime_s=?6, mtime_ns=?7, mode=?8, \
@@ -353,6 +357,14 @@ impl NodeTable {
         self.additions.on(db)
     }
 
+    /// The same for nodes that somebody else has.
+    pub(crate) fn inserter_of_others<'a>(
+        &'a self,
+        db: &'a Connection,
+    ) -> rusqlite::Result<InserterOfOthers<'a>> {
+        self.additions_of_others.on(db)
+    }
+
     /// What reads nodes by their ids.
     pub(crate) fn finder<'db>(&self, db: &'db Connection) -> rusqlite::Result<Finder<'db>> {
         Ok(Finder { one: db.prepare_cached(&self.select_id)?, run: db.prepare_cached(&self.select_run)? })
@@ -487,9 +499,12 @@ const MAX_DEPTH: usize = 4096;
 
 /// Columns that are written.
 const WRITTEN: usize = 15;
+/// Those of the node itself.
+const WRITTEN_OF_A_NODE: usize = 9;
 
 /// Adds new nodes.
 pub(crate) type Inserter<'a> = Adder<'a, WRITTEN>;
+pub(crate) type InserterOfOthers<'a> = Adder<'a, WRITTEN_OF_A_NODE>;
 
 /// One row to write.
 #[derive(Debug)]
@@ -501,22 +516,18 @@ pub(crate) struct Write<'a> {
 
 impl rows::Row<WRITTEN> for Write<'_> {
     fn values(&self) -> [ValueRef<'_>; WRITTEN] {
-        use ValueRef::{Blob, Integer, Null, Text};
+        use ValueRef::{Integer, Null};
         let IndexedNode { node, identity, vouched } = self.node;
-        let (kind, content) = match &node.entry.content {
-            Content::File { digest, .. } => (FILE, Blob(&digest.0)),
-            Content::Directory => (DIRECTORY, Null),
-            Content::Symlink { target } => (SYMLINK, Blob(target)),
-        };
+        let [id, kind, parent, name, size, mtime_s, mtime_ns, mode, content] = values_of(node);
         [
-            Integer(sql_id(node.id)),
-            Integer(kind),
-            Integer(sql_id(node.parent)),
-            Text(node.name.as_str().as_bytes()),
-            Integer(node.entry.content.size().cast_signed()),
-            Integer(node.entry.mtime.secs),
-            Integer(node.entry.mtime.nanos.into()),
-            Integer(node.entry.mode.into()),
+            id,
+            kind,
+            parent,
+            name,
+            size,
+            mtime_s,
+            mtime_ns,
+            mode,
             content,
             if identity.ino == 0 { Null } else { Integer(identity.ino.cast_signed()) },
             Integer(identity.ctime.secs),
@@ -526,6 +537,37 @@ impl rows::Row<WRITTEN> for Write<'_> {
             Integer(self.moved.into()),
         ]
     }
+}
+
+/// A row for a node that somebody else has.
+#[derive(Debug)]
+pub(crate) struct Theirs<'a>(pub &'a Node);
+
+impl rows::Row<WRITTEN_OF_A_NODE> for Theirs<'_> {
+    fn values(&self) -> [ValueRef<'_>; WRITTEN_OF_A_NODE] {
+        values_of(self.0)
+    }
+}
+
+fn values_of(node: &Node) -> [ValueRef<'_>; WRITTEN_OF_A_NODE] {
+    use ValueRef::{Blob, Integer, Null, Text};
+    let Entry { content, mtime, mode } = &node.entry;
+    let (kind, bytes) = match content {
+        Content::File { digest, .. } => (FILE, Blob(&digest.0)),
+        Content::Directory => (DIRECTORY, Null),
+        Content::Symlink { target } => (SYMLINK, Blob(target)),
+    };
+    [
+        Integer(sql_id(node.id)),
+        Integer(kind),
+        Integer(sql_id(node.parent)),
+        Text(node.name.as_str().as_bytes()),
+        Integer(content.size().cast_signed()),
+        Integer(mtime.secs),
+        Integer(mtime.nanos.into()),
+        Integer((*mode).into()),
+        bytes,
+    ]
 }
 
 /// An id as it is in the table, where they are in the order of these.

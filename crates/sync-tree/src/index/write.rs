@@ -288,12 +288,12 @@ impl<'a> IndexTx<'a> {
 
     /// What is told of a directory changes with what is in it.
     fn enter(&mut self, node: &IndexedNode) -> Result<(), IndexError> {
-        self.sums.enter(self.db, self.table, node)?;
+        self.sums.enter(self.db, self.table, &node.node)?;
         Ok(self.sheets.enter(self.db, node)?)
     }
 
     fn leave(&mut self, node: &IndexedNode) -> Result<(), IndexError> {
-        self.sums.leave(self.db, self.table, node)?;
+        self.sums.leave(self.db, self.table, &node.node)?;
         Ok(self.sheets.leave(self.db, node)?)
     }
 
