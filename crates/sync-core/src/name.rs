@@ -265,6 +265,24 @@ mod tests {
         assert_eq!(Name::from_bytes(b"\xff"), Err(NameError::NotUtf8));
     }
 
+    /// Short and long ones are kept in other ways.
+    #[test]
+    fn names_of_any_length_are_equal_and_ordered_as_their_texts() {
+        let texts: Vec<String> = ["x", "名", "🎉"]
+            .iter()
+            .flat_map(|part| (1..=255 / part.len()).map(|count| part.repeat(count)))
+            .collect();
+        for text in &texts {
+            let name = Name::new(text).unwrap();
+            assert_eq!((name.as_str(), name.clone()), (text.as_str(), name.clone()));
+            assert_eq!(Name::try_from(text.clone()), Ok(name.clone()));
+            assert!(std::collections::HashSet::from([name.clone()]).contains(text.as_str()));
+            for other in &texts {
+                assert_eq!(name.cmp(&Name::new(other).unwrap()), text.cmp(other));
+            }
+        }
+    }
+
     #[test]
     fn strange_but_legal_names_pass() {
         for name in [

@@ -304,3 +304,33 @@ fn deletions(plan: &Plan) -> u64 {
     });
     gone.count() as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        entry::{Digest, Time},
+        name::Name,
+    };
+
+    /// Which is that of their ids, as the tree comes: what is written down of them is added to the ends of tables then.
+    #[test]
+    fn files_of_a_filling_stay_in_the_order_of_their_slots() {
+        let paths = ["d/x", "d/a", "b", "e/c", "a/z"];
+        let slots = || {
+            let slot = |(id, path): (u64, &&str)| {
+                let content = Content::File { size: id, digest: Digest::of(&id.to_le_bytes()) };
+                let entry = Entry { content, mtime: Time::default(), mode: 0o644 };
+                let name = Name::new(path.rsplit('/').next().expect("a name")).expect("a valid one");
+                let node = Node { id: NodeId(id), parent: NodeId::ROOT, name, entry };
+                Slot::of_new(TreePath::new(path).expect("a valid path"), false, node)
+            };
+            (1..).zip(&paths).map(slot).collect::<Vec<_>>()
+        };
+        let order = |plan: &Plan| plan.files.iter().map(|put| put.path().to_string()).collect::<Vec<_>>();
+        assert_eq!(order(&plan_filling(slots())), paths);
+        let guard = Guard { allow: false, first_run: false, files_then: 0, deleted_since: 0 };
+        let planned = plan(slots(), Policy::LeftWins, &guard).expect("nothing goes");
+        assert_eq!(order(&planned), ["a/z", "b", "d/a", "d/x", "e/c"]);
+    }
+}

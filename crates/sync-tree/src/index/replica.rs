@@ -264,6 +264,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_added_has_the_row_of_what_is_written_over() {
+        let db = Connection::open_in_memory().unwrap();
+        let replica = Replica::new("remote_a");
+        replica.reset(&db).unwrap();
+        let row = || {
+            let mut select = db.prepare("SELECT * FROM remote_a WHERE id = 2").unwrap();
+            let columns = select.column_count();
+            let values = |row: &rusqlite::Row<'_>| (0..columns).map(|at| row.get(at)).collect();
+            select.query_row([], values).unwrap()
+        };
+        let take = |node: Node| {
+            replica.apply(&db, &[NodeChange::Present(node)]).unwrap();
+            row()
+        };
+        let link = |target: &[u8]| node(2, 0, "x", Content::Symlink { target: target.into() });
+        let other = Node { entry: Entry { mode: 0o600, ..file(2, 0, "x").entry }, ..file(2, 0, "x") };
+        for (new, other) in [(file(2, 0, "x"), other), (link(b"a"), link(b"b"))] {
+            let added: Vec<rusqlite::types::Value> = take(new.clone());
+            assert_ne!(take(other.clone()), added);
+            assert_eq!(take(new.clone()), added, "it stayed in its place");
+            take(Node { name: Name::new("y").unwrap(), ..new.clone() });
+            assert_eq!(take(new), added, "it came back");
+            replica.apply(&db, &[NodeChange::Gone(NodeId(2))]).unwrap();
+        }
+    }
+
+    #[test]
     fn moving_there_and_back_and_removing_leaves_no_trace() {
         let base = vec![
             NodeChange::Present(node(1, 0, "d", Content::Directory)),

@@ -298,6 +298,8 @@ mod tests {
             assert_eq!(rows(&db).len(), next);
         }
         assert!(rows(&db).iter().all(|(id, name)| *name == id.to_string()));
+        let others = db.query_row("SELECT count(*) FROM pairs WHERE more IS NOT 0", [], |row| row.get(0));
+        assert_eq!(others, Ok(0));
     }
 
     /// In each place of each part: by its id, by its name, and by what is in the same list.
@@ -454,7 +456,7 @@ mod tests {
     #[test]
     fn another_failure_is_one() {
         let (db, additions) = table();
-        db.execute_batch("DROP TABLE pairs; CREATE TABLE pairs (id INTEGER PRIMARY KEY, name TEXT);")
+        db.execute_batch("DROP TABLE pairs; CREATE TABLE pairs (id INTEGER PRIMARY KEY, name TEXT, more INTEGER);")
             .unwrap();
         let new: Vec<Pair> = (0..20).map(|id| Pair(id, format!("{id}"))).collect();
         let mut adder = additions.on(&db).unwrap();

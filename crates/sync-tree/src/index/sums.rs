@@ -48,12 +48,7 @@ impl Sums {
     }
 
     /// A node appears in its directory.
-    pub(crate) fn enter(
-        &mut self,
-        db: &Connection,
-        table: &NodeTable,
-        node: &Node,
-    ) -> rusqlite::Result<()> {
+    pub(crate) fn enter(&mut self, db: &Connection, table: &NodeTable, node: &Node) -> rusqlite::Result<()> {
         if node.entry.content.is_dir() {
             let sum = match self.dirs.get(&node.id) {
                 Some(dir) => dir.sum,
@@ -94,12 +89,7 @@ impl Sums {
 
     /// A node leaves its directory, or is about to change there. A directory's own sum stays known, so that it can
     /// [`enter`](Self::enter) elsewhere.
-    pub(crate) fn leave(
-        &mut self,
-        db: &Connection,
-        table: &NodeTable,
-        node: &Node,
-    ) -> rusqlite::Result<()> {
+    pub(crate) fn leave(&mut self, db: &Connection, table: &NodeTable, node: &Node) -> rusqlite::Result<()> {
         let record = if node.entry.content.is_dir() {
             let Some(dir) = self.load(db, table, node.id)? else { return Ok(()) };
             let Some(record) = dir.included.take() else { return Ok(()) };
