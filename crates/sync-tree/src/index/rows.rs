@@ -456,8 +456,10 @@ mod tests {
     #[test]
     fn another_failure_is_one() {
         let (db, additions) = table();
-        db.execute_batch("DROP TABLE pairs; CREATE TABLE pairs (id INTEGER PRIMARY KEY, name TEXT, more INTEGER);")
-            .unwrap();
+        db.execute_batch(
+            "DROP TABLE pairs; CREATE TABLE pairs (id INTEGER PRIMARY KEY, name TEXT, more INTEGER);",
+        )
+        .unwrap();
         let new: Vec<Pair> = (0..20).map(|id| Pair(id, format!("{id}"))).collect();
         let mut adder = additions.on(&db).unwrap();
         db.execute_batch("PRAGMA query_only = 1").unwrap();
