@@ -98,7 +98,7 @@ impl Full {
             let mut state = item.whole()?.state();
             (state.new.take(), std::mem::take(&mut state.files))
         };
-        // In the order of the plan, which is that of their names: so their rows are neighbours in every index.
+        // In the order of the plan, which mostly is that of their names and of their ids: so their rows are neighbours in every index.
         files.sort_unstable_by_key(|(number, _)| *number);
         Some(Self { item, new, files, dressed: false })
     }
