@@ -164,11 +164,12 @@ impl<M: Message + Default> Unframe<M> {
     }
 }
 
-/// Pieces of bytes that follow each other; none is empty. To be read once it is [`readable`](Self::readable).
+/// Pieces of bytes that follow each other. To be read once it is [`readable`](Self::readable).
 #[derive(Debug, Default)]
 struct Pieces {
-    /// The first. It is looked at for each field of a message.
+    /// The first, which is looked at for each field of a message. It is empty only if there is none.
     first: Bytes,
+    /// None of them is empty.
     others: VecDeque<Bytes>,
     /// Small ones behind all others.
     small: BytesMut,
@@ -293,7 +294,7 @@ mod tests {
     }
 
     /// All messages in what was received, in pieces of these sizes in turn.
-    fn received(wire: &Bytes, sizes: &[usize]) -> Vec<v1::FetchFilesResponse> {
+    fn received<M: Message + Default>(wire: &Bytes, sizes: &[usize]) -> Vec<M> {
         let mut unframe = Unframe::new(1 << 20);
         let (mut at, mut messages) = (0, Vec::new());
         for size in sizes.iter().cycle() {
@@ -316,8 +317,12 @@ mod tests {
         let sent =
             [answers(1, false), answers(0, true), answers(2000, false), answers(0, false), answers(70, true)];
         let wire: Bytes = sent.iter().flat_map(frame).collect();
-        for sizes in [&[usize::MAX >> 1][..], &[1], &[2, 3], &[5], &[6, 1, 0], &[4096], &[2003, 7]] {
-            assert_eq!(received(&wire, sizes), sent, "{sizes:?}");
+        let small = [&[usize::MAX >> 1][..], &[1], &[2, 3], &[5], &[6, 1, 0]];
+        let large = [&[4096][..], &[2003, 7], &[1024], &[1024, 0, 1], &[1100, 1023, 3000]];
+        for sizes in small.into_iter().chain(large) {
+            assert_eq!(received::<v1::FetchFilesResponse>(&wire, sizes), sent, "{sizes:?}");
+            // What is not known of a message is left out, however many pieces it is in.
+            assert_eq!(received::<()>(&wire, sizes).len(), sent.len(), "{sizes:?}");
         }
     }
 

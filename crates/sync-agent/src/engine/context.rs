@@ -144,8 +144,8 @@ pub(super) struct Dirs<'a> {
     held: HashMap<TreePath, Dir>,
 }
 
-/// So many handles are held by one thread: files of one directory follow each other, so few are enough. Of the files that the process may have
-/// open it is this part at most.
+/// So many handles are held by one thread: files of one directory mostly follow each other, so few are enough. Of the files that the
+/// process may have open it is this part at most.
 const HELD: usize = 64;
 const HELD_PART: usize = 16;
 

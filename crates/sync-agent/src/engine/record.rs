@@ -231,3 +231,94 @@ fn indexed(id: NodeId, parent: NodeId, remote: &Node, stat: &Stat) -> IndexedNod
     let entry = Entry { content, mtime: stat.mtime, mode };
     IndexedNode { node: Node { id, parent, name: remote.name.clone(), entry }, identity, vouched: true }
 }
+
+#[cfg(test)]
+mod tests {
+    use sync_core::{
+        Digest, Entry, Time, TreePath,
+        plan::{Put, Source},
+    };
+    use sync_testkit::rng::Rng;
+    use sync_tree::index::Index;
+
+    use super::*;
+    use crate::engine::base::base_of;
+
+    fn node(id: u64, parent: u64, content: Content) -> Node {
+        let entry = Entry { content, mtime: Time { secs: 1, nanos: 2 }, mode: 0o755 };
+        Node { id: NodeId(id), parent: NodeId(parent), name: Name::new(&format!("n{id}")).unwrap(), entry }
+    }
+
+    fn file(id: u64, parent: u64) -> Node {
+        node(id, parent, Content::File { size: id, digest: Digest::of(&id.to_le_bytes()) })
+    }
+
+    fn stat(kind: StatKind, ino: u64) -> Stat {
+        let time = Time { secs: 1, nanos: 2 };
+        Stat { kind, dev: 1, ino, size: 0, mtime: time, ctime: time, mode: 0o755, nlink: 1 }
+    }
+
+    /// A directory at the top with so many files, whose ids follow each other from this one on.
+    fn whole(dir: u64, first: u64, files: u64) -> Done {
+        let put = |id| {
+            let path = TreePath::new(&format!("n{dir}/n{id}")).unwrap();
+            Put::File { path, remote: file(id, dir), over: None, source: Source::Fetch }
+        };
+        let puts = (first..first + files).map(put).collect();
+        let remote = node(dir, 0, Content::Directory);
+        Done::Whole(Appeared::of_part(remote, stat(StatKind::Directory, dir), puts))
+    }
+
+    fn present(id: u64) -> Done {
+        Done::Present { remote: file(id, 0), over: None, stat: stat(StatKind::File, id) }
+    }
+
+    fn first_id(done: &Done) -> u64 {
+        match done {
+            Done::Whole(appeared) => appeared.files().next().unwrap().0.id.0,
+            Done::Present { remote, .. } => remote.id.0,
+            _ => 0,
+        }
+    }
+
+    #[test]
+    fn only_wholes_that_follow_each_other_change_places() {
+        let mut batch = vec![whole(9, 50, 2), whole(8, 30, 1), present(1), whole(7, 20, 1), present(0)];
+        batch.extend([whole(6, 90, 1), whole(5, 70, 3), whole(4, 80, 1)]);
+        sort_wholes(&mut batch);
+        assert_eq!(batch.iter().map(first_id).collect::<Vec<_>>(), [30, 50, 1, 20, 0, 70, 80, 90]);
+        sort_wholes(&mut []);
+    }
+
+    /// Several are recorded in one transaction, and others in others, before them and after.
+    #[test]
+    fn in_whatever_order_wholes_come_the_same_is_agreed_on() {
+        let ids = |number: u64| 1000 + 100 * (number * 7 % 11);
+        for seed in 0..20 {
+            let mut rng = Rng::new(seed);
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(Index::open(&dir.path().join("target.db")).unwrap()).unwrap();
+            let mut left: Vec<u64> = (0..11).collect();
+            while !left.is_empty() {
+                let count = 1 + rng.below(left.len());
+                let take = |_| left.swap_remove(rng.below(left.len()));
+                let numbers: Vec<u64> = (0..count).map(take).collect();
+                let batch = numbers.iter().map(|number| whole(100 + number, ids(*number), 40)).collect();
+                record(&store, batch).unwrap();
+            }
+            let read = |tx: &mut IndexTx<'_>| {
+                for number in 0..11 {
+                    let dir = local_of(tx.sql(), NodeId(100 + number))?.unwrap();
+                    for remote in (ids(number)..).take(40).map(|id| file(id, 100 + number)) {
+                        let base = base_of(tx.sql(), remote.id)?.unwrap();
+                        assert_eq!(base.entry, remote.entry, "seed {seed}");
+                        let local = tx.get(base.local)?.unwrap();
+                        assert_eq!((local.node.parent, &local.node.name), (dir, &remote.name), "seed {seed}");
+                    }
+                }
+                Ok::<_, IndexError>(())
+            };
+            store.index().write(read).unwrap();
+        }
+    }
+}

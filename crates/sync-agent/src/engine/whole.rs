@@ -72,6 +72,17 @@ impl Appeared {
     }
 }
 
+#[cfg(test)]
+impl Appeared {
+    /// A directory with all files of a part, in their order.
+    pub(super) fn of_part(remote: Node, stat: Stat, puts: Vec<Put>) -> Self {
+        let files = (0..puts.len()).map(|number| (number, stat)).collect();
+        let puts = super::part::Puts { files: puts, wholes: Vec::new() };
+        let item = super::part::Part::begin(puts, None).next().expect("there is a file");
+        Self { remote, stat, item, files }
+    }
+}
+
 impl Whole {
     pub(super) fn new(planned: plan::Whole) -> Self {
         let plan::Whole { path, remote, files } = planned;

@@ -23,9 +23,11 @@ pub fn plan(slots: Vec<Slot>, policy: Policy, guard: &Guard) -> Result<Plan, Hal
     Ok(plan)
 }
 
-/// Plans what has to come into a side that has nothing in these slots. Files come in the order of the slots.
+/// Plans what has to come into a side that has nothing in these slots. Files come in the order of the slots. Nothing can be deleted
+/// or put aside by that, so no guard is asked.
 #[must_use]
 pub fn plan_filling(slots: Vec<Slot>) -> Plan {
+    debug_assert!(slots.iter().all(|slot| slot.occupant().is_none()), "something is in the way");
     plan_in_order(slots, Policy::LeftWins)
 }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use sync_core::{
     Content, Entry, Node, NodeId, Time,
-    plan::{Filling, Fresh, Guard, Policy, Scope, Slot, Trees, gather, plan},
+    plan::{Filling, Fresh, Put, Scope, Slot, Trees, gather, plan_filling},
 };
 
 use crate::{
@@ -14,8 +14,14 @@ use crate::{
 
 /// Carries out a part. An action in a directory that is not there yet, or in a place that is taken, would panic.
 fn carry_out_part(model: &mut Model, part: Vec<Slot>) {
-    let made = plan(part, Policy::LeftWins, &Guard::default()).expect("nothing is deleted");
+    let made = plan_filling(part);
+    assert!(made.clear.is_empty() && made.captures.is_empty(), "nothing makes way");
+    assert!(made.files.iter().all(is_new), "nothing is replaced");
     model.carry_out(&made);
+}
+
+fn is_new(put: &Put) -> bool {
+    matches!(put, Put::File { over: None, .. } | Put::Link { over: None, .. })
 }
 
 /// Carries out what a filling describes, part by part.

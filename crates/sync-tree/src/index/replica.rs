@@ -251,8 +251,8 @@ mod tests {
                 replica.apply(&db, &there).unwrap();
                 let changes: Vec<_> = changes.iter().cloned().map(NodeChange::Present).collect();
                 changes.chunks(size).for_each(|batch| replica.apply(&db, batch).unwrap());
-                let rows = replica.table().page(&db, NodeId::ROOT, usize::MAX >> 1).unwrap();
-                (rows, replica.root_digest(&db).unwrap())
+                let nodes = replica.table().page(&db, NodeId::ROOT, usize::MAX >> 1).unwrap();
+                (nodes, stored(&db), replica.root_digest(&db).unwrap())
             };
             let singly = after(1);
             let nodes: Vec<_> = singly.0.iter().map(|row| &row.node).collect();
@@ -263,25 +263,27 @@ mod tests {
         }
     }
 
+    /// All that the rows have.
+    fn stored(db: &Connection) -> Vec<Vec<rusqlite::types::Value>> {
+        let mut select = db.prepare("SELECT * FROM remote_a ORDER BY id").unwrap();
+        let columns = select.column_count();
+        let values = |row: &rusqlite::Row<'_>| (0..columns).map(|at| row.get(at)).collect();
+        select.query_map([], values).unwrap().map(Result::unwrap).collect()
+    }
+
     #[test]
     fn what_is_added_has_the_row_of_what_is_written_over() {
         let db = Connection::open_in_memory().unwrap();
         let replica = Replica::new("remote_a");
         replica.reset(&db).unwrap();
-        let row = || {
-            let mut select = db.prepare("SELECT * FROM remote_a WHERE id = 2").unwrap();
-            let columns = select.column_count();
-            let values = |row: &rusqlite::Row<'_>| (0..columns).map(|at| row.get(at)).collect();
-            select.query_row([], values).unwrap()
-        };
         let take = |node: Node| {
             replica.apply(&db, &[NodeChange::Present(node)]).unwrap();
-            row()
+            stored(&db).pop().unwrap()
         };
         let link = |target: &[u8]| node(2, 0, "x", Content::Symlink { target: target.into() });
         let other = Node { entry: Entry { mode: 0o600, ..file(2, 0, "x").entry }, ..file(2, 0, "x") };
         for (new, other) in [(file(2, 0, "x"), other), (link(b"a"), link(b"b"))] {
-            let added: Vec<rusqlite::types::Value> = take(new.clone());
+            let added = take(new.clone());
             assert_ne!(take(other.clone()), added);
             assert_eq!(take(new.clone()), added, "it stayed in its place");
             take(Node { name: Name::new("y").unwrap(), ..new.clone() });
